@@ -1,0 +1,1 @@
+"""Calibration through Semantic Perturbation: the code behind the notebooks."""

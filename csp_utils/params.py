@@ -1,0 +1,163 @@
+"""Typed parameters of every notebook.
+
+One pydantic model a notebook. Its fields and defaults are those of the notebook's parameters cell (a test compares
+them), so that JupyterLab, papermill and the Snakefile all check the same thing. A params file (``params/*.yaml``) has
+one section per notebook; ``run`` and ``seed`` stand at its top and reach every notebook that has such a field.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Stage(BaseModel):
+    """What every notebook has: strict types, no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="results go to outputs/<run>")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+
+
+class TinyWorld(Stage):
+    """Notebook 00: draws the tiny world's data; trains and scores its four models."""
+
+    train: list[Literal["keyword_lm", "grounding_dino", "sam", "vlm"]] = Field(
+        ["keyword_lm", "grounding_dino", "sam", "vlm"], description="models to train; [] only scores"
+    )
+    models: str = Field("outputs/demo/tiny_world", description="folder of the models: written if trained, then scored")
+    n_train_scenes: int = Field(24, ge=1, description="scenes of the RLAIF-V file")
+    rows_per_scene: int = Field(2, ge=1, description="RLAIF-V rows per scene")
+    n_test_scenes: int = Field(8, ge=1, description="images of POPE and of AMBER, each")
+    n_score_scenes: int = Field(16, ge=1, description="unseen scenes on which the models are scored")
+    keyword_lm_steps: int = Field(5, ge=1, description="training steps of the keyword model")
+    grounding_dino_steps: int = Field(2, ge=1, description="training steps of GroundingDINO")
+    sam_steps: int = Field(2, ge=1, description="training steps of SAM")
+    vlm_tower_steps: int = Field(5, ge=1, description="training steps of the VLM's vision tower")
+    vlm_steps: int = Field(5, ge=1, description="training steps of the VLM")
+
+
+class Extract(Stage):
+    """Notebook 01: the key object of each (question, answer)."""
+
+    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    n_rows: int | None = Field(24, ge=1, description="first rows to use; null for all")
+    keyword_model: str = Field("assets/tiny_world/keyword_lm", description="causal LM that answers prompt A.1")
+    batch_size: int = Field(32, ge=1, description="prompts a batch")
+    max_new_tokens: int = Field(8, ge=1, description="longest keyword, in tokens")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+class Mask(Stage):
+    """Notebook 02: GroundingDINO boxes and SAM masks."""
+
+    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    grounding_dino: str = Field("assets/tiny_world/grounding_dino", description="folder: config and checkpoint")
+    sam: str = Field("assets/tiny_world/sam", description="folder: config and checkpoint")
+    box_threshold: float = Field(0.35, ge=0, le=1, description="lowest score of a box")
+    text_threshold: float = Field(0.25, ge=0, le=1, description="lowest score of a phrase's token")
+    boxes: Literal["union", "top1"] = Field("union", description="which boxes make the mask")
+    max_area_fraction: float = Field(0.6, gt=0, le=1, description="a larger mask drops its row")
+    batch_size: int = Field(8, ge=1, description="images a batch")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+class Perturb(Stage):
+    """Notebook 03: confidence labels and diffusion noise."""
+
+    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    t_max: int = Field(1000, ge=1, description="T_max, steps of the diffusion at c = 0")
+    gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
+    sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
+    noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")
+    draws_per_row: int = Field(1, ge=1, description="levels of c drawn for each row")
+    levels: list[int] | None = Field(None, description="levels of c to draw from; null for 0..100")
+
+
+class Sft(Stage):
+    """Notebook 04: supervised fine-tuning by ms-swift."""
+
+    model: str = Field("assets/tiny_world/vlm", description="base VLM: folder or hub id")
+    model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
+    template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
+    max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
+    n_rows: int | None = Field(32, ge=1, description="training rows; null for all")
+    tuner_type: Literal["full", "lora"] = Field("full", description="what is trained")
+    learning_rate: float = Field(1.0e-5, gt=0, description="peak of the cosine schedule")
+    batch_size: int = Field(2, ge=1, description="rows a step and device")
+    gradient_accumulation_steps: int = Field(8, ge=1, description="steps an update")
+    epochs: int = Field(1, ge=1, description="passes over the rows")
+    gradient_checkpointing: bool = Field(True, description="recompute activations")
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    extra_args: list[str] = Field([], description="further arguments of `swift sft`, as they are")
+
+
+class Simpo(Stage):
+    """Notebook 05: SimPO by ms-swift, from the SFT checkpoint."""
+
+    model: str | None = Field(None, description="model to start from; null for this run's SFT checkpoint")
+    model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
+    template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
+    max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
+    n_rows: int | None = Field(32, ge=1, description="training rows; null for all")
+    tuner_type: Literal["full", "lora"] = Field("full", description="what is trained")
+    learning_rate: float = Field(1.0e-5, gt=0, description="peak of the cosine schedule")
+    beta: float = Field(2.0, gt=0, description="scale of the reward")
+    simpo_gamma: float = Field(1.0, ge=0, description="target margin (lambda in the paper's loss)")
+    cpo_alpha: float = Field(0.0, ge=0, description="weight of the NLL term; 0 is SimPO")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="part of the steps that warms up")
+    batch_size: int = Field(1, ge=1, description="pairs a step and device")
+    gradient_accumulation_steps: int = Field(16, ge=1, description="steps an update")
+    epochs: int = Field(1, ge=1, description="passes over the rows")
+    gradient_checkpointing: bool = Field(True, description="recompute activations")
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    extra_args: list[str] = Field([], description="further arguments of `swift rlhf`, as they are")
+
+
+class Eval(Stage):
+    """Notebook 06: elicitation on POPE and AMBER, metrics, figures."""
+
+    base_model: str = Field("assets/tiny_world/vlm", description="variant base: folder or hub id")
+    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
+    model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
+    template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
+    max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
+    variants: list[Literal["base", "sft", "csp"]] = Field(["base", "sft", "csp"], description="what to evaluate")
+    pope: str = Field("outputs/demo/data/pope", description="folder of coco_pope_*.json and images/")
+    amber: str = Field("outputs/demo/data/amber", description="folder of query_*.json, annotations.json and images/")
+    n_questions: int | None = Field(24, ge=1, description="first questions of each split; null for all")
+    batch_size: int = Field(32, ge=1, description="prompts a batch")
+    max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
+    ties: Literal["wrong", "first", "random"] = Field("wrong", description="what c(Yes) = c(No) predicts")
+    ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
+    n_bins: int = Field(10, ge=1, description="ECE bins")
+    positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
+    n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+class Correlation(Stage):
+    """Notebook 07: internal against verbalised confidence."""
+
+    n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+
+
+class Report(Stage):
+    """Notebook 08: one HTML page of all that was measured."""
+
+    title: str = Field("CSP on the tiny world", description="title of the page")
+
+
+NOTEBOOKS: dict[str, type[Stage]] = {
+    "00_tiny_world": TinyWorld,
+    "01_extract": Extract,
+    "02_mask": Mask,
+    "03_perturb": Perturb,
+    "04_sft": Sft,
+    "05_simpo": Simpo,
+    "06_eval": Eval,
+    "07_correlation": Correlation,
+    "08_report": Report,
+}
+"""Each notebook and the model of its parameters, in the order in which they run."""

@@ -2,7 +2,8 @@
 
 One pydantic model a notebook. Its fields and defaults are those of the notebook's parameters cell (a test compares
 them), so that JupyterLab, papermill and the Snakefile all check the same thing. A params file (``params/*.yaml``) has
-one section per notebook; ``run`` and ``seed`` stand at its top and reach every notebook that has such a field.
+one section per notebook; a field at its top level (``run``, ``seed``, ``rlaif_v``, ``device`` ...) reaches every
+notebook that has such a field.
 """
 
 from typing import Literal
@@ -25,7 +26,7 @@ class TinyWorld(Stage):
     train: list[Literal["keyword_lm", "grounding_dino", "sam", "vlm"]] = Field(
         ["keyword_lm", "grounding_dino", "sam", "vlm"], description="models to train; [] only scores"
     )
-    models: str = Field("outputs/demo/tiny_world", description="folder of the models: written if trained, then scored")
+    models: str | None = Field(None, description="folder of the models, written if trained, then scored; null: outputs/<run>/tiny_world")
     n_train_scenes: int = Field(24, ge=1, description="scenes of the RLAIF-V file")
     rows_per_scene: int = Field(2, ge=1, description="RLAIF-V rows per scene")
     n_test_scenes: int = Field(8, ge=1, description="images of POPE and of AMBER, each")
@@ -40,7 +41,7 @@ class TinyWorld(Stage):
 class Extract(Stage):
     """Notebook 01: the key object of each (question, answer)."""
 
-    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
     n_rows: int | None = Field(24, ge=1, description="first rows to use; null for all")
     keyword_model: str = Field("assets/tiny_world/keyword_lm", description="causal LM that answers prompt A.1")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
@@ -51,7 +52,7 @@ class Extract(Stage):
 class Mask(Stage):
     """Notebook 02: GroundingDINO boxes and SAM masks."""
 
-    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
     grounding_dino: str = Field("assets/tiny_world/grounding_dino", description="folder: config and checkpoint")
     sam: str = Field("assets/tiny_world/sam", description="folder: config and checkpoint")
     box_threshold: float = Field(0.35, ge=0, le=1, description="lowest score of a box")
@@ -65,7 +66,7 @@ class Mask(Stage):
 class Perturb(Stage):
     """Notebook 03: confidence labels and diffusion noise."""
 
-    rlaif_v: str = Field("outputs/demo/data/rlaif_v", description="RLAIF-V parquet file or folder")
+    rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
     t_max: int = Field(1000, ge=1, description="T_max, steps of the diffusion at c = 0")
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
@@ -123,8 +124,8 @@ class Eval(Stage):
     template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
     max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
     variants: list[Literal["base", "sft", "csp"]] = Field(["base", "sft", "csp"], description="what to evaluate")
-    pope: str = Field("outputs/demo/data/pope", description="folder of coco_pope_*.json and images/")
-    amber: str = Field("outputs/demo/data/amber", description="folder of query_*.json, annotations.json and images/")
+    pope: str | None = Field(None, description="folder of coco_pope_*.json and images/; null for the run's own")
+    amber: str | None = Field(None, description="folder of query_*, annotations.json, images/; null for the run's own")
     n_questions: int | None = Field(24, ge=1, description="first questions of each split; null for all")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")

@@ -6,9 +6,15 @@ one section per notebook; a field at its top level (``run``, ``seed``, ``rlaif_v
 notebook that has such a field.
 """
 
-from typing import Literal
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from csp_utils.errors import UserError
 
 
 class Stage(BaseModel):
@@ -26,7 +32,9 @@ class TinyWorld(Stage):
     train: list[Literal["keyword_lm", "grounding_dino", "sam", "vlm"]] = Field(
         ["keyword_lm", "grounding_dino", "sam", "vlm"], description="models to train; [] only scores"
     )
-    models: str | None = Field(None, description="folder of the models, written if trained, then scored; null: outputs/<run>/tiny_world")
+    models: str | None = Field(
+        None, description="folder of the models, written if trained, then scored; null: outputs/<run>/tiny_world"
+    )
     n_train_scenes: int = Field(24, ge=1, description="scenes of the RLAIF-V file")
     rows_per_scene: int = Field(2, ge=1, description="RLAIF-V rows per scene")
     n_test_scenes: int = Field(8, ge=1, description="images of POPE and of AMBER, each")
@@ -162,3 +170,63 @@ NOTEBOOKS: dict[str, type[Stage]] = {
     "08_report": Report,
 }
 """Each notebook and the model of its parameters, in the order in which they run."""
+
+MODEL_FIELDS = ("keyword_model", "grounding_dino", "sam", "model", "base_model")
+"""Parameters that name a model: a folder, or an id on the Hugging Face hub."""
+
+DATA_FIELDS = ("rlaif_v", "pope", "amber")
+"""Parameters that name data: a file or a folder; null means what the run itself holds."""
+
+
+def is_hub_id(name: str) -> bool:
+    """True for "organisation/model" that is not a folder here; anything with another form is a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+        return False
+    return not Path(name).exists() and not Path(name).parent.is_dir()
+
+
+def models(p: Stage) -> list[str]:
+    """The models that ``p`` names."""
+    return [value for field in MODEL_FIELDS if (value := getattr(p, field, None)) is not None]
+
+
+def hub_models(p: Stage) -> list[str]:
+    """Those of :func:`models` that are ids on the hub."""
+    return [name for name in models(p) if is_hub_id(name)]
+
+
+def local_models(p: Stage) -> list[str]:
+    """Those of :func:`models` that are local folders."""
+    return [name for name in models(p) if not is_hub_id(name)]
+
+
+def _nearest(key: str, valid: Iterable[str]) -> str:
+    valid = list(valid)
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
+    return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}"
+
+
+def build(name: str, values: Mapping[str, Any], where: str) -> Any:
+    """The parameters of notebook ``name`` from ``values``.
+
+    ``where`` says in the error where the values stand. Raises UserError for the first unknown key, wrong type or value
+    out of range.
+    """
+    model = NOTEBOOKS[name]
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    key, value = str(first["loc"][0]), first["input"]
+    if first["type"] == "extra_forbidden":
+        raise UserError(f"Unknown parameter {key!r} in {where}; {_nearest(key, model.model_fields)}")
+    sentence = f"Parameter {key!r} in {where} is {value!r}: {_lower(first['msg'])}"
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        sentence += f" (YAML reads {value} as text: write it with a point and a signed exponent, such as 1.0e-5)"
+    described = model.model_fields[key].description
+    raise UserError(f"{sentence}; {key} is: {described}.")
+
+
+def _lower(message: str) -> str:
+    message = message.rstrip(".")
+    return message[:1].lower() + message[1:]

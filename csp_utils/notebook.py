@@ -146,7 +146,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None, uni
                 mininterval=0.5 if terminal else 5.0, maxinterval=1.0 if terminal else 30.0)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: ask Linux to end it when this process dies, so that a killed kernel leaves no training behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
@@ -192,7 +192,7 @@ def stream(
                     process = subprocess.Popen(
                         list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                         env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, start_new_session=True,
-                        preexec_fn=_die_with_parent,
+                        preexec_fn=die_with_parent,
                     )
                 except FileNotFoundError as error:
                     raise UserError(f"{command[0]} cannot be started: it is not installed here; run ./run_all.sh, "

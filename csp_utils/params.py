@@ -200,10 +200,11 @@ def local_models(p: Stage) -> list[str]:
     return [name for name in models(p) if not is_hub_id(name)]
 
 
-def _nearest(key: str, valid: Iterable[str]) -> str:
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """The end of a sentence about an unknown ``key``: the valid one that is most like it, or all of them."""
     valid = list(valid)
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
-    return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}"
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}."
 
 
 def build(name: str, values: Mapping[str, Any], where: str) -> Any:
@@ -219,7 +220,9 @@ def build(name: str, values: Mapping[str, Any], where: str) -> Any:
         first = error.errors()[0]
     key, value = str(first["loc"][0]), first["input"]
     if first["type"] == "extra_forbidden":
-        raise UserError(f"Unknown parameter {key!r} in {where}; {_nearest(key, model.model_fields)}")
+        elsewhere = [other for other in NOTEBOOKS if key in NOTEBOOKS[other].model_fields]
+        hint = f"it belongs to {elsewhere[0]}." if elsewhere else nearest(key, model.model_fields)
+        raise UserError(f"Unknown parameter {key!r} in {where}; {hint}")
     sentence = f"Parameter {key!r} in {where} is {value!r}: {_lower(first['msg'])}"
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         sentence += f" (YAML reads {value} as text: write it with a point and a signed exponent, such as 1.0e-5)"
@@ -230,3 +233,16 @@ def build(name: str, values: Mapping[str, Any], where: str) -> Any:
 def _lower(message: str) -> str:
     message = message.rstrip(".")
     return message[:1].lower() + message[1:]
+
+
+if __name__ == "__main__":
+    import sys
+
+    from csp_utils import params_file
+
+    if len(sys.argv) != 3 or sys.argv[1] != "check":
+        sys.exit("usage: python -m csp_utils.params check FILE")
+    try:
+        print(f"{sys.argv[2]}: {', '.join(params_file.load(sys.argv[2]))}: all parameters are valid")
+    except UserError as error:
+        sys.exit(str(error))

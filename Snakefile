@@ -1,0 +1,36 @@
+# The pipeline: one rule a notebook, each a papermill run. ./run_all.sh calls this; by hand it is
+#     snakemake --cores all --config params=params/tiny.yaml
+# A notebook runs again when one of these changed: a file that it reads, its own cells, a module of csp_utils that it
+# uses, one of its parameters. What every notebook reads and makes is said in csp_utils (notebook.needs, artifacts.MAKES).
+import json
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from csp_utils import pipeline
+
+PARAMS_FILE = config.get("params", "params/tiny.yaml")
+STEPS = pipeline.steps(PARAMS_FILE)
+
+
+rule all:
+    input:
+        [step.copy for step in STEPS],
+
+
+for step in STEPS:
+
+    rule:
+        name:
+            step.rule
+        input:
+            files=step.inputs,
+            code=step.code,
+        output:
+            [directory(path) if path in step.folders else path for path in step.outputs],
+            step.copy,
+        params:
+            folder=step.run_folder,
+            values=json.dumps(step.parameters, sort_keys=True),
+        threads: workflow.cores
+        shell:
+            "python -m csp_utils.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q}"

@@ -1,0 +1,222 @@
+"""The whole pipeline: what each rule of the Snakefile reads and makes, and the command behind ./run_all.sh."""
+
+import ast
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csp_utils import params_file
+from csp_utils.artifacts import MAKES, RunPaths
+from csp_utils.errors import UserError
+from csp_utils.notebook import die_with_parent, needs, project_root
+
+FOLDERS = ("pope", "amber", "perturbed_images", "dataset", "sft_checkpoint", "simpo_checkpoint")
+"""Those of artifacts.MAKES that are folders."""
+
+MACHINERY = {"errors", "notebook", "params", "params_file", "pipeline", "run_notebook"}
+"""Modules that reach a result through the parameters alone, whose values are watched themselves."""
+
+DRY = {"--dry-run", "--dryrun", "-n"}
+"""Snakemake's options that only show what would run."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rule: a notebook with its parameters, and the files on both sides of it. Paths are relative to the root."""
+
+    name: str
+    run_folder: str
+    parameters: dict[str, Any]
+    inputs: list[str]
+    code: list[str]
+    outputs: list[str]
+    folders: list[str]
+    copy: str
+
+    @property
+    def failed(self) -> Path:
+        """Where the half-run copy lies if the notebook fails."""
+        return Path(self.copy).parent / "failed" / Path(self.copy).name
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule; Snakemake allows no digit at its start."""
+        return f"notebook_{self.name}"
+
+
+def steps(path: Path | str) -> list[Step]:
+    """The rules of a params file, in the order in which they run. Raises UserError if the file is not valid."""
+    parameters = params_file.load(path)
+    found: list[Step] = []
+    for name, p in parameters.items():
+        paths = RunPaths(p.run)
+        earlier = [output for step in found for output in step.outputs]
+        inputs = [file for need in needs(name, p, paths) for file in _files(need, earlier)]
+        if name == "08_report":  # shows everything, so it follows everything
+            inputs += [output for output in earlier if output not in inputs]
+        notebook = Path("notebooks") / f"{name}.ipynb"
+        if not notebook.is_file():
+            raise UserError(f"{notebook} is missing, but {path} runs it; restore it (git checkout {notebook}).")
+        found.append(Step(
+            name=name, run_folder=str(paths.root), parameters=p.model_dump(), inputs=inputs,
+            code=[str(notebook), *map(str, modules(notebook))],
+            outputs=[str(getattr(paths, attribute)) for attribute in MAKES[name]],
+            folders=[str(getattr(paths, attribute)) for attribute in MAKES[name] if attribute in FOLDERS],
+            copy=str(paths.notebooks / notebook.name),
+        ))
+    return found
+
+
+def _files(need: Path, earlier: list[str]) -> list[str]:
+    """What Snakemake watches for ``need``: itself if a rule makes it, else the files of a folder."""
+    if str(need) in earlier or need.is_file():
+        return [str(need)]
+    # A folder of images counts by the files beside it (questions, configuration), which name all that is read of it.
+    return [str(file) for file in sorted(need.glob("*")) if file.is_file()]
+
+
+def modules(notebook: Path) -> list[Path]:
+    """The modules of csp_utils that a notebook imports, directly or through others, without the machinery."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    waiting = [name for text in code for name in _imports("\n".join(
+        line for line in text.splitlines() if not line.lstrip().startswith(("%", "!"))))]
+    found: set[Path] = set()
+    while waiting:
+        name = waiting.pop()
+        path = Path(*name.split("."))
+        file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        if not file.is_file() or file in found or name.split(".")[1:2] and name.split(".")[1] in MACHINERY:
+            continue
+        found.add(file)
+        waiting += _imports(file.read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+def _imports(code: str) -> Iterator[str]:
+    """Dotted names under csp_utils that ``code`` may import (names that are no module are dropped by the caller)."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("csp_utils."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "csp_utils":
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@contextmanager
+def _alone(run_folder: Path) -> Iterator[None]:
+    """Holds the run's folder, so that two pipelines never write one run; the system lets go if this process dies."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with (run_folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another ./run_all.sh is writing {run_folder}; wait for it to end, or stop it.") from error
+        yield
+
+
+def snakemake(path: str, options: list[str], names: list[str]) -> int:
+    """Runs Snakemake; on Ctrl-C waits for it, ends what is left of it, and raises KeyboardInterrupt."""
+    command = [sys.executable, "-m", "snakemake", "--config", f"params={path}", "--nolock", "--rerun-incomplete"]
+    given = {option.split("=")[0] for option in options}
+    if not given & {"--cores", "-c", "--jobs", "-j"}:
+        command += ["--cores", "all"]
+    if not given & {"--quiet", "-q", "--verbose"}:
+        command += ["--quiet", "host" if given & DRY else "all"]
+    env = {
+        **os.environ,
+        "CSP_NOTEBOOKS": " ".join(names),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
+    }
+    # In a session of its own: Ctrl-C in a terminal reaches this process alone, which then ends the others once.
+    process = subprocess.Popen([*command, *options], env=env, start_new_session=True, preexec_fn=die_with_parent)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen) -> None:
+    import psutil
+
+    parent = psutil.Process(process.pid)
+    family = [*parent.children(recursive=True), parent]
+    for member in family:
+        if member.is_running():
+            member.send_signal(signal.SIGINT)
+    _, left = psutil.wait_procs(family, timeout=20)
+    for member in left:
+        member.kill()
+
+
+def run(path: str, options: list[str]) -> int:
+    """Checks the params file, runs what has to run, and says how it ended; returns the exit status."""
+    from csp_utils.run_notebook import clock
+
+    start, began = time.monotonic(), time.time_ns()
+    plan = steps(path)
+    run_folder = Path(plan[0].run_folder)
+    before = [_written(step.copy) for step in plan]
+    if DRY & set(options):
+        return snakemake(path, options, [step.name for step in plan])
+    print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
+    with _alone(run_folder):
+        status = snakemake(path, options, [step.name for step in plan])
+    done = [step for step, then in zip(plan, before, strict=True) if _written(step.copy) != then]
+    if status:
+        if not any(_written(step.failed) > began for step in plan):  # not a notebook: Snakemake itself has a reason
+            print(_snakemake_log(), file=sys.stderr)
+        print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
+        return status
+    report = RunPaths(run_folder.name).report
+    end = f"the report is {report}" if report.exists() else f"the results are in {run_folder}"
+    if done:
+        print(f"{path}: {len(done)} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {end}")
+    else:
+        print(f"{path}: nothing to do, everything is up to date; {end}")
+    return 0
+
+
+def _written(file: Path | str) -> int:
+    return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
+
+
+def _snakemake_log() -> str:
+    """The last lines of what Snakemake itself said, which is otherwise kept from the screen."""
+    logs = sorted(Path(".snakemake/log").glob("*.log"))
+    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+    return "\n".join(line for line in lines[-15:] if line.strip())
+
+
+def main(arguments: list[str]) -> int:
+    """``[PARAMS_FILE] [snakemake options]``; the default file is params/tiny.yaml."""
+    path = Path("params/tiny.yaml")
+    if arguments and not arguments[0].startswith("-"):
+        path = Path(arguments.pop(0)).absolute()
+    root = project_root(Path(__file__).parent)
+    os.chdir(root)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run(str(path.relative_to(root) if path.is_relative_to(root) else path), arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing half-written is left; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

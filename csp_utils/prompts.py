@@ -68,7 +68,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
 _WORDS = re.compile(rf"\b(?:(?:one|a)[ -]hundred|hundred|({'|'.join(_TENS)})(?:[ -]({_UNIT}))?|({_UNIT}))\b")
 
-_N = r"(?<![\w.,$#])-?\d+(?:\.\d+)?(?!\d)"
+_N = r"(?<![\w.,$#])-?\d+(?:\.\d+)?(?!\d|\.\d)"
 _PERCENT = r"(?:\s*(?:%+|percent\b|per\s?cent\b|pct\b))"
 _TO = r"\s*(?:-|to|and|or)\s*"
 _SCALE = re.compile(

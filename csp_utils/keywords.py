@@ -1,0 +1,187 @@
+"""Stage 1: a small language model names the key object of each question and answer (paper, section 3.2; prompt A.1).
+
+Any causal language model of transformers will do. It gets prompt A.1 as the user's turn of its chat template if its
+tokenizer has one, and bare otherwise; it decodes greedily and is heard up to the first line break.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from csp_utils.datasets import RlaifV
+from csp_utils.errors import UserError
+from csp_utils.prompts import keyword_prompt
+
+NO_KEYWORD = "no_keyword"
+"""The drop reason of a row whose answer holds no keyword."""
+
+COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason"]
+
+_LABEL = re.compile(r"^(?:the )?(?:most important )?key ?words?(?: is)?\s*[:=-]?\s*|^(?:a|an|the)\s+")
+# What models say when there is nothing to name; each as the whole answer.
+_NOTHING = frozenset("none null nothing unknown n/a na nan no keyword no object not applicable".split() + [
+    "no keyword", "no object", "no noun", "not applicable", "keyword", "noun", "object",
+])  # fmt: skip
+
+
+class Keyword(NamedTuple):
+    """What was found for one row: ``keyword`` (None if there is none) and ``raw``, the model's own words."""
+
+    keyword: str | None
+    raw: str
+
+
+def clean_keyword(raw: str) -> str | None:
+    """The keyword in a model's answer: its first line, lower case, without quotes, end marks, label and article.
+
+    None if nothing is left, if the model says that there is none, or if it holds no letter.
+    """
+    lines = raw.strip().splitlines()
+    if not lines:
+        return None
+    text = " ".join(re.sub(r"[*_`\"“”]", " ", lines[0].lower().replace("’", "'")).split())
+    edge = " .,;:!?'()[]{}<>-"
+    previous = None
+    while previous != text:  # '"The keyword: the dog."'
+        previous = text
+        text = _LABEL.sub("", text.strip(edge))
+    return text if re.search(r"[^\W\d_]", text) and text not in _NOTHING else None
+
+
+def pick_device(device: str) -> str:
+    """"auto" becomes "cuda" where there is a GPU, else "cpu". Raises UserError for a GPU that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= count:
+        raise UserError(f"device is {device!r}, but {count or 'no'} GPU can be used here; set device to auto or cpu.")
+    return device
+
+
+class KeywordModel:
+    """A causal language model that answers prompt A.1.
+
+    Args:
+        folder: local folder or id on the Hugging Face hub.
+        device: auto, cpu, cuda or cuda:N.
+        max_new_tokens: longest keyword, in tokens.
+        dtype: float32, bfloat16 or float16. In float32 the keywords do not depend on the batch size; the shorter
+            formats round differently in every batch, so that a near tie may fall the other way.
+
+    Raises:
+        UserError: there is no such model, or no such device.
+    """
+
+    def __init__(
+        self, folder: str | Path, device: str = "auto", max_new_tokens: int = 8, dtype: str = "float32"
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = pick_device(device)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+            self.model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"keyword_model {folder} cannot be loaded as a causal language model ({reason}); give a "
+                            "folder that holds one or an id on the Hugging Face hub.") from error
+        if self.tokenizer.pad_token_id is None:  # any token will do: the attention mask hides it
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.to(self.device).eval()
+        self.max_new_tokens = max_new_tokens
+
+    def prompt(self, question: str, answer: str) -> str:
+        """The whole text that the model gets: prompt A.1, in the tokenizer's chat template if it has one.
+
+        Raises UserError if the question or the answer is blank.
+        """
+        if not question.strip():
+            raise UserError(f"The answer {answer!r} has no question; write one.")
+        if not answer.strip():
+            raise UserError(f"The question {question!r} has no answer; write one.")
+        text = keyword_prompt(question, answer)
+        if self.tokenizer.chat_template is None:
+            return text
+        turn = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def answer(self, prompts: Sequence[str]) -> list[str]:
+        """The model's words after each prompt, decoded greedily in one left-padded batch, up to a line break."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        chat = self.tokenizer.chat_template is not None  # a template writes its special tokens itself
+        batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=not chat)
+        batch = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            out = self.model.generate(
+                **batch, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
+                repetition_penalty=1.0, pad_token_id=self.tokenizer.pad_token_id,
+                stopping_criteria=StoppingCriteriaList([self._line_end(batch["input_ids"].shape[1])]),
+            )
+        words = self.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [self._first_line(text) for text in words]
+
+    @staticmethod
+    def _first_line(text: str) -> str:
+        """``text`` up to the line break after its first words."""
+        return (text.strip().splitlines() or [""])[0].strip()
+
+    def _line_end(self, start: int) -> Callable[..., Any]:
+        """Stopping criterion: a row is done when a line break follows its first words."""
+        import torch
+
+        def done(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            words = self.tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
+            return torch.tensor(["\n" in text.lstrip() for text in words], device=ids.device)
+
+        return done
+
+    def extract(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        batch_size: int = 32,
+        progress: Callable[[Iterable, str, int], Iterable] | None = None,
+    ) -> list[Keyword]:
+        """The keyword of each (question, answer), in order.
+
+        Long prompts go first and share batches with prompts of like length: little is padded, and too large a batch
+        fails at once. ``progress`` is :func:`csp_utils.notebook.progress` or the like; it goes over the batches.
+        """
+        prompts = [self.prompt(question, answer) for question, answer in pairs]
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        found: dict[int, Keyword] = {}
+        for batch in progress(batches, "keywords", len(batches)) if progress else batches:
+            for i, raw in zip(batch, self.answer([prompts[i] for i in batch]), strict=True):
+                found[i] = Keyword(clean_keyword(raw), raw)
+        return [found[i] for i in range(len(prompts))]
+
+
+def extract_keywords(
+    data: RlaifV,
+    model: KeywordModel,
+    batch_size: int = 32,
+    progress: Callable[[Iterable, str, int], Iterable] | None = None,
+) -> pd.DataFrame:
+    """The table ``keywords.parquet`` for all rows of ``data``.
+
+    Returns:
+        data frame, one row per row of ``data``, in its order: row_id, image_path, question, answer, keyword (None if
+        there is none), raw (the model's words), drop_reason (None or "no_keyword"); all str or None.
+    """
+    pairs = list(zip(data.rows["question"], data.rows["answer"], strict=True))
+    found = model.extract(pairs, batch_size, progress)
+    table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
+    table["keyword"] = pd.Series([f.keyword for f in found], dtype=object)
+    table["raw"] = pd.Series([f.raw for f in found], dtype=object)
+    table["drop_reason"] = pd.Series([None if f.keyword else NO_KEYWORD for f in found], dtype=object)
+    return table[COLUMNS]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,17 @@ def _alone(run_folder: Path) -> Iterator[None]:
         yield
 
 
-def snakemake(path: str, options: list[str], names: list[str]) -> int:
-    """Runs Snakemake; on Ctrl-C waits for it, ends what is left of it, and raises KeyboardInterrupt."""
+def snakemake(path: str, options: list[str], names: list[str], log: Path | None = None) -> int:
+    """Runs Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
+
+    On Ctrl-C ends it and all that it has started, and raises KeyboardInterrupt.
+    """
     command = [sys.executable, "-m", "snakemake", "--config", f"params={path}", "--nolock", "--rerun-incomplete"]
     given = {option.split("=")[0] for option in options}
     if not given & {"--cores", "-c", "--jobs", "-j"}:
         command += ["--cores", "all"]
-    if not given & {"--quiet", "-q", "--verbose"}:
-        command += ["--quiet", "host" if given & DRY else "all"]
+    if given & DRY and not given & {"--quiet", "-q"}:
+        command += ["--quiet", "host"]
     env = {
         **os.environ,
         "CSP_NOTEBOOKS": " ".join(names),
@@ -139,13 +142,15 @@ def snakemake(path: str, options: list[str], names: list[str]) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
     }
     # In a session of its own: Ctrl-C in a terminal reaches this process alone, which then ends the others once.
-    process = subprocess.Popen([*command, *options], env=env, start_new_session=True, preexec_fn=die_with_parent)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end(process)
-        raise
+    with log.open("w") if log else nullcontext() as stderr:
+        process = subprocess.Popen([*command, *options], env=env, stderr=stderr, start_new_session=True,
+                                   preexec_fn=die_with_parent)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _end(process)
+            raise
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -173,11 +178,12 @@ def run(path: str, options: list[str]) -> int:
         return snakemake(path, options, [step.name for step in plan])
     print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
     with _alone(run_folder):
-        status = snakemake(path, options, [step.name for step in plan])
+        log = run_folder / "snakemake.log"
+        status = snakemake(path, options, [step.name for step in plan], log)
     done = [step for step, then in zip(plan, before, strict=True) if _written(step.copy) != then]
     if status:
         if not any(_written(step.failed) > began for step in plan):  # not a notebook: Snakemake itself has a reason
-            print(_snakemake_log(), file=sys.stderr)
+            print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
         print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
         return status
     report = RunPaths(run_folder.name).report
@@ -191,13 +197,6 @@ def run(path: str, options: list[str]) -> int:
 
 def _written(file: Path | str) -> int:
     return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
-
-
-def _snakemake_log() -> str:
-    """The last lines of what Snakemake itself said, which is otherwise kept from the screen."""
-    logs = sorted(Path(".snakemake/log").glob("*.log"))
-    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
-    return "\n".join(line for line in lines[-15:] if line.strip())
 
 
 def main(arguments: list[str]) -> int:

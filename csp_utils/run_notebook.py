@@ -18,6 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from csp_utils.artifacts import MAKES, RunPaths
+from csp_utils.errors import UserError
+
 # jsonschema, which every notebook tool imports, compiles a grammar of web addresses (4 s of CPU) if this package is
 # installed. Notebooks need no such check, and jsonschema does without it.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
@@ -88,8 +91,18 @@ class Run:
         else:
             print(line, flush=True)
 
+    def unmade(self) -> UserError | None:
+        """An error if the notebook ran to its end and did not make what it should."""
+        paths = RunPaths(self.half.parents[2].name, self.half.parents[3])
+        for attribute in MAKES.get(self.name, ()):
+            if not getattr(paths, attribute).exists():
+                return UserError(f"It ran to its end, but {getattr(paths, attribute)} is not there; a cell is missing.")
+        return None
+
     def finish(self) -> int:
         """Files the copy and says how it went; returns the exit status."""
+        if self.error is None:
+            self.error = self.unmade()
         if self.error is None:
             os.replace(self.half, self.done)
             if not any(self.half.parent.iterdir()):
@@ -97,7 +110,7 @@ class Run:
             self.report("done")
             return 0
         self.report("FAILED")
-        print(failure(self), file=sys.stderr, flush=True)
+        print(failure(self), flush=True)
         return 1
 
 

@@ -117,6 +117,12 @@ def _no_space(error: OSError, path: Path) -> UserError | None:
     return None
 
 
+def portable(path: Path | str) -> str:
+    """``path`` relative to the current folder (a notebook's is the project root) if it lies in it, else absolute."""
+    path = Path(path).resolve()
+    return os.path.relpath(path) if Path.cwd() in path.parents else str(path)
+
+
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside ``path``, with its suffix; renames it to ``path`` when the block ends well.

@@ -10,9 +10,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from csp_utils.errors import UserError
 
@@ -79,8 +79,20 @@ class Perturb(Stage):
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
     noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")
-    draws_per_row: int = Field(1, ge=1, description="levels of c drawn for each row")
-    levels: list[int] | None = Field(None, description="levels of c to draw from; null for 0..100")
+    draws_per_row: int = Field(1, ge=1, le=101, description="levels of c drawn for each row")
+    levels: list[Annotated[int, Field(ge=0, le=100)]] | None = Field(
+        None, min_length=1, description="levels of c to draw from; null for 0..100"
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _enough_levels(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        draws = info.data.get("draws_per_row", 1)
+        if levels is not None and len(set(levels)) != len(levels):
+            raise ValueError("a level stands in it twice")
+        if draws > (101 if levels is None else len(levels)):
+            raise ValueError(f"these are fewer levels than draws_per_row, {draws}")
+        return levels
 
 
 class Sft(Stage):
@@ -98,6 +110,7 @@ class Sft(Stage):
     epochs: int = Field(1, ge=1, description="passes over the rows")
     gradient_checkpointing: bool = Field(True, description="recompute activations")
     torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     extra_args: list[str] = Field([], description="further arguments of `swift sft`, as they are")
 
 
@@ -114,12 +127,13 @@ class Simpo(Stage):
     beta: float = Field(2.0, gt=0, description="scale of the reward")
     simpo_gamma: float = Field(1.0, ge=0, description="target margin (lambda in the paper's loss)")
     cpo_alpha: float = Field(0.0, ge=0, description="weight of the NLL term; 0 is SimPO")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="part of the steps that warms up")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="part of the steps that warms up")
     batch_size: int = Field(1, ge=1, description="pairs a step and device")
     gradient_accumulation_steps: int = Field(16, ge=1, description="steps an update")
     epochs: int = Field(1, ge=1, description="passes over the rows")
     gradient_checkpointing: bool = Field(True, description="recompute activations")
     torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     extra_args: list[str] = Field([], description="further arguments of `swift rlhf`, as they are")
 
 

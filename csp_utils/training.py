@@ -1,0 +1,163 @@
+"""Supervised fine-tuning and SimPO by ms-swift (paper, sections 3.3 and B.1).
+
+The training itself is ms-swift's: this module writes its command line, runs it as a subprocess and keeps what it
+leaves (:mod:`csp_utils.training_run`). The paper's hyperparameters are the defaults of
+:class:`csp_utils.params.Sft` and :class:`csp_utils.params.Simpo`; whatever the paper does not mention is left at
+ms-swift's default, as the paper does, so that "full" training leaves the vision tower and the aligner frozen.
+
+SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --cpo_alpha 0``), is the mean over pairs of
+
+    -log sigmoid(beta / |y_w| log p(y_w | x) - beta / |y_l| log p(y_l | x) - gamma),
+
+where y are the tokens of the answer and the token that ends the turn (``<|im_end|>``), and |y| is their number: "75%"
+with one token a digit has |y| = 4.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from csp_utils import checkpoints
+from csp_utils.artifacts import portable
+from csp_utils.devices import pick_device
+from csp_utils.errors import UserError
+from csp_utils.params import Sft, Simpo, is_hub_id
+
+PLUGIN = Path(__file__).with_name("swift_plugin.py")
+
+
+def model_arguments(p: Sft | Simpo, model: str) -> list[str]:
+    """How ms-swift is told to start from ``model``: a whole model by ``--model``, an adapter by ``--adapters`` as well.
+
+    Raises UserError if ``model`` was trained with another ``max_pixels``, or is an adapter to be trained in full.
+    """
+    checkpoints.check_max_pixels(model, p.max_pixels)
+    base = checkpoints.adapter_base(model)
+    if base and p.tuner_type == "full":
+        raise UserError(
+            f"{model} is a LoRA adapter, which cannot be trained in full; set tuner_type to lora, or merge "
+            "it with `swift merge-lora` first."
+        )
+    arguments = ["--model", base or model]
+    arguments += ["--adapters", model] if base else []
+    arguments += ["--model_type", p.model_type] if p.model_type else []
+    return arguments + (["--template", p.template] if p.template else [])
+
+
+def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]:
+    """The command line of ms-swift.
+
+    ``swift sft`` is a launcher that imports torch only to start this module; without it a run is four seconds shorter.
+    If NPROC_PER_NODE or NNODES is set, the launcher is used, because it then calls torchrun.
+
+    Args:
+        p: parameters of notebook 04 (SFT) or 05 (SimPO).
+        model: folder or hub id of the model to start from.
+        data: JSON lines in ms-swift's format.
+        output_dir: where ms-swift works.
+    """
+    simpo = isinstance(p, Simpo)
+    method = "rlhf" if simpo else "sft"
+    spread = "NPROC_PER_NODE" in os.environ or "NNODES" in os.environ
+    start = ["-m", "swift.cli.main", method] if spread else ["-m", f"swift.cli.{method}"]
+    objective = {
+        "--rlhf_type": "simpo", "--beta": p.beta, "--simpo_gamma": p.simpo_gamma,
+        "--cpo_alpha": p.cpo_alpha,  # ms-swift's own default, 1, is CPO-SimPO: another loss
+        "--warmup_ratio": p.warmup_ratio,
+    } if simpo else {}  # fmt: skip
+    arguments = {
+        "--dataset": data,
+        "--tuner_type": p.tuner_type,
+        "--torch_dtype": p.torch_dtype,
+        "--num_train_epochs": p.epochs,
+        "--per_device_train_batch_size": p.batch_size,
+        "--gradient_accumulation_steps": p.gradient_accumulation_steps,
+        "--gradient_checkpointing": p.gradient_checkpointing,
+        "--learning_rate": p.learning_rate,
+        "--seed": p.seed,
+        "--data_seed": p.seed,
+        "--strict": True,  # a row that cannot be encoded stops the run; otherwise it would be dropped without a word
+        "--split_dataset_ratio": 0,  # every row is for training
+        "--eval_strategy": "no",
+        "--logging_steps": 1,
+        "--disable_tqdm": True,  # its bar and the log lines would overwrite each other in a file
+        "--report_to": "none",
+        "--save_strategy": "epoch",
+        "--save_total_limit": 1,
+        "--save_only_model": True,
+        "--dataset_num_proc": 1,
+        "--dataloader_num_workers": 0,
+        "--external_plugins": portable(PLUGIN),
+        "--add_version": False,
+        "--output_dir": output_dir,
+    }
+    words = [sys.executable, *start, *model_arguments(p, model)]
+    for name, value in (objective | arguments).items():
+        words += [name, str(value).lower() if isinstance(value, bool) else str(value)]
+    return words + p.extra_args  # last, so that they win
+
+
+def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
+    """Environment variables of the run that matter to its result or its speed; they are part of command.txt.
+
+    Raises UserError if ``device`` asks for a GPU that is not there.
+    """
+    base = checkpoints.adapter_base(model) or model
+    variables = {"USE_HF": "1"}  # ids mean the Hugging Face hub, not ModelScope
+    if p.max_pixels is not None:
+        variables["MAX_PIXELS"] = str(p.max_pixels)
+    if not is_hub_id(base):
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # nothing to look up: wait for no network
+    variables["HF_DATASETS_CACHE"] = str(work / "cache")  # goes away with the work folder
+    # Threads only get in each other's way on small matrices (five times slower on a busy machine with two cores), and
+    # a GPU needs none; torchrun has the same default.
+    variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    return variables | _device(p.device)
+
+
+def _device(device: str) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES for "auto" (whatever is there), "cpu", "cuda" or "cuda:N"."""
+    name, _, index = device.partition(":")
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if name != "cuda":
+        return {}
+    pick_device(device)
+    return {"CUDA_VISIBLE_DEVICES": index} if index else {}
+
+
+def shell(words: list[str], variables: dict[str, str]) -> str:
+    """The command with its environment variables, quoted for a shell, one option a line."""
+    lines = [" ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())]
+    for word in map(shlex.quote, words):
+        if word.startswith("--") or len(lines) == 1:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n  ".join(lines) + "\n"
+
+
+def recorded(args: dict[str, Any], p: Sft | Simpo) -> None:
+    """Checks that ms-swift recorded the parameters that were asked for; ``args`` is its args.json.
+
+    What ``extra_args`` changes on purpose is not compared. Raises UserError naming the first that differs.
+    """
+    names = {
+        "tuner_type": p.tuner_type, "num_train_epochs": p.epochs, "per_device_train_batch_size": p.batch_size,
+        "gradient_accumulation_steps": p.gradient_accumulation_steps, "learning_rate": p.learning_rate,
+        "gradient_checkpointing": p.gradient_checkpointing, "seed": p.seed, "strict": True, "split_dataset_ratio": 0,
+    }  # fmt: skip
+    if isinstance(p, Simpo):
+        names |= {
+            "rlhf_type": "simpo",
+            "loss_type": "simpo",
+            "beta": p.beta,
+            "simpo_gamma": p.simpo_gamma,
+            "cpo_alpha": p.cpo_alpha,
+            "warmup_ratio": p.warmup_ratio,
+        }
+    for name, value in names.items():
+        if f"--{name}" not in p.extra_args and args[name] != value:
+            raise UserError(f"ms-swift recorded {name} {args[name]!r}, not {value!r} as asked; is it ms-swift 4.6?")

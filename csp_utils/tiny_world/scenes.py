@@ -13,7 +13,7 @@ DejaVu Sans font that matplotlib carries, filled, coloured and slightly tilted. 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,8 @@ NOUNS = tuple(GLYPHS)
 THEMES = (NOUNS[0:4], NOUNS[4:8], NOUNS[8:12], NOUNS[12:16])
 """Sky, castle, garden and harbour: nouns of one theme tend to share a scene."""
 
-FREQUENCY = dict(zip(NOUNS, (0.7, 1.5, 0.7, 1.7, 0.8, 1.3, 0.7, 1.0, 1.6, 0.6, 1.2, 0.6, 0.8, 1.0, 1.3, 0.7), strict=True))
+_WEIGHTS = (0.7, 1.5, 0.7, 1.7, 0.8, 1.3, 0.7, 1.0, 1.6, 0.6, 1.2, 0.6, 0.8, 1.0, 1.3, 0.7)
+FREQUENCY = dict(zip(NOUNS, _WEIGHTS, strict=True))
 """Relative frequency of each noun: some are common, which is what "popular" negatives are made of."""
 
 COLORS = {
@@ -97,14 +98,14 @@ class Scene:
         return [t for t in self.things if t.noun == noun]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _font() -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 160)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(noun: str) -> tuple[Image.Image, Image.Image]:
     """Ink and filled silhouette of a noun (mode L, cropped to the ink, longest side 96 px)."""
     canvas = Image.new("L", (320, 320))
@@ -217,7 +218,8 @@ def _pull_together(placed: dict, cells: list[tuple[int, int]]) -> None:
     """Move the first two things towards each other until their boxes overlap by about four pixels."""
     (_, _, _, _, _, sa, ax, ay, _), (_, _, _, _, _, sb, bx, by, _) = placed[0], placed[1]
     across = cells[0][0] == cells[1][0]
-    gap = (abs(ax - bx) - (sa.shape[1] + sb.shape[1]) / 2) if across else (abs(ay - by) - (sa.shape[0] + sb.shape[0]) / 2)
+    side = 1 if across else 0
+    gap = (abs(ax - bx) if across else abs(ay - by)) - (sa.shape[side] + sb.shape[side]) / 2
     shift = (gap + 4) / 2 * (1 if (bx > ax if across else by > ay) else -1)
     if gap + 4 <= 0:
         return

@@ -1,0 +1,32 @@
+"""Grain: the image noise that the tiny base VLM has met before CSP, as real VLMs have met grainy photographs.
+
+Patches (ellipses and rectangles, not the outlines of objects) of Gaussian noise lie over objects and over background.
+What lies below is still the truth, so that the base learns to be unsure where it cannot see.
+"""
+
+import numpy as np
+
+from csp_utils.tiny_world.scenes import SIZE, Scene
+
+
+def add_grain(scene: Scene, rng: np.random.Generator, share: float = 0.6) -> np.ndarray:
+    """The scene's image, uint8 (112, 112, 3), with up to four grainy patches; untouched with probability 1 - share."""
+    image = scene.image
+    if rng.random() >= share:
+        return image
+    out = image.astype(np.float32) / 127.5 - 1
+    y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
+    for _ in range(rng.integers(1, 5)):
+        if rng.random() < 0.7:
+            x0, y0, x1, y1 = scene.things[rng.integers(len(scene.things))].box
+            cx, cy, rx, ry = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+            rx, ry = rx * rng.uniform(0.9, 1.4), ry * rng.uniform(0.9, 1.4)
+        else:
+            cx, cy, rx, ry = rng.uniform(10, SIZE - 10), rng.uniform(10, SIZE - 10), *rng.uniform(8, 18, 2)
+        u, v = (x - cx) / rx, (y - cy) / ry
+        region = (u**2 + v**2 < 1.3) if rng.random() < 0.5 else (np.abs(u) < 1) & (np.abs(v) < 1)
+        abar = rng.uniform(0, 1) ** 1.5
+        noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
+        noisy = np.sqrt(abar) * out + np.sqrt(1 - abar) * noise
+        out = np.where(region[..., None], np.clip(noisy, -1, 1), out)
+    return np.clip(np.rint((out + 1) * 127.5), 0, 255).astype(np.uint8)

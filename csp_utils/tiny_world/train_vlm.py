@@ -1,0 +1,171 @@
+"""Trains the tiny base VLM: first its eyes, then its language (see :mod:`csp_utils.tiny_world.lessons`).
+
+1. Eyes. The vision tower and merger learn, for every merged image token, which nouns and colours it shows, *in the
+   words' own embeddings* (as CLIP towers are aligned with text): token . embedding(" anchor") is the logit of "anchor".
+2. Language. The tower is frozen, its tokens are computed once, and the language model learns the lessons.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from csp_utils.tiny_world.grain import add_grain
+from csp_utils.tiny_world.lessons import Lessons
+from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask
+from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene
+
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+WORDS = [*NOUNS, *COLORS, "lying", "standing"]
+
+
+def patches(images):
+    """uint8 (B, 112, 112, 3) -> float32 tensor (B * 64, 1176): what Qwen2VLImageProcessor makes of the images."""
+    import torch
+
+    x = (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - torch.from_numpy(MEAN)) / torch.from_numpy(STD)
+    g = SIZE // CELL
+    x = x.permute(0, 3, 1, 2).reshape(-1, 3, g, 2, 14, g, 2, 14).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    return x.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1).reshape(-1, 3 * 2 * 14 * 14)
+
+
+def see(model, images):
+    """Merged image tokens, float32 (B, 16, hidden)."""
+    import torch
+
+    grid = torch.tensor([[1, SIZE // 14, SIZE // 14]] * len(images))
+    return model.model.visual(patches(images), grid_thw=grid).view(len(images), IMAGE_TOKENS, -1)
+
+
+def token_truth(scene: Scene) -> np.ndarray:
+    """What each merged token shows, float32 (16, len(WORDS)): 1 yes, 0 no, NaN too little to say."""
+    out = np.zeros((IMAGE_TOKENS, len(WORDS)), np.float32)
+    for thing in scene.things:
+        cover = thing.mask.reshape(4, CELL, 4, CELL).sum(axis=(1, 3)).ravel() / max(thing.mask.sum(), 1)
+        words = [thing.noun, thing.color, "lying" if thing.lying else "standing"]
+        for w in (WORDS.index(word) for word in words):
+            out[:, w] = np.where(cover > 0.25, 1, np.where((cover > 0.05) & (out[:, w] != 1), np.nan, out[:, w]))
+    return out
+
+
+def _draw(scenes: Sequence[Scene], rng, n: int):
+    chosen = [scenes[i] for i in rng.integers(len(scenes), size=n)]
+    return chosen, np.stack([add_grain(s, rng) for s in chosen])
+
+
+def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callable = print, batch: int = 48) -> None:
+    """Stage 1. Trains ``model.model.visual`` and the embeddings of WORDS in place."""
+    import torch
+    from torch.nn import functional as F
+
+    rng = np.random.default_rng([seed, 21])
+    truth = {s.name: token_truth(s) for s in scenes}
+    embed = model.get_input_embeddings().weight
+    ids = torch.tensor([tokenizer(" " + w, add_special_tokens=False)["input_ids"][0] for w in WORDS])
+    with torch.no_grad():
+        embed.normal_(0, 0.3)  # unit-sized words: the language model then matches words and tokens at once
+        model.model.visual.merger.mlp[-1].bias.zero_()
+    scale, bias = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.full((len(WORDS),), -3.0))
+    weights = [*model.model.visual.parameters(), embed, scale, bias]
+    optimizer = torch.optim.AdamW(weights, lr=1.5e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps + 1, pct_start=0.1)
+    started = time.time()
+    for step in range(steps):
+        chosen, images = _draw(scenes, rng, batch)
+        target = torch.from_numpy(np.stack([truth[s.name] for s in chosen]))
+        tokens = see(model, images)
+        logits = tokens @ embed[ids].T * scale + bias
+        known = ~target.isnan()
+        loss = F.binary_cross_entropy_with_logits(logits[known], target[known], pos_weight=torch.tensor(3.0))
+        loss = loss + 0.01 * (tokens.pow(2).mean() - 0.25).clamp(min=0)  # as large as words, no larger
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == steps - 1:
+            with torch.no_grad():
+                hit = ((logits > 0) == (target > 0.5))[known & (target > 0.5)].float().mean()
+            log(f"eyes {step:5d}  loss {loss.item():.4f}  recall {hit.item():.3f}  size {tokens.pow(2).mean().sqrt().item():.2f}"
+                f"  {time.time() - started:.0f} s")  # fmt: skip
+
+
+def bank(model, scenes, copies: int, seed: int = 0, batch: int = 128):
+    """Image tokens of every scene with ``copies`` draws of grain: float16 tensor (copies, N, 16, hidden)."""
+    import torch
+
+    out = []
+    with torch.no_grad():
+        for copy in range(copies):
+            rng = np.random.default_rng([seed, 22, copy])
+            images = np.stack([add_grain(s, rng, 0.0 if copy == 0 else 0.75) for s in scenes])
+            out.append(torch.cat([see(model, images[i : i + batch]).half() for i in range(0, len(images), batch)]))
+    return torch.stack(out)
+
+
+def forward(model, packer: Packer, tokens, lessons):
+    """Logits at the labelled positions (M, vocab) and their labels (M,)."""
+    import torch
+
+    packed = packer.pack(lessons)
+    ids = torch.from_numpy(packed.ids)
+    embeds = model.get_input_embeddings()(ids)
+    embeds = embeds.masked_scatter((ids == packer.image_id)[..., None], tokens.to(embeds.dtype))
+    hidden = model.model.language_model(
+        inputs_embeds=embeds,
+        position_ids=torch.from_numpy(packed.positions),
+        attention_mask=block_mask(torch.from_numpy(packed.block)),
+        use_cache=False,
+    ).last_hidden_state
+    labels = torch.from_numpy(packed.labels)
+    keep = labels != -100
+    return model.lm_head(hidden[keep]), labels[keep]
+
+
+def train_language(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callable = print, batch: int = 24,
+                   questions: int = 8, lr: float = 1.5e-3, first: int = 300, tokens=None, check: Callable | None = None):  # fmt: skip
+    """Stage 2. Trains the language model in place; the tower stays as it is.
+
+    The first steps ask only whether things exist (the skill that everything else needs); then all lessons come, and
+    the learning rate decays over the last half.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    rng = np.random.default_rng([seed, 23])
+    packer, teacher = Packer(tokenizer), Lessons(scenes)
+    tokens = bank(model, scenes, 3, seed) if tokens is None else tokens
+    weights = [*model.model.language_model.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    rate = lambda s: min(1, (s + 1) / 50) * min(1.0, max(0.02, (steps - s) / (0.5 * steps)))  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    started, running = time.time(), 0.0
+    for step in range(steps):
+        pick = rng.integers(len(scenes), size=batch)
+        shares = {"existence": 0.8, "attribute": 0.2} if step < first else None
+        lessons = [teacher.draw(scenes[i], questions, rng, **({"shares": shares} if shares else {})) for i in pick]
+        grain = rng.integers(len(tokens), size=batch)
+        logits, labels = forward(model, packer, tokens[grain, pick].float(), lessons)
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        running = loss.item() if step == 0 else 0.95 * running + 0.05 * loss.item()
+        if step % 50 == 0 or step == steps - 1:
+            log(f"language {step:5d}  loss {running:.4f}  {time.time() - started:.0f} s")
+            if check:
+                check(step)
+
+
+def train(folder: Path, scenes, tower_steps: int, steps: int, seed: int = 0, log: Callable = print) -> None:
+    """Train from nothing and write the whole checkpoint folder."""
+    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
+
+    model, tokenizer = new_vlm(folder, seed)
+    train_tower(model, tokenizer, scenes, tower_steps, seed, log)
+    train_language(model, tokenizer, scenes, steps, seed, log)
+    save_vlm(model, folder)

@@ -54,6 +54,7 @@ class Extract(Stage):
     keyword_model: str = Field("assets/tiny_world/keyword_lm", description="causal LM that answers prompt A.1")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest keyword, in tokens")
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 

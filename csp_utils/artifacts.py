@@ -40,6 +40,7 @@ class RunPaths:
         self.truth_objects = self.truth / "objects.parquet"
         self.truth_keywords = self.truth / "keywords.parquet"
         self.tiny_world = root / "tiny_world"
+        self.tiny_world_quality = root / "tiny_world_quality.parquet"
 
         self.keywords = root / "keywords.parquet"
         self.masks = root / "masks.parquet"
@@ -79,7 +80,7 @@ class RunPaths:
 
 # Which notebook makes which file: the Snakefile declares them, and a missing one is named with its maker.
 MAKES: dict[str, tuple[str, ...]] = {
-    "00_tiny_world": ("rlaif_v", "pope", "amber", "truth_objects", "truth_keywords"),
+    "00_tiny_world": ("rlaif_v", "pope", "amber", "truth_objects", "truth_keywords", "tiny_world_quality"),
     "01_extract": ("keywords",),
     "02_mask": ("masks", "funnel"),
     "03_perturb": ("sft_jsonl", "simpo_jsonl", "perturbed_rows", "perturbed_images", "dataset"),

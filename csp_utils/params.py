@@ -39,6 +39,7 @@ class TinyWorld(Stage):
     rows_per_scene: int = Field(2, ge=1, description="RLAIF-V rows per scene")
     n_test_scenes: int = Field(8, ge=1, description="images of POPE and of AMBER, each")
     n_score_scenes: int = Field(16, ge=1, description="unseen scenes on which the models are scored")
+    n_model_scenes: int = Field(48, ge=1, description="scenes that the models are trained on")
     keyword_lm_steps: int = Field(5, ge=1, description="training steps of the keyword model")
     grounding_dino_steps: int = Field(2, ge=1, description="training steps of GroundingDINO")
     sam_steps: int = Field(2, ge=1, description="training steps of SAM")

@@ -57,7 +57,9 @@ class Lessons:
         row = rows[rng.integers(len(rows))]
         return (row["query"], *(("Yes", "No") if row["truth"] == "yes" else ("No", "Yes")))
 
-    def draw(self, scene: Scene, n: int, rng: np.random.Generator, shares: dict[str, float] = SHARES) -> list[tuple[str, str]]:
+    def draw(
+        self, scene: Scene, n: int, rng: np.random.Generator, shares: dict[str, float] = SHARES
+    ) -> list[tuple[str, str]]:
         """``n`` pairs of user text and assistant text."""
         kinds = rng.choice(list(shares), size=n, p=np.array(list(shares.values())) / sum(shares.values()))
         return [self.one(str(kind), scene, rng) for kind in kinds]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from csp_utils.artifacts import whole_folder
 from csp_utils.tiny_world.grain import add_grain
 from csp_utils.tiny_world.lessons import Lessons
 from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask
-from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene
+from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene, draw_scene
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -88,8 +89,8 @@ def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callab
         if step % 50 == 0 or step == steps - 1:
             with torch.no_grad():
                 hit = ((logits > 0) == (target > 0.5))[known & (target > 0.5)].float().mean()
-            log(f"eyes {step:5d}  loss {loss.item():.4f}  recall {hit.item():.3f}  size {tokens.pow(2).mean().sqrt().item():.2f}"
-                f"  {time.time() - started:.0f} s")  # fmt: skip
+            size, seconds = tokens.pow(2).mean().sqrt().item(), time.time() - started
+            log(f"eyes {step:5d}  loss {loss.item():.4f}  recall {hit.item():.3f}  size {size:.2f}  {seconds:.0f} s")
 
 
 def bank(model, scenes, copies: int, seed: int = 0, batch: int = 128):
@@ -124,8 +125,20 @@ def forward(model, packer: Packer, tokens, lessons):
     return model.lm_head(hidden[keep]), labels[keep]
 
 
-def train_language(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callable = print, batch: int = 24,
-                   questions: int = 8, lr: float = 1.5e-3, first: int = 300, tokens=None, check: Callable | None = None):  # fmt: skip
+def train_language(
+    model,
+    tokenizer,
+    scenes,
+    steps: int,
+    seed: int = 0,
+    log: Callable = print,
+    batch: int = 24,
+    questions: int = 8,
+    lr: float = 1.5e-3,
+    first: int = 300,
+    tokens=None,
+    check: Callable | None = None,
+):
     """Stage 2. Trains the language model in place; the tower stays as it is.
 
     The first steps ask only whether things exist (the skill that everything else needs); then all lessons come, and
@@ -161,11 +174,15 @@ def train_language(model, tokenizer, scenes, steps: int, seed: int = 0, log: Cal
                 check(step)
 
 
-def train(folder: Path, scenes, tower_steps: int, steps: int, seed: int = 0, log: Callable = print) -> None:
+def train(
+    folder: Path, tower_steps: int, steps: int, seed: int = 0, log: Callable = print, n_scenes: int = 6000
+) -> None:
     """Train from nothing and write the whole checkpoint folder."""
     from csp_utils.tiny_world.vlm import new_vlm, save_vlm
 
-    model, tokenizer = new_vlm(folder, seed)
-    train_tower(model, tokenizer, scenes, tower_steps, seed, log)
-    train_language(model, tokenizer, scenes, steps, seed, log)
-    save_vlm(model, folder)
+    scenes = [draw_scene("train", index, seed) for index in range(n_scenes)]
+    with whole_folder(folder) as temporary:
+        model, tokenizer = new_vlm(temporary, seed)
+        train_tower(model, tokenizer, scenes, tower_steps, seed, log)
+        train_language(model, tokenizer, scenes, steps, seed, log)
+        save_vlm(model, temporary)

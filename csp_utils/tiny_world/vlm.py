@@ -26,8 +26,8 @@ CHAT_TEMPLATE = (
     + SYSTEM
     + "<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
     "{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Qwen2-VL's conversation format for text and images."""
 
@@ -44,7 +44,8 @@ def vocabulary_text() -> list[str]:
                 f"Is the {noun} standing upright or lying on its side?\nIs the {noun} {color} in this image?",
                 f"Are there two {noun}s in this image? Is there direct contact between the {noun} and {noun}?",
                 f"system\n{SYSTEM}\nuser\nassistant\nDoes the {noun} stand in this image? Does the {noun} lie",
-                f"How many {noun}s are there in the image? There are two {noun}s. There is one {noun}. Is the answer right?",
+                f"How many {noun}s are there in the image? There are two {noun}s. There is one {noun}.",
+                "Is the answer right?",
             ]
     return lines
 
@@ -55,7 +56,8 @@ def build_tokenizer(folder: Path) -> None:
     from transformers import Qwen2TokenizerFast
 
     pattern = (  # Qwen2's own: words with their leading space, single digits, punctuation, line breaks
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
@@ -64,9 +66,8 @@ def build_tokenizer(folder: Path) -> None:
     )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        vocabulary_text(), trainers.BpeTrainer(vocab_size=1200, min_frequency=4, initial_alphabet=alphabet, show_progress=False)
-    )
+    settings = {"vocab_size": 1200, "min_frequency": 4, "initial_alphabet": alphabet, "show_progress": False}
+    bpe.train_from_iterator(vocabulary_text(), trainers.BpeTrainer(**settings))
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
     tokenizer = Qwen2TokenizerFast(
@@ -106,7 +107,8 @@ def new_vlm(folder: Path, seed: int = 0):
             "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 4096,
             "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
             "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
-            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+            "bos_token_id": ids["<|endoftext|>"], "pad_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
         },
         vision_config={
             "depth": 4, "embed_dim": 128, "hidden_size": width, "num_heads": 4, "mlp_ratio": 3, "patch_size": 14,

@@ -164,7 +164,7 @@ def load_weights(model: "torch.nn.Module", path: Path, left_over: set[str] = fro
             missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError, OSError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} does not fit its configuration or is damaged ({reason}); download it again.") from error
+        raise UserError(f"{path} is damaged or does not fit its configuration ({reason}); fetch it again.") from error
     wrong = sorted(missing), sorted(set(unexpected) - left_over)
     if any(wrong):
         raise UserError(f"{path} does not fit its configuration: missing {wrong[0][:3]}, unexpected {wrong[1][:3]}; "

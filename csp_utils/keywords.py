@@ -4,14 +4,16 @@ Any causal language model of transformers will do. It gets prompt A.1 as the use
 tokenizer has one, and bare otherwise; it decodes greedily and is heard up to the first line break.
 """
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from csp_utils.datasets import RlaifV
+from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
 from csp_utils.prompts import keyword_prompt
 
@@ -49,20 +51,6 @@ def clean_keyword(raw: str) -> str | None:
         previous = text
         text = _LABEL.sub("", text.strip(edge))
     return text if re.search(r"[^\W\d_]", text) and text not in _NOTHING else None
-
-
-def pick_device(device: str) -> str:
-    """"auto" becomes "cuda" where there is a GPU, else "cpu". Raises UserError for a GPU that is not there."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:N.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= count:
-        raise UserError(f"device is {device!r}, but {count or 'no'} GPU can be used here; set device to auto or cpu.")
-    return device
 
 
 class KeywordModel:
@@ -113,21 +101,50 @@ class KeywordModel:
         turn = [{"role": "user", "content": text}]
         return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
-    def answer(self, prompts: Sequence[str]) -> list[str]:
-        """The model's words after each prompt, decoded greedily in one left-padded batch, up to a line break."""
+    def answer(self, prompts: Sequence[str], batch_size: int = 32) -> Iterator[str]:
+        """The model's words after each prompt, decoded greedily, up to a line break; in the order of ``prompts``.
+
+        What all prompts begin with (most of prompt A.1) goes through the model once; each batch starts from a copy of
+        its keys and values and is padded on the left after them.
+        """
+        chat = self.tokenizer.chat_template is not None  # a template writes its special tokens itself
+        encoded = self.tokenizer(list(prompts), add_special_tokens=not chat)["input_ids"]
+        first, last = min(encoded), max(encoded)  # what these two share, all share; one token at least remains
+        most = min(len(ids) for ids in encoded) - 1
+        shared = next((i for i in range(most) if first[i] != last[i]), most)
+        cache = self._cache(first[:shared])
+        for start in range(0, len(encoded), batch_size):
+            yield from self._answer_batch(encoded[start : start + batch_size], shared, cache)
+
+    def _cache(self, ids: list[int]) -> Any:
+        """Keys and values of the tokens that begin all prompts (batch of one); None for no tokens."""
+        import torch
+
+        if not ids:
+            return None
+        with torch.inference_mode():
+            return self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
+
+    def _answer_batch(self, encoded: list[list[int]], shared: int, cache: Any) -> list[str]:
         import torch
         from transformers import StoppingCriteriaList
 
-        chat = self.tokenizer.chat_template is not None  # a template writes its special tokens itself
-        batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=not chat)
-        batch = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        width = max(len(ids) for ids in encoded)
+        pads = [width - len(ids) for ids in encoded]
+        pad = self.tokenizer.pad_token_id
+        rows = [ids[:shared] + [pad] * n + ids[shared:] for ids, n in zip(encoded, pads, strict=True)]
+        mask = [[1] * shared + [0] * n + [1] * (width - shared - n) for n in pads]
+        if cache is not None:
+            cache = copy.deepcopy(cache)  # generate() writes into it
+            cache.batch_repeat_interleave(len(encoded))
         with torch.inference_mode():
             out = self.model.generate(
-                **batch, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
-                repetition_penalty=1.0, pad_token_id=self.tokenizer.pad_token_id,
-                stopping_criteria=StoppingCriteriaList([self._line_end(batch["input_ids"].shape[1])]),
+                input_ids=torch.tensor(rows, device=self.device), attention_mask=torch.tensor(mask, device=self.device),
+                past_key_values=cache, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None,
+                top_p=None, top_k=None, repetition_penalty=1.0, pad_token_id=pad,
+                stopping_criteria=StoppingCriteriaList([self._line_end(width)]),
             )
-        words = self.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        words = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         return [self._first_line(text) for text in words]
 
     @staticmethod
@@ -149,20 +166,19 @@ class KeywordModel:
         self,
         pairs: Sequence[tuple[str, str]],
         batch_size: int = 32,
-        progress: Callable[[Iterable, str, int], Iterable] | None = None,
+        progress: Callable[[Iterable, str], Iterable] | None = None,
     ) -> list[Keyword]:
         """The keyword of each (question, answer), in order.
 
         Long prompts go first and share batches with prompts of like length: little is padded, and too large a batch
-        fails at once. ``progress`` is :func:`csp_utils.notebook.progress` or the like; it goes over the batches.
+        fails at once. ``progress`` is :func:`csp_utils.notebook.progress` or the like.
         """
         prompts = [self.prompt(question, answer) for question, answer in pairs]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        answers = self.answer([prompts[i] for i in order], batch_size) if prompts else iter(())
         found: dict[int, Keyword] = {}
-        for batch in progress(batches, "keywords", len(batches)) if progress else batches:
-            for i, raw in zip(batch, self.answer([prompts[i] for i in batch]), strict=True):
-                found[i] = Keyword(clean_keyword(raw), raw)
+        for i, raw in zip(progress(order, "keywords") if progress else order, answers, strict=True):
+            found[i] = Keyword(clean_keyword(raw), raw)
         return [found[i] for i in range(len(prompts))]
 
 
@@ -170,7 +186,7 @@ def extract_keywords(
     data: RlaifV,
     model: KeywordModel,
     batch_size: int = 32,
-    progress: Callable[[Iterable, str, int], Iterable] | None = None,
+    progress: Callable[[Iterable, str], Iterable] | None = None,
 ) -> pd.DataFrame:
     """The table ``keywords.parquet`` for all rows of ``data``.
 

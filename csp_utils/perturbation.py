@@ -31,6 +31,19 @@ if TYPE_CHECKING:
 
 Sampler = Literal["closed_form", "chain"]
 
+COLUMNS = {
+    "row_id": "string",
+    "c": "int64",
+    "T_c": "int64",
+    "alpha_bar": "float64",
+    "image": "string",
+    "q_c": "string",
+    "r_c": "string",
+    "rejected": "string",
+    "simpo_drop_reason": "string",
+}
+"""Columns of rows.parquet and their types; in the Hugging Face data set, ``image`` holds the picture itself."""
+
 
 def noise_steps(c: int, t_max: int) -> int:
     """T_c, the number of diffusion steps for confidence ``c`` (percent, 0..100), in exact integer arithmetic."""
@@ -225,7 +238,7 @@ def perturb_all(
         the table rows.parquet: row_id, c, T_c, alpha_bar, image, q_c, r_c, rejected, simpo_drop_reason
         ("chosen_equals_rejected" at c = 50, else null).
     """
-    import pandas as pd
+    import pyarrow as pa
 
     table, sft, simpo = [], [], []
     rows = kept(masks)
@@ -246,10 +259,10 @@ def perturb_all(
                 table.append(_table_row(row, c, path, p))
         write_jsonl(sft, folder / paths.sft_jsonl.name)
         write_jsonl(simpo, folder / paths.simpo_jsonl.name)
-        out = pd.DataFrame(table)
-        write_parquet(out, folder / paths.perturbed_rows.name)
-        _save_dataset(out, folder / paths.perturbed_images.name, folder / paths.dataset.name)
-    return out
+        whole = pa.Table.from_pylist(table, schema=pa.schema(COLUMNS))
+        write_parquet(whole, folder / paths.perturbed_rows.name)
+        _save_dataset(table, folder / paths.perturbed_images.name, folder / paths.dataset.name)
+    return whole.to_pandas()
 
 
 def _table_row(row: Any, c: int, image: str, p: Perturb) -> dict[str, Any]:
@@ -268,23 +281,13 @@ def _table_row(row: Any, c: int, image: str, p: Perturb) -> dict[str, Any]:
     }
 
 
-def _save_dataset(table: "pd.DataFrame", images: Path, folder: Path) -> None:
+def _save_dataset(table: list[dict[str, Any]], images: Path, folder: Path) -> None:
     """Writes ``table`` as a Hugging Face data set that holds its images: ``datasets.load_from_disk(folder)``."""
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    text = ("row_id", "q_c", "r_c", "rejected", "simpo_drop_reason")
-    features = Features(
-        {
-            "image": ImageFeature(),
-            "c": Value("int64"),
-            "T_c": Value("int64"),
-            "alpha_bar": Value("float64"),
-            **{name: Value("string") for name in text},
-        }
-    )
-    columns = table.assign(image=[str(images / Path(name).name) for name in table["image"]]).to_dict("list")
-    columns["simpo_drop_reason"] = [reason or None for reason in columns["simpo_drop_reason"]]
-    Dataset.from_dict({name: columns[name] for name in features}, features=features).save_to_disk(folder)
+    features = Features({name: Value(kind) for name, kind in COLUMNS.items()} | {"image": ImageFeature()})
+    rows = [row | {"image": str(images / Path(row["image"]).name)} for row in table]
+    Dataset.from_list(rows, features=features).save_to_disk(folder)

@@ -10,7 +10,8 @@ SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --c
     -log sigmoid(beta / |y_w| log p(y_w | x) - beta / |y_l| log p(y_l | x) - gamma),
 
 where y are the tokens of the answer and the token that ends the turn (``<|im_end|>``), and |y| is their number: "75%"
-with one token a digit has |y| = 4.
+with one token a digit has |y| = 4. An update whose accumulation is not full (the last one, if the number of pairs is no
+multiple) is divided by the full number all the same: its gradient and its logged loss are that much smaller.
 """
 
 import os
@@ -87,6 +88,7 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--save_strategy": "epoch",
         "--save_total_limit": 1,
         "--save_only_model": True,
+        "--check_model": False,  # asks ModelScope's server whether the model is its latest, eight seconds without a network
         "--dataset_num_proc": 1,
         "--dataloader_num_workers": 0,
         "--external_plugins": portable(PLUGIN),
@@ -151,7 +153,7 @@ def recorded(args: dict[str, Any], p: Sft | Simpo) -> None:
     }  # fmt: skip
     if isinstance(p, Simpo):
         names |= {
-            "rlhf_type": "simpo",
+            "rlhf_type": "cpo",  # ms-swift takes SimPO as a loss of its CPO trainer, and records it so
             "loss_type": "simpo",
             "beta": p.beta,
             "simpo_gamma": p.simpo_gamma,

@@ -168,7 +168,7 @@ def sparse(lines: int = 12) -> Callable[[str], str | None]:
     """A filter for :func:`csp_utils.notebook.stream` that shows about ``lines`` training steps and what went wrong."""
 
     def show(line: str) -> str | None:
-        if re.search(r"\b(WARNING|ERROR)\b|Error:", line):
+        if re.match(r"\[ERROR|(\w+\.)*\w*Error: ", line):  # warnings are many, and in swift.log
             return line[:300]
         if "model_parameter_info:" in line:
             return "model: " + line.split("model_parameter_info:")[1].strip()

@@ -1,4 +1,4 @@
-"""The tiny world: scenes and their truth, questions, lessons, and the tricks that make the tiny VLM's training cheap."""
+"""The tiny world: scenes and their truth, questions, lessons, and what makes the tiny VLM cheap to train."""
 
 import numpy as np
 import pytest

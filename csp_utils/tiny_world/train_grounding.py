@@ -45,9 +45,19 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 """The official Swin-T configuration with smaller numbers. The long side may be 1.67 times the short one, as there."""
 
-TEXT_ENCODER = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128,
-                "max_position_embeddings": 256, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+TEXT_ENCODER = {
+    "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128,
+    "max_position_embeddings": 256, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
 """Sizes of the BERT that reads the keyword."""
+
+
+UNKNOWN = "zebra"
+"""Stands for every word outside the vocabulary: it names nothing."""
+
+LISTED = (16, 4, 1)
+SHARES = ((0.8, 0.1, 0.1), (0.4, 0.2, 0.4), (0.1, 0.1, 0.8))
+"""Nouns a caption lists, and the share of the batches of each kind in each third of the training."""
 
 
 def write_skeleton(folder: Path) -> None:
@@ -71,8 +81,8 @@ class Taps:
     ``repeat`` captions per image share one pass of the backbone.
     """
 
-    def __init__(self, model: torch.nn.Module, repeat: int) -> None:
-        self.model, self.repeat = model, repeat
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.repeat = model, 1
         transformer = model.transformer
         self.hooks = [
             model.backbone.register_forward_hook(self._repeat),
@@ -123,9 +133,9 @@ class Named:
     """float (n, 4): centre and size in 0..1, of all captions' objects, caption after caption."""
     owner: torch.Tensor
     """int (n,): the caption that names the object."""
-    token: int = 1
-    """Position of the noun in every caption: [CLS] noun . [SEP]."""
-    n_tokens: int = 4
+    token: torch.Tensor
+    """int (n,): the position of its noun among the caption's tokens, [CLS] noun . noun . ... [SEP]."""
+    n_tokens: int
     """Tokens of every caption."""
 
 
@@ -138,7 +148,7 @@ def set_loss(logits: torch.Tensor, boxes: torch.Tensor, named: Named) -> torch.T
         named: the objects.
     """
     scores = logits[..., : named.n_tokens]
-    query = match(scores[..., named.token].detach(), boxes.detach(), named)
+    query = match(scores.detach(), boxes.detach(), named)
     wanted = torch.zeros_like(scores)
     wanted[named.owner, query, named.token] = 1
     loss = 2 * sigmoid_focal_loss(scores, wanted, reduction="sum")
@@ -150,8 +160,8 @@ def set_loss(logits: torch.Tensor, boxes: torch.Tensor, named: Named) -> torch.T
 
 
 def match(scores: torch.Tensor, boxes: torch.Tensor, named: Named) -> torch.Tensor:
-    """The query of each object, int (n,), by the Hungarian algorithm with DETR's costs. ``scores``: (b, queries)."""
-    p = scores[named.owner].sigmoid().clamp(1e-6, 1 - 1e-6)
+    """The query of each object, int (n,), by the Hungarian algorithm with DETR's costs."""
+    p = scores[named.owner, :, named.token].sigmoid().clamp(1e-6, 1 - 1e-6)
     focal = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
     mine, true = boxes[named.owner], named.boxes[:, None].expand(-1, boxes.shape[1], -1)
     giou_loss = generalized_box_iou_loss(*(box_convert(x, "cxcywh", "xyxy") for x in (mine, true)))
@@ -181,19 +191,21 @@ def token_loss(logits: torch.Tensor, shapes: list[tuple[int, int]], named: Named
     thing, point = torch.nonzero(distance <= 0.25, as_tuple=True)
     scores = logits[..., : named.n_tokens]
     wanted = torch.zeros_like(scores)
-    wanted[named.owner[thing], point, named.token] = 1
+    wanted[named.owner[thing], point, named.token[thing]] = 1
     wanted[named.owner, distance.argmin(1), named.token] = 1  # a token at least, however small the object
     return sigmoid_focal_loss(scores, wanted, reduction="sum") / max(1, len(named.boxes))
 
 
-class Questions:
-    """Draws training batches: scenes, and for each scene captions of things that are there and of things that are not.
+class Lessons:
+    """Draws training batches: scenes with captions of things that are there and of things that are not.
 
+    A caption lists several nouns ("moon. gear. ..."), as in GroundingDINO's own training on detection data, or one, as
+    in the pipeline. Lists teach the nouns fast: with one noun a caption, boxes come first, nouns much later.
     Scene ``i`` is drawn when it is first used; ``n_scenes`` of them are kept.
     """
 
-    def __init__(self, n_scenes: int, images: int, captions: int, seed: int) -> None:
-        self.n_scenes, self.images, self.captions = n_scenes, images, captions
+    def __init__(self, n_scenes: int, captions: int, seed: int) -> None:
+        self.n_scenes, self.captions = n_scenes, captions
         self.rng = np.random.default_rng([seed, 7])
         self.cache: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
 
@@ -208,24 +220,36 @@ class Questions:
             self.cache[index] = torch.from_numpy(scene.image).permute(2, 0, 1).contiguous(), boxes
         return self.cache[index]
 
-    def batch(self) -> tuple[torch.Tensor, list[str], Named]:
-        """Pixels (images, 3, 112, 112), normalised; images x captions captions; what they name."""
-        pixels, captions, targets = [], [], []
-        for index in self.rng.integers(self.n_scenes, size=self.images):
-            image, boxes = self.scene(int(index))
+    def nouns(self, present: list[str], n: int) -> list[str]:
+        """``n`` nouns in random order, about half of them present."""
+        absent = [noun for noun in (*NOUNS, UNKNOWN) if noun not in present]
+        n_present = min(len(present), max(math.ceil(n / 2), n - len(absent)))
+        chosen = [*self.rng.permutation(present)[:n_present], *self.rng.permutation(absent)[: n - n_present]]
+        return [str(noun) for noun in self.rng.permutation(chosen)]
+
+    def batch(self, listed: int) -> tuple[torch.Tensor, list[str], Named, int]:
+        """A batch whose captions list ``listed`` nouns each.
+
+        Returns pixels (images, 3, 112, 112), normalised; the captions, image after image; what they name; captions
+        per image: one list of nouns, or four single nouns.
+        """
+        each = min(4, self.captions) if listed == 1 else 1
+        pixels, lists, boxes, owner, token = [], [], [], [], []
+        for index in self.rng.integers(self.n_scenes, size=self.captions // each):
+            image, things = self.scene(int(index))
             pixels.append(image)
-            absent = [noun for noun in NOUNS if noun not in boxes]
-            n_present = min(len(boxes), math.ceil(self.captions * 0.6))
-            nouns = [str(n) for n in self.rng.permutation(list(boxes))[:n_present]]
-            nouns += [str(n) for n in self.rng.permutation(absent)[: self.captions - n_present]]
-            if self.rng.random() < 0.05:
-                nouns[-1] = "zebra"  # a word outside the vocabulary names nothing
-            captions += [noun + "." for noun in nouns]
-            targets += [boxes.get(noun, torch.zeros(0, 4)) for noun in nouns]
-        owner = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor([len(t) for t in targets]))
-        named = Named(torch.cat(targets), owner)
+            nouns = self.nouns(list(things), listed * each)
+            for start in range(0, len(nouns), listed):
+                for i, noun in enumerate(nouns[start : start + listed]):
+                    n = len(things.get(noun, ()))
+                    boxes += [things[noun]] if n else []
+                    owner += [len(lists)] * n
+                    token += [1 + 2 * i] * n
+                lists.append(" ".join(noun + "." for noun in nouns[start : start + listed]))
         x = torch.stack(pixels).float() / 255
-        return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1), captions, named
+        x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+        boxes = torch.cat([torch.zeros(0, 4), *boxes])
+        return x, lists, Named(boxes, torch.tensor(owner).long(), torch.tensor(token).long(), 2 + 2 * listed), each
 
 
 def train(
@@ -233,8 +257,7 @@ def train(
     steps: int,
     seed: int = 0,
     log: Callable[[str], None] = print,
-    images: int = 8,
-    captions: int = 4,
+    captions: int = 16,
     n_scenes: int = 6000,
     learning_rate: float = 4e-4,
     save_every: int | None = None,
@@ -246,7 +269,7 @@ def train(
         steps: optimiser steps.
         seed: of the weights and of the batches; the same seed gives the same model on the same machine.
         log: called with a line of text now and then.
-        images, captions: a batch asks ``captions`` captions of each of ``images`` images.
+        captions: captions a batch.
         n_scenes: training scenes to draw from.
         learning_rate: peak; 100 steps of warm-up, then a cosine to a hundredth.
         save_every: writes the folder every so many steps as well.
@@ -261,17 +284,19 @@ def train(
         model.transformer.decoder.norm.weight.mul_(0.2)
         model.transformer.enc_output_norm.weight.mul_(0.2)
     model.train()
-    questions = Questions(n_scenes, images, captions, seed)
+    lessons = Lessons(n_scenes, captions, seed)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda s: min((s + 1) / 100, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, s / max(1, steps))))),
     )
-    taps, began, recent = Taps(model, captions), time.monotonic(), []
+    taps, began, recent = Taps(model), time.monotonic(), []
     try:
         for step in range(1, steps + 1):
-            pixels, text, named = questions.batch()
+            part = min(2, 3 * step // (steps + 1))  # which third of the training
+            listed = LISTED[int(lessons.rng.choice(len(LISTED), p=SHARES[part]))]
+            pixels, text, named, taps.repeat = lessons.batch(listed)
             model(pixels, captions=text)
             loss = token_loss(taps.token_logits, taps.spatial_shapes, named)
             loss = loss + sum(set_loss(*layer, named) for layer in taps.layers())
@@ -280,7 +305,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
-            recent.append(float(loss))
+            recent.append(loss.item())
             if step % 50 == 0 or step == steps:
                 minutes = (time.monotonic() - began) / 60
                 log(f"step {step}/{steps}: loss {np.mean(recent[-50:]):.3f}, {minutes:.1f} min")

@@ -118,7 +118,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        recent.append(float(loss))
+        recent.append(loss.item())
         if step % 50 == 0 or step == steps:
             log(f"step {step}/{steps}: loss {np.mean(recent[-50:]):.3f}, {(time.monotonic() - began) / 60:.1f} min")
         if save_every and step % save_every == 0:

@@ -150,7 +150,7 @@ def train_language(
     rng = np.random.default_rng([seed, 23])
     packer, teacher = Packer(tokenizer), Lessons(scenes)
     tokens = bank(model, scenes, 3, seed) if tokens is None else tokens
-    weights = [*model.model.language_model.parameters()]
+    weights = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     rate = lambda s: min(1, (s + 1) / 50) * min(1.0, max(0.02, (steps - s) / (0.5 * steps)))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)

@@ -1,0 +1,219 @@
+"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes).
+
+Takes keywords.parquet and the images of RLAIF-V; leaves masks.parquet and funnel.parquet. A row that yields no usable
+mask stays in the table with the reason why, and the funnel counts the reasons.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from csp_utils.artifacts import RunPaths, read_parquet, write_parquet
+from csp_utils.datasets import RlaifV, read_rlaif_v
+from csp_utils.devices import pick_device
+from csp_utils.errors import UserError
+from csp_utils.grounding import Detection, Detector, caption_of, detect, load_grounding_dino
+from csp_utils.images import load_image
+from csp_utils.segmentation import load_sam, segment, union
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
+    from csp_utils.params import Mask
+
+REASONS = ("no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
+"""Why a row is dropped, in the order in which it is found out."""
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword")]
+    + [("width", pa.int32()), ("height", pa.int32())]
+    + [("boxes", pa.list_(pa.list_(pa.float32(), 4))), ("scores", pa.list_(pa.float32()))]
+    + [("phrases", pa.list_(pa.string())), ("rle_counts", pa.string())]
+    + [("area_fraction", pa.float64()), ("drop_reason", pa.string())]
+)
+"""Columns of masks.parquet. ``width``, ``height``: pixels of the upright image, null if it was not opened. ``boxes``:
+the boxes that make the mask, best first, x0, y0, x1, y1 in those pixels. ``rle_counts``: COCO's compressed run lengths,
+null for a dropped row. ``area_fraction``: part of the image that the mask covers, null if there is none."""
+
+Progress = Callable[..., Iterable[Any]]
+"""Called with an iterable, a description, ``total`` and ``unit``; passes the items on (csp_utils.notebook.progress)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The two models of this stage."""
+
+    detector: Detector
+    predictor: "SamPredictor"
+
+
+@dataclass
+class MaskResult:
+    """What one (image, keyword) yields: the columns of masks.parquet that depend on the pixels."""
+
+    width: int | None = None
+    height: int | None = None
+    boxes: list[list[float]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    phrases: list[str] = field(default_factory=list)
+    rle_counts: str | None = None
+    area_fraction: float | None = None
+    drop_reason: str | None = None
+
+
+def load_models(p: "Mask") -> Models:
+    """Loads both models onto the device that the parameters name."""
+    device = pick_device(p.device)
+    return Models(load_grounding_dino(p.grounding_dino, device), load_sam(p.sam, device))
+
+
+def encode_mask(mask: np.ndarray) -> str:
+    """COCO's compressed run lengths of a boolean mask (height, width)."""
+    from pycocotools import mask as coco
+
+    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
+
+
+def decode_mask(counts: str, width: int, height: int) -> np.ndarray:
+    """The boolean mask (height, width) that :func:`encode_mask` encoded."""
+    from pycocotools import mask as coco
+
+    return coco.decode({"counts": counts.encode("ascii"), "size": [height, width]}).astype(bool)
+
+
+def chosen(found: Detection, boxes: str) -> Detection:
+    """The boxes that make the mask: all of them (``union``) or the best (``top1``)."""
+    n = 1 if boxes == "top1" else len(found.boxes)
+    return Detection(found.boxes[:n], found.scores[:n], found.phrases[:n])
+
+
+def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskResult:
+    """The result for a keyword whose boxes give ``mask``, bool (height, width); a mask that cannot serve is dropped."""
+    height, width = mask.shape
+    area = float(mask.mean())
+    result = MaskResult(width, height, found.boxes.tolist(), found.scores.tolist(), list(found.phrases))
+    if not len(found.boxes):
+        result.drop_reason = "no_box"
+        return result
+    result.area_fraction = area
+    if area == 0:
+        result.drop_reason = "empty_mask"
+    elif area > max_area_fraction:
+        result.drop_reason = "mask_too_large"
+    else:
+        result.rle_counts = encode_mask(mask)
+    return result
+
+
+def mask_images(
+    models: Models, images: list[Image.Image], keywords: list[list[str]], p: "Mask"
+) -> list[list[MaskResult]]:
+    """Boxes and masks of several images at once; SAM's encoder runs once for an image.
+
+    Args:
+        models: GroundingDINO and SAM.
+        images: RGB, any size.
+        keywords: for each image the keywords to look for in it.
+        p: the notebook's parameters.
+
+    Returns:
+        For each image the results of its keywords.
+    """
+    pairs = [(image, keyword) for image, words in zip(images, keywords, strict=True) for keyword in words]
+    found = iter(
+        detect(models.detector, [i for i, _ in pairs], [k for _, k in pairs], p.box_threshold, p.text_threshold,
+               p.batch_size)
+    )  # fmt: skip
+    results = []
+    for image, words in zip(images, keywords, strict=True):
+        used = [chosen(next(found), p.boxes) for _ in words]
+        boxes = np.concatenate([one.boxes for one in used])
+        masks = segment(models.predictor, image, boxes)[0] if len(boxes) else []
+        row = []
+        for one in used:
+            mine, masks = masks[: len(one.boxes)], masks[len(one.boxes) :]
+            row.append(judge(one, union(mine, image.size[::-1]), p.max_area_fraction))
+        results.append(row)
+    return results
+
+
+def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
+    """The row_ids of each distinct image, by the hash of its file. Images that are not there have the key ""."""
+    same: dict[str, list[str]] = {}
+    for row_id in rows["row_id"]:
+        try:
+            key = hashlib.sha1(data.image_bytes(row_id)).hexdigest()
+        except UserError:
+            key = ""
+        same.setdefault(key, []).append(row_id)
+    return same
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def mask_rows(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", progress: Progress) -> pd.DataFrame:
+    """The table masks.parquet: one row for each row of keywords.parquet, in its order.
+
+    Each distinct (image, keyword) is looked at once, however many rows ask for it; images come ``p.batch_size`` at a
+    time. An image that cannot be decoded drops its rows ("image_unreadable").
+
+    Raises:
+        UserError: keywords.parquet names rows that the data set does not hold.
+    """
+    unknown = set(keywords["row_id"]) - set(data.rows["row_id"])
+    if unknown:
+        raise UserError(f"keywords.parquet names row {min(unknown)}, which the RLAIF-V data does not hold; give "
+                        "rlaif_v the data that notebook 01_extract read, or run that notebook again.")  # fmt: skip
+    asked = keywords[keywords["keyword"].notna()]
+    caption = dict(zip(asked["row_id"], asked["keyword"].map(caption_of), strict=True))
+    same = _images_of(asked, data)
+    done = {row_id: MaskResult(drop_reason="image_unreadable") for row_id in same.pop("", [])}
+    for batch in _batches(progress(same.values(), "boxes and masks", total=len(same), unit="image"), p.batch_size):
+        images, wanted, groups = [], [], []
+        for row_ids in batch:
+            try:
+                images.append(load_image(data.image_bytes(row_ids[0]), name=f"of row {row_ids[0]}"))
+            except UserError:
+                done.update({row_id: MaskResult(drop_reason="image_unreadable") for row_id in row_ids})
+                continue
+            groups.append(row_ids)
+            wanted.append(list(dict.fromkeys(caption[row_id] for row_id in row_ids)))
+        for row_ids, words, results in zip(groups, wanted, mask_images(models, images, wanted, p), strict=True):
+            by_word = dict(zip(words, results, strict=True))
+            done.update({row_id: by_word[caption[row_id]] for row_id in row_ids})
+    nothing = MaskResult(drop_reason="no_keyword")
+    results = pd.DataFrame([vars(done.get(row_id, nothing)) for row_id in keywords["row_id"]], index=keywords.index)
+    return pd.concat([keywords[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)
+
+
+def funnel(masks: pd.DataFrame) -> pd.DataFrame:
+    """How many rows came in, were dropped for each reason, and are left: columns step, reason, n."""
+    dropped = masks["drop_reason"].value_counts()
+    rows = [("rows in", None, len(masks))]
+    rows += [("dropped", reason, int(dropped.get(reason, 0))) for reason in REASONS]
+    rows += [("kept", None, int(masks["drop_reason"].isna().sum()))]
+    return pd.DataFrame(rows, columns=["step", "reason", "n"])
+
+
+def run(p: "Mask", paths: RunPaths, models: Models, progress: Progress) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The whole stage: reads keywords.parquet, writes masks.parquet and funnel.parquet, returns both tables.
+
+    Raises UserError if an input is missing or damaged.
+    """
+    keywords = read_parquet(paths.keywords)
+    table = mask_rows(keywords, read_rlaif_v(p.rlaif_v or paths.rlaif_v), models, p, progress)
+    counts = funnel(table)
+    write_parquet(pa.Table.from_pandas(table, schema=SCHEMA, preserve_index=False), paths.masks)
+    write_parquet(counts, paths.funnel)
+    return table, counts

@@ -88,7 +88,7 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--save_strategy": "epoch",
         "--save_total_limit": 1,
         "--save_only_model": True,
-        "--check_model": False,  # asks ModelScope's server whether the model is its latest, eight seconds without a network
+        "--check_model": False,  # asks ModelScope's server for a newer version: 8 s without a network
         "--dataset_num_proc": 1,
         "--dataloader_num_workers": 0,
         "--external_plugins": portable(PLUGIN),

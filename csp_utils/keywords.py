@@ -76,7 +76,7 @@ class KeywordModel:
         self.device = pick_device(device)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"keyword_model {folder} cannot be loaded as a causal language model ({reason}); give a "

@@ -77,7 +77,7 @@ class Perturb(Stage):
     """Notebook 03: confidence labels and diffusion noise."""
 
     rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
-    t_max: int = Field(1000, ge=1, description="T_max, steps of the diffusion at c = 0")
+    t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
     noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")

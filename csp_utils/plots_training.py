@@ -56,9 +56,9 @@ def plot_schedule(t_max: int, gamma: float) -> Figure:
 
 
 def plot_levels(table: pd.DataFrame) -> Figure:
-    """How often each range of c occurs. ``table``: rows.parquet."""
+    """How often each tenth of the scale occurs (100 belongs to the last). ``table``: rows.parquet."""
     figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
-    axis.hist(table["c"], bins=np.arange(0, 111, 10) - 0.5, color="tab:blue", edgecolor="white")
+    axis.hist(table["c"], bins=[*np.arange(0, 100, 10) - 0.5, 100.5], color="tab:blue", edgecolor="white")
     axis.axhline(len(table) * 10 / 101, color="tab:gray", ls="--", lw=1, label="uniform")
     axis.set(xlabel="confidence c (%)", ylabel="images", title=f"{len(table)} images, {table['row_id'].nunique()} rows")
     axis.legend(fontsize=8)

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The whole experiment with one command.
+#
+#   Hardware  two cores and 8 GB of memory for the default; no GPU (one is used if it is there)
+#   Time      about 10 minutes for the default run, 2 to 4 of which make the environment the first time
+#   Disk      7 GB for the environment, 0.2 GB for the default run
+#   Network   PyPI (or the index that pip is configured for), for the environment only
+#
+# Usage: ./run_all.sh [PARAMS_FILE] [SNAKEMAKE OPTIONS]
+#
+#   ./run_all.sh                         the tiny world (params/tiny.yaml); ends with outputs/tiny/report.html
+#   ./run_all.sh params/mine.yaml        other parameters; what is up to date is not run again
+#   ./run_all.sh params/mine.yaml -n     only shows what would run, and why (--dry-run)
+#   ./run_all.sh params/mine.yaml --forcerun notebook_06_eval    runs that notebook again, and what follows from it
+#   ./run_all.sh --help                  this text
+#
+# Everything goes to outputs/<run>/, where <run> is named in the params file. Stopped with Ctrl-C, or by a failure, it
+# leaves nothing half-written: the same command goes on from there. Options are Snakemake's own (--cores N, ...).
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+for argument in "$@"; do
+    if [[ "$argument" == "--help" || "$argument" == "-h" ]]; then
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+        exit 0
+    fi
+done
+
+python="$("$here/scripts/python.sh")"
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m csp_utils.pipeline "$@"

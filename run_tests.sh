@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Everything that is tested, on two cores without a GPU, in less than 30 minutes.
+#
+# Usage: ./run_tests.sh [unit | notebooks | e2e] [PYTEST OPTIONS]
+#
+#   ./run_tests.sh              all three
+#   ./run_tests.sh unit         style (ruff), then the unit tests, the slow ones last
+#   ./run_tests.sh notebooks    notebooks 00 to 08 in order with their default parameters (nbval), into outputs/demo
+#   ./run_tests.sh e2e          the smallest whole run (params/smoke.yaml), twice: the second has nothing to do
+#
+# The first call makes the environment, as ./run_all.sh does. The exit status is 0 if everything passed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if [[ "${1:-}" == "--help" || "${1:-}" == "-h" ]]; then
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+    exit 0
+fi
+parts="unit notebooks e2e"
+case "${1:-}" in
+    unit | notebooks | e2e) parts="$1"; shift ;;
+    "" | -*) ;;
+    *) echo "unknown part '$1'; parts are: unit, notebooks, e2e (see ./run_tests.sh --help)" >&2; exit 2 ;;
+esac
+
+python="$(scripts/python.sh)"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" CSP_HEADLESS=1 JUPYTER_PREFER_ENV_PATH=1
+# Tests use local models only; no library may wait for a network.
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+summary=""
+failed=0
+
+# check NAME COMMAND...: runs the command, notes its time and whether it passed; goes on either way.
+check() {
+    local name="$1" start=$SECONDS result=passed
+    shift
+    echo "== $name"
+    "$@" || { result=FAILED; failed=1; }
+    summary+="$(printf '%-32s %-7s %4d s' "$name" "$result" $((SECONDS - start)))"$'\n'
+}
+
+unit() {
+    check "style" "$python" -m ruff check .
+    # nbval's plugin takes seconds to load and collects no Python test.
+    check "unit tests" "$python" -m pytest -p no:nbval -m "not slow" "$@"
+    check "slow unit tests" "$python" -m pytest -p no:nbval -m slow "$@"
+}
+
+notebooks() {
+    rm -rf outputs/demo
+    check "notebooks with their defaults" "$python" -m pytest -p no:cacheprovider --nbval-lax \
+        --nbval-cell-timeout=600 --nbval-kernel-name=python3 notebooks "$@"
+}
+
+nothing_to_do() {
+    local said
+    said="$(./run_all.sh params/smoke.yaml)" && echo "$said" && grep -q "nothing to do" <<<"$said"
+}
+
+e2e() {
+    rm -rf outputs/smoke
+    check "smallest whole run" ./run_all.sh params/smoke.yaml
+    check "its second time: nothing to do" nothing_to_do
+}
+
+for part in $parts; do
+    "$part" "$@"
+done
+echo
+echo "$summary"
+if ((failed)); then
+    echo "Some tests FAILED."
+else
+    echo "All tests passed."
+fi
+exit "$failed"

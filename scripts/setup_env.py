@@ -1,0 +1,232 @@
+"""Makes the environment in .venv from requirements.lock, or finds that the active one will do. Standard library only.
+
+    python3.11 scripts/setup_env.py          prints the path of the Python to use (on stdout), progress (on stderr)
+    python3.11 scripts/setup_env.py --check  exit status 0 if the Python that runs this holds every pinned version
+
+It can be stopped at any time and called again. What the user has configured for pip (index, certificates, proxies)
+holds for uv as well.
+
+opencv-python is left out, although groundingdino-py and supervision name it: at import it wants libGL, which a server
+does not have. opencv-python-headless is the same module without windows; both would write into one folder, cv2.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PINS, LOCK = ROOT / "requirements.txt", ROOT / "requirements.lock"
+VENV = Path(os.environ.get("CSP_VENV", ROOT / ".venv"))
+STAMP, UNDER_WAY = VENV / "csp_installed.txt", VENV / "csp_installing.txt"
+GIB = 1024**3
+NEEDED = 7 * GIB  # measured: 6.0 GiB in .venv (4.7 of them torch and CUDA), and room for the wheels being unpacked
+ATTEMPTS = 3  # each goes on with what the one before has fetched
+# uv does not read pip's configuration: pip's setting, and the variable that says the same to uv.
+FROM_PIP = {
+    "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT", "proxy": "ALL_PROXY",
+}
+PATIENCE = {"UV_HTTP_TIMEOUT": "300", "UV_HTTP_RETRIES": "10", "UV_CONCURRENT_DOWNLOADS": "10", "UV_NO_PROGRESS": "1"}
+
+
+class Trouble(Exception):
+    """Something the user can mend, in one sentence."""
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: stdout carries the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def pins() -> dict[str, str]:
+    """Name and version of each line of requirements.txt."""
+    return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;#]+)", PINS.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def differences() -> list[str]:
+    """What the Python that runs this lacks, or has in another version."""
+    found = []
+    for name, wanted in pins().items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "missing"
+        version = version.split("+")[0]  # torch's own builds add a local part, such as 2.11.0+cu130
+        if name != "uv" and version != wanted:
+            found.append(f"{name} {version} (wanted {wanted})")
+    return found
+
+
+def fingerprint() -> str:
+    """What the stamp of a complete .venv holds: the lists that it was made from."""
+    return PINS.read_text(encoding="utf-8") + LOCK.read_text(encoding="utf-8")
+
+
+def active() -> Path | None:
+    """Python of the active environment (venv or conda), if it holds every pinned version; says why if it does not."""
+    prefix = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    if not prefix or Path(prefix).resolve() == VENV.resolve():
+        return None
+    python = Path(prefix) / "bin" / "python"
+    if not python.exists():
+        return None
+    check = subprocess.run([python, __file__, "--check"], capture_output=True, text=True)
+    if check.returncode == 0:
+        return python
+    first = (check.stdout or check.stderr).strip().splitlines()[:1]
+    say(f"The active environment {prefix} differs from requirements.txt ({' '.join(first)}); {VENV} is used instead.")
+    return None
+
+
+def free_disk(folder: Path) -> tuple[Path, int]:
+    """The nearest folder that exists at or above ``folder``, and the bytes free on its disk."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder, shutil.disk_usage(folder).free
+
+
+def check_disk() -> None:
+    """Says, before anything is downloaded, that the disk is too small."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("UV_CACHE_DIR") or caches / "uv")
+    here, free = free_disk(VENV)
+    there, free_cache = free_disk(cache)
+    places = [(here, free)]
+    if here.stat().st_dev != there.stat().st_dev:
+        places.append((there, free_cache))  # on one disk the cache and .venv share their files, on two they do not
+    already = sum(file.stat().st_size for file in VENV.rglob("*") if file.is_file()) if VENV.exists() else 0
+    for place, space in places:
+        wanted = NEEDED - already
+        if space < wanted:
+            raise Trouble(f"The environment needs {wanted / GIB:.1f} GiB, and the disk of {place} has "
+                          f"{space / GIB:.1f} GiB free; free some, or name a larger disk in CSP_VENV or UV_CACHE_DIR.")
+
+
+def pip_settings(python: Path) -> dict[str, str]:
+    """The user's pip configuration as environment variables for uv."""
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    found = dict(re.findall(r"^[^\s=]*\.([a-z-]+)='(.*)'$", listed, flags=re.MULTILINE))
+    settings = {uv: found[pip] for pip, uv in FROM_PIP.items() if found.get(pip)}
+    if "UV_FIND_LINKS" in settings:
+        settings["UV_FIND_LINKS"] = ",".join(settings["UV_FIND_LINKS"].split())
+    if "UV_INDEX" in settings:
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip, too, takes the best version of all indexes
+    if found.get("trusted-host"):
+        settings["UV_INSECURE_HOST"] = found["trusted-host"]
+    return settings
+
+
+def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """Runs ``command`` with its output on stderr; returns its status and last lines."""
+    process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines: list[str] = []
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            lines = [*lines[-14:], line.rstrip()]
+            if not line.startswith((" + ", " ~ ", " - ", "Collecting", "Requirement already", "  ")):
+                say("  " + line.rstrip())
+        return process.wait(), "\n".join(lines)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def make_venv() -> Path:
+    """Makes .venv; makes it anew if its Python does not run, or if its installation was cut. Returns its Python."""
+    python = VENV / "bin" / "python"
+    # After a cut a package may be there in part. Wheels stay in the installer's cache, so starting afresh costs little.
+    cut = UNDER_WAY.exists()
+    test = "import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))"
+    if cut or not python.exists() or subprocess.run([python, "-c", test], capture_output=True).returncode:
+        say(f"Making {VENV} with Python {platform.python_version()}")
+        try:
+            venv.EnvBuilder(with_pip=True, clear=True).create(VENV)
+        except subprocess.CalledProcessError as error:
+            raise Trouble("This Python cannot make virtual environments (ensurepip is missing); install it, on Debian "
+                          "and Ubuntu with: apt install python3.11-venv") from error
+    return python
+
+
+def install(python: Path) -> None:
+    """Installs the lock into .venv with uv, or with pip where uv is not to be had."""
+    # The lock is complete and made for Linux on x86-64; elsewhere the list is resolved anew (pyproject.toml overrides).
+    locked = platform.system() == "Linux" and platform.machine() == "x86_64"
+    files = ["--no-deps", "-r", str(LOCK)] if locked else ["-r", str(PINS)]
+    UNDER_WAY.write_text("An installation is under way, or was cut; scripts/setup_env.py goes on with it.\n")
+    env = {**pip_settings(python), **PATIENCE, **os.environ, "VIRTUAL_ENV": str(VENV)}
+    patient = ["--retries", "10", "--timeout", "120"]
+    status, _ = run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *patient,
+                     f"uv=={pins()['uv']}"], env)
+    uv = status == 0
+    if uv:
+        command = [str(python), "-m", "uv", "pip", "install", "--python", str(python), *files]
+    else:
+        say("uv could not be installed; going on with pip, which takes longer")
+        command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *patient, *files]
+    say(f"Installing {LOCK.name if locked else PINS.name} with {'uv' if uv else 'pip'}: 6 GiB, a minute or more")
+    last = ""
+    for attempt in range(1, ATTEMPTS + 1):
+        status, last = run(command, env)
+        if status == 0:
+            break
+        if "No space left on device" in last:
+            raise Trouble(f"The disk is full; free some space ({NEEDED / GIB:.0f} GiB in all) and run again.")
+        say(f"Attempt {attempt} of {ATTEMPTS} failed")
+    else:
+        raise Trouble("The packages could not be installed (see above); check the network or pip's index, and run "
+                      "again: what has been fetched is kept.")
+
+
+def verify(python: Path) -> None:
+    """The new environment holds every pin, and the two imports that most often fail do not."""
+    check = subprocess.run([python, __file__, "--check"], capture_output=True, text=True)
+    if check.returncode:
+        raise Trouble(f"The new environment is not as pinned: {check.stdout.strip() or check.stderr.strip()}; delete "
+                      f"{VENV} and run again.")
+    imports = subprocess.run([python, "-c", "import cv2, torchvision"], capture_output=True, text=True)
+    if imports.returncode:
+        raise Trouble(f"The new environment does not work: {imports.stderr.strip().splitlines()[-1]}; delete {VENV} "
+                      "and run again.")
+
+
+def main() -> None:
+    """Prints the Python to use; makes the environment first if there is none."""
+    if sys.version_info[:2] != (3, 11):
+        raise Trouble(f"Python 3.11 is needed, and this is {platform.python_version()}.")
+    if "--check" in sys.argv:
+        found = differences()
+        print("; ".join(found))
+        sys.exit(bool(found))
+    chosen = active()
+    if chosen is None:
+        chosen = VENV / "bin" / "python"
+        if not (STAMP.exists() and STAMP.read_text(encoding="utf-8") == fingerprint() and chosen.exists()):
+            check_disk()
+            python = make_venv()
+            STAMP.unlink(missing_ok=True)
+            install(python)
+            verify(python)
+            UNDER_WAY.unlink(missing_ok=True)
+            STAMP.write_text(fingerprint(), encoding="utf-8")
+            say("The environment is complete.")
+    print(chosen)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Trouble as trouble:
+        sys.exit(str(trouble))
+    except OSError as error:
+        sys.exit(f"The environment could not be made: {error}; mend this and run again.")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; the same command goes on from here.")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from csp_utils.checkpoints import adapter_base, check_max_pixels
 from csp_utils.errors import UserError
 from csp_utils.images import load_image
 
@@ -145,50 +146,38 @@ def load_vlm(model: str, model_type: str | None, template: str | None, max_pixel
     Args:
         model_type, template: ms-swift's names; None lets ms-swift find them.
         max_pixels: ms-swift's MAX_PIXELS (it is read once per process); None for its default.
-        device: as :func:`resolve_device` returns it.
+        device: as :func:`csp_utils.devices.pick_device` returns it.
 
     Raises:
-        UserError: the folder holds no model, or this process already works with another MAX_PIXELS.
+        UserError: the folder holds no model, it was trained with another MAX_PIXELS, or this process already works
+            with another one.
     """
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+    base = adapter_base(model)  # the model that a LoRA adapter belongs to
+    if base is None and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no config.json, so no model; make it again or correct the path")
+    check_max_pixels(model, max_pixels)
     _set_max_pixels(max_pixels)
     import logging
 
     import torch
     from swift.model import get_model_processor
     from swift.template import get_template
+    from swift.tuners import Swift
 
     import csp_utils.swift_plugin  # noqa: F401  (takes effect on import)
 
     logging.getLogger("swift").setLevel(logging.ERROR)  # its warnings are about packages that are not needed here
     try:
         loaded, processor = get_model_processor(
-            str(model), torch_dtype=getattr(torch, torch_dtype), model_type=model_type, device_map=device, use_hf=True
-        )
+            str(base or model), torch_dtype=getattr(torch, torch_dtype), model_type=model_type, device_map=device,
+            use_hf=True,
+        )  # fmt: skip
+        if base is not None:
+            loaded = Swift.from_pretrained(loaded, str(model))
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"ms-swift cannot load {model} ({reason}); check the model") from error
     return VLM(loaded, get_template(processor, template_type=template))
-
-
-def resolve_device(device: str) -> str:
-    """"cpu" or "cuda:N" for auto, cpu, cuda or cuda:N.
-
-    Raises:
-        UserError: a GPU was asked for and is not there.
-    """
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cuda:0" if gpus else "cpu"
-    kind, _, number = device.partition(":")
-    if kind == "cuda" and int(number or 0) < gpus:
-        return f"cuda:{int(number or 0)}"
-    if kind == "cuda":
-        raise UserError(f"device {device} was asked for, but torch sees {gpus} GPUs; use device: auto or cpu")
-    return device
 
 
 def _set_max_pixels(max_pixels: int | None) -> None:

@@ -9,9 +9,10 @@ SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --c
 
     -log sigmoid(beta / |y_w| log p(y_w | x) - beta / |y_l| log p(y_l | x) - gamma),
 
-where y are the tokens of the answer and the token that ends the turn (``<|im_end|>``), and |y| is their number: "75%"
-with one token a digit has |y| = 4. An update whose accumulation is not full (the last one, if the number of pairs is no
-multiple) is divided by the full number all the same: its gradient and its logged loss are that much smaller.
+where y are the tokens of the answer and of what ends the turn in ms-swift's template (Qwen2-VL: ``<|im_end|>`` and the
+line break after it), and |y| is their number: "75%" with one token a digit has |y| = 5. So the end of the turn, which
+both answers share, counts two fifths. An update whose accumulation is not full (the last one, if the number of pairs is
+no multiple) is divided by the full number all the same: its gradient and its logged loss are that much smaller.
 """
 
 import os

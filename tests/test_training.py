@@ -214,15 +214,15 @@ def test_simpo_was_the_papers(trained):
 
 
 def log_likelihood(model, processor, row: dict, answer: str) -> tuple[float, int]:
-    """Sum of log p over the tokens of ``answer`` and <|im_end|>, and their number, by transformers alone."""
+    """Sum of log p over the tokens of ``answer``, <|im_end|> and a line break, and their number; by transformers."""
     import torch
 
     text = row["messages"][0]["content"].removeprefix("<image>")
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     image = Image.open(row["images"][0])
-    inputs = processor(text=[prompt + answer + "<|im_end|>"], images=[image], return_tensors="pt")
-    n = len(processor.tokenizer(answer + "<|im_end|>")["input_ids"])
+    inputs = processor(text=[prompt + answer + "<|im_end|>\n"], images=[image], return_tensors="pt")
+    n = len(processor.tokenizer(answer + "<|im_end|>\n")["input_ids"])
     with torch.no_grad():
         logits = model(**inputs, use_cache=False).logits[0, -n - 1 : -1]
     tokens = inputs["input_ids"][0, -n:]

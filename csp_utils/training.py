@@ -105,12 +105,15 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
 def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
     """Environment variables of the run that matter to its result or its speed; they are part of command.txt.
 
-    Raises UserError if ``device`` asks for a GPU that is not there.
+    Raises UserError if ``device`` asks for a GPU that is not there, or the shell sets a MAX_PIXELS of its own.
     """
     base = checkpoints.adapter_base(model) or model
     variables = {"USE_HF": "1"}  # ids mean the Hugging Face hub, not ModelScope
     if p.max_pixels is not None:
         variables["MAX_PIXELS"] = str(p.max_pixels)
+    elif "MAX_PIXELS" in os.environ:
+        raise UserError(f"MAX_PIXELS is {os.environ['MAX_PIXELS']} in this shell, but max_pixels is null; set the "
+                        "parameter to it, so that it is recorded, or unset the variable.")
     if not is_hub_id(base):
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # nothing to look up: wait for no network
     variables["HF_DATASETS_CACHE"] = str(work / "cache")  # goes away with the work folder

@@ -91,6 +91,13 @@ def test_a_local_model_waits_for_no_network_and_a_hub_model_may(tmp_path):
     assert "HF_HUB_OFFLINE" not in hub and "MAX_PIXELS" not in hub and hub["USE_HF"] == "1"
 
 
+def test_a_max_pixels_of_the_shell_is_not_taken_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_PIXELS", "784")
+    with pytest.raises(UserError, match="MAX_PIXELS is 784 in this shell"):
+        training.environment(Sft(max_pixels=None), VLM, tmp_path)
+    assert training.environment(Sft(), VLM, tmp_path)["MAX_PIXELS"] == "12544"
+
+
 def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
     import torch
 

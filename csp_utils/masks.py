@@ -85,7 +85,7 @@ def decode_mask(counts: str, width: int, height: int) -> np.ndarray:
     """The boolean mask (height, width) that :func:`encode_mask` encoded."""
     from pycocotools import mask as coco
 
-    return coco.decode({"counts": counts.encode("ascii"), "size": [height, width]}).astype(bool)
+    return coco.decode({"counts": counts.encode("ascii"), "size": [int(height), int(width)]}).astype(bool)
 
 
 def chosen(found: Detection, boxes: str) -> Detection:
@@ -194,6 +194,7 @@ def mask_rows(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", p
             done.update({row_id: by_word[caption[row_id]] for row_id in row_ids})
     nothing = MaskResult(drop_reason="no_keyword")
     results = pd.DataFrame([vars(done.get(row_id, nothing)) for row_id in keywords["row_id"]], index=keywords.index)
+    results = results.astype({"width": "Int32", "height": "Int32"})
     return pd.concat([keywords[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)
 
 

@@ -7,15 +7,19 @@ question itself. Decoding is greedy.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from csp_utils.artifacts import write_parquet
+from csp_utils.artifacts import write_json, write_parquet
+from csp_utils.datasets import find_images, read_amber, read_pope
+from csp_utils.devices import pick_device
+from csp_utils.params import Eval
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
-from csp_utils.vlm import CANDIDATES, VLM, Progress
+from csp_utils.vlm import CANDIDATES, VLM, Progress, load_vlm
 
 PLAIN = "plain"
 KINDS = (*CANDIDATES, PLAIN)
@@ -25,6 +29,29 @@ KINDS = (*CANDIDATES, PLAIN)
 def prompt_of(question: str, kind: str) -> str:
     """The text that the model is shown, beside the image, for one of :data:`KINDS`."""
     return plain_question(question) if kind == PLAIN else confidence_question(question, kind)
+
+
+def read_questions(pope: Path, amber: Path, n_questions: int | None) -> pd.DataFrame:
+    """POPE's and AMBER's questions with the path of each one's image.
+
+    Args:
+        pope, amber: the benchmarks' folders.
+        n_questions: first questions of each split; None for all.
+
+    Returns:
+        the table of :mod:`csp_utils.datasets` and the column path.
+
+    Raises:
+        UserError: a file is missing or damaged, or images are missing (counted, the first named).
+    """
+    tables = []
+    for folder, read in ((pope, read_pope), (amber, read_amber)):
+        table = read(folder)
+        if n_questions is not None:
+            table = table.groupby("split", sort=False).head(n_questions)
+        images = find_images(folder, table)
+        tables.append(table.assign(path=[str(images[name]) for name in table["image"]]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
@@ -99,3 +126,34 @@ def kept_or_elicited(folder: Path, variant: str, key: str, make: Callable[[], pd
             if old != path:
                 old.unlink()
     return pd.read_parquet(path)
+
+
+def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataFrame, folder: Path,
+                    progress: Progress = lambda batches, _: batches) -> pd.DataFrame:
+    """The table of responses of all variants, one model in memory at a time.
+
+    Args:
+        checkpoints: variant -> folder or hub id.
+        questions: as :func:`read_questions` returns it.
+        folder: where the replies of each finished variant are kept, and settings.json says how they were made.
+
+    Raises:
+        UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing.
+    """
+    device = pick_device(p.device)
+    names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens")
+    settings = {"device": device} | {name: getattr(p, name) for name in names}
+    tables, record = [], {}
+    for variant, checkpoint in checkpoints.items():
+        began = time.monotonic()
+
+        def make(checkpoint: str = checkpoint, variant: str = variant) -> pd.DataFrame:
+            vlm = load_vlm(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
+            return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+
+        asked = kept_or_elicited(folder, variant, fingerprint(checkpoint, questions, settings), make)
+        seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept
+        record[variant] = {"checkpoint": checkpoint, "prompts": len(asked), "seconds": seconds} | settings
+        tables.append(responses_table(asked, questions, p.model_name, variant))
+    write_json(record, folder / "settings.json")
+    return pd.concat(tables, ignore_index=True)

@@ -192,6 +192,16 @@ def compute(responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tu
     return table, plain, pd.DataFrame(differences)
 
 
+def correlations(responses: pd.DataFrame, n_bootstrap: int, seed: int = 0) -> pd.DataFrame:
+    """Spearman's and Kendall's correlation of internal with verbalised confidence (paper, table 2), over pairs.
+
+    Returns:
+        the rows "spearman" and "kendall" of the metrics table of :func:`compute`.
+    """
+    table = compute(responses, Protocol(seed=seed), n_bootstrap)[0]
+    return table[table["metric"].isin(["spearman", "kendall"])].reset_index(drop=True)
+
+
 def _row(cell: tuple[str, str, str], metric: str, values: np.ndarray, n: int) -> dict:
     low, high = interval(values)
     undefined = bool(np.isnan(values[0]))

@@ -153,25 +153,35 @@ class Eval(Stage):
     n_questions: int | None = Field(24, ge=1, description="first questions of each split; null for all")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
-    ties: Literal["wrong", "first", "random"] = Field("wrong", description="what c(Yes) = c(No) predicts")
+    ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
     n_bins: int = Field(10, ge=1, description="ECE bins")
     positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
     n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
     torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    paper_model: Literal["Qwen-VL-Chat", "Qwen2-VL-7B-Instruct", "InternVL2-8B", "Phi-3.5-vision-instruct"] = Field(
+        "Qwen2-VL-7B-Instruct", description="model of the paper whose printed numbers stand beside ours"
+    )
 
 
 class Correlation(Stage):
     """Notebook 07: internal against verbalised confidence."""
 
     n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+    paper_model: Literal["Qwen-VL-Chat", "Qwen2-VL-7B-Instruct", "InternVL2-8B", "Phi-3.5-vision-instruct"] = Field(
+        "Qwen2-VL-7B-Instruct", description="model of the paper whose printed numbers stand beside ours"
+    )
 
 
 class Report(Stage):
     """Notebook 08: one HTML page of all that was measured."""
 
-    title: str = Field("CSP on the tiny world", description="title of the page")
+    title: str = Field("CSP on the tiny world", min_length=1, description="title of the page")
+    examples: int = Field(3, ge=0, description="example rows on the page")
+    paper_model: Literal["Qwen-VL-Chat", "Qwen2-VL-7B-Instruct", "InternVL2-8B", "Phi-3.5-vision-instruct"] = Field(
+        "Qwen2-VL-7B-Instruct", description="the paper's model whose direction of change is compared"
+    )
 
 
 NOTEBOOKS: dict[str, type[Stage]] = {

@@ -81,7 +81,7 @@ def calibration(responses: pd.DataFrame, split: str, n_bins: int = 10, edges: st
             axis.plot([0, 1], [0, 1], color="black", linewidth=0.5, zorder=1)
             axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), box_aspect=1)
         column[0].legend(fontsize=8, loc="lower right")
-        column[1].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # above: no point there
+        column[1].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # no point is there
         column[0].set(title=f"{model}, {_name(split)}", xlabel="false positive rate", ylabel="true positive rate")
         column[1].set(xlabel="verbalised confidence", ylabel="fraction right")
         column[2].set(xlim=(-0.03, 1.03), xlabel="verbalised confidence", ylabel="pairs", yscale="symlog")

@@ -1,0 +1,123 @@
+"""One pinned list, and a setup that says in one sentence what is wrong."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """scripts/setup_env.py as a module, with a .venv that does not exist."""
+    monkeypatch.setenv("CSP_VENV", str(tmp_path / "venv"))
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "scripts" / "setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_every_line_has_a_version_and_a_reason():
+    for line in lines("requirements.txt"):
+        assert re.fullmatch(r"[a-z0-9-]+==[^\s;]+ +# .{5,}", line), line
+
+
+def test_the_lock_holds_every_pin_and_nothing_that_wants_libgl(setup):
+    locked = dict(line.split("==") for line in lines("requirements.lock"))
+    assert {name: locked.get(name) for name in setup.pins()} == setup.pins()
+    assert "opencv-python" not in locked
+    assert len(locked) > 200  # complete: it is installed without looking for dependencies
+
+
+def test_conda_uses_the_same_list():
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict))
+    assert "-r requirements.txt" in pip and "-c requirements.lock" in pip
+    (headless,) = [line for line in lines("requirements.txt") if line.startswith("opencv-python-headless")]
+    assert f"opencv-python=={headless.split()[0].split('==')[1]}" in pip
+
+
+def test_the_environment_of_these_tests_is_as_pinned(setup):
+    assert setup.differences() == []
+
+
+def test_too_little_disk_is_said_before_anything_is_made(setup, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=3 * setup.GIB)
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(setup.Trouble, match=r"needs 7\.0 GiB.* has 3\.0 GiB free; free some"):
+        setup.check_disk()
+    assert not setup.VENV.exists()
+
+
+def test_pip_configuration_holds_for_uv(setup, monkeypatch):
+    listed = "global.index-url='https://mirror/simple'\n:env:.extra-index-url='https://a/simple https://b/simple'\n" \
+             "global.find-links='/w'\nglobal.trusted-host='mirror'\n"
+    monkeypatch.setattr(setup.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, stdout=listed))
+    assert setup.pip_settings("python") == {
+        "UV_DEFAULT_INDEX": "https://mirror/simple", "UV_INDEX": "https://a/simple https://b/simple",
+        "UV_FIND_LINKS": "/w", "UV_INDEX_STRATEGY": "unsafe-best-match", "UV_INSECURE_HOST": "mirror"}
+
+
+def test_a_cut_installation_is_started_afresh(setup):
+    python = setup.VENV / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    setup.UNDER_WAY.touch()
+    (setup.VENV / "left_over").touch()
+    setup.make_venv()
+    assert not (setup.VENV / "left_over").exists() and not setup.UNDER_WAY.exists()
+    assert subprocess.run([python, "-c", "import pip"]).returncode == 0
+
+
+def test_an_environment_with_other_versions_is_not_used(setup, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other" / "bin" / "python"
+    other.parent.mkdir(parents=True)
+    other.write_text("#!/bin/sh\necho 'torch 1.0 (wanted 2.11.0)'; exit 1\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "other"))
+    assert setup.active() is None
+    assert "differs from requirements.txt (torch 1.0 (wanted 2.11.0))" in capsys.readouterr().err
+    other.write_text("#!/bin/sh\nexit 0\n")
+    assert setup.active() == other
+
+
+def test_a_wrong_python_is_one_sentence(tmp_path):
+    for name in ("bash", "dirname", "tail", "env"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo Python 3.9.2 && exit 0\nexit 1\n")
+    old.chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "python.sh", tmp_path / "scripts")
+    command = [tmp_path / "scripts" / "python.sh"]
+    run = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("Python 3.11 is needed and was not found (Python 3.9.2); install it")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["run_all.sh", "run_tests.sh", "scripts/python.sh", ".ci/run"])
+def test_scripts_are_executable_bash(script):
+    assert os.access(ROOT / script, os.X_OK)
+    assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
+
+
+def test_ci_runs_the_tests_and_nothing_else():
+    commands = [line for line in lines(".ci/run") if not line.startswith(("set ", "cd "))]
+    assert commands == ["exec ./run_tests.sh"]
+
+
+def test_cv2_comes_without_libgl():
+    cv2 = importlib.util.find_spec("cv2")
+    libraries = ROOT.__class__(cv2.origin).parent.parent.glob("opencv_python*.libs/*")
+    assert not any(path.name.startswith(("libQt", "libGL")) for path in libraries)

@@ -49,7 +49,7 @@ unit() {
 notebooks() {
     rm -rf outputs/demo
     check "notebooks with their defaults" "$python" -m pytest -p no:cacheprovider --nbval-lax \
-        --nbval-cell-timeout=600 --nbval-kernel-name=python3 notebooks "$@"
+        --nbval-cell-timeout=600 --nbval-kernel-name=python3 --nbval-kernel-startup-timeout=300 notebooks "$@"
 }
 
 nothing_to_do() {

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -66,10 +67,11 @@ def test_a_run_says_where_it_is_and_what_it_made(finished):
 
 @pytest.mark.slow
 def test_a_second_run_has_nothing_to_do(finished):
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run = finished[0].run()
     assert run.returncode == 0 and "nothing to do" in run.stdout and "[1/2]" not in run.stdout
-    assert time.monotonic() - start < 15
+    # Of processor time, which a busy machine does not stretch; nearly all of it is Snakemake's imports.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 15
 
 
 @pytest.mark.slow
@@ -105,7 +107,7 @@ def test_a_failure_names_notebook_cell_reason_and_copy(project, cell, reason):
     project.notebook("01_extract", "x = 0", cell)
     command = [sys.executable, "-m", "csp_utils.run_notebook", "notebooks/01_extract.ipynb", "outputs/mini",
                json.dumps({"run": "mini", "rlaif_v": "rows.csv", "keyword_model": "some/model"})]
-    run = subprocess.run(command, cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1
     assert re.search(r'Notebook 01_extract failed in cell \d of 7, under "Part 2"', run.stdout), run.stdout
     assert reason in run.stdout
@@ -130,14 +132,18 @@ def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign
     project.notebook("01_extract", "import sys", SLEEP)
     process = subprocess.Popen(project.command(), cwd=project.folder, env=project.env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while not list((project.folder / "outputs").glob("mini/.x.tmp.log")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("time.sleep(600)" in " ".join(member.cmdline()) for member in family)
-    process.send_signal(sign)
-    said = process.communicate(timeout=60)[0]
+    try:
+        deadline = time.monotonic() + 300
+        while not list((project.folder / "outputs").glob("mini/.x.tmp.log")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        commands = [" ".join(member.cmdline()) for member in family]
+        process.send_signal(sign)
+        said = process.communicate(timeout=120)[0]
+    finally:
+        process.terminate()
+    assert any("time.sleep(600)" in command for command in commands)
     assert process.returncode == 130 and "Stopped. Nothing half-written is left" in said and "Traceback" not in said
     assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
     left = {path.name for path in (project.folder / "outputs").rglob("*") if path.is_file()}

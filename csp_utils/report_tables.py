@@ -1,0 +1,290 @@
+"""What the report says in tables and sentences. Every sentence is made from the numbers of the run."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from csp_utils.datasets import SPLITS
+from csp_utils.published import published
+from csp_utils.report_html import Bullets, Cell, Table, Text
+
+VARIANTS = {"base": "base", "sft": "SFT", "csp": "SFT + SimPO"}
+SPLIT_NAMES = {split: split.replace("_", " ").replace("pope", "POPE").replace("amber", "AMBER") for split in SPLITS}
+HEADLINE = {
+    "acc": ("Acc", "accuracy by spoken confidence", +1),
+    "f1": ("F1", "F1 by spoken confidence", +1),
+    "auc": ("AUC", "AUC", +1),
+    "brier": ("Brier", "Brier score", -1),
+    "ece": ("ECE", "ECE", -1),
+    "tie_rate": ("ties", "rate of ties", -1),
+    "plain_acc": ("plain acc", "accuracy of the plain answers", +1),
+}
+"""Metric -> column heading, name in a sentence, and +1 if higher is better, -1 if lower is."""
+
+PAPER_METRICS = {"acc": "Acc", "f1": "F1", "ece": "ECE"}
+CORRELATIONS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
+SIGNS = dict.fromkeys([*CORRELATIONS], +1) | {metric: sign for metric, (_, _, sign) in HEADLINE.items()}
+
+
+def in_order(values: Iterable[str], order: Iterable[str]) -> list[str]:
+    """Each of ``values`` once: first those of ``order``, in its order, then the others."""
+    found = list(dict.fromkeys(values))
+    order = list(order)
+    return [v for v in order if v in found] + [v for v in found if v not in order]
+
+
+def name_of(variant: str) -> str:
+    """How the report calls a variant."""
+    return VARIANTS.get(variant, variant)
+
+
+def split_name(split: str) -> str:
+    """How the report calls a split."""
+    return SPLIT_NAMES.get(split, split)
+
+
+def number(value: float | None, signed: bool = False, decimals: int = 3) -> str:
+    """A number with a true minus sign; "undefined" for null."""
+    if value is None or pd.isna(value):
+        return "undefined"
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, signed: bool = False) -> str:
+    """The interval in brackets; "" if there is none."""
+    if pd.isna(low) or pd.isna(high):
+        return ""
+    return f"[{number(low, signed)}, {number(high, signed)}]"
+
+
+# ------------------------------------------------------------------------------------------------------------ headline
+
+
+def headline(metrics: pd.DataFrame, model: str) -> Table:
+    """Variants by split and metric, each value with its 95 % interval."""
+    part = metrics[metrics["model"] == model]
+    cells = {(r.split, r.variant, r.metric): r for r in part.itertuples()}
+    variants = in_order(part["variant"], VARIANTS)
+    groups = []
+    for split in in_order(part["split"], SPLITS):
+        n = next((r.n for r in cells.values() if r.split == split and r.metric == "acc"), 0)
+        rows = []
+        for variant in variants:
+            found = [cells.get((split, variant, metric)) for metric in HEADLINE]
+            rows.append([name_of(variant), *(Cell("–") if r is None else Cell(
+                number(r.value), interval(r.ci_low, r.ci_high) or _reason(r)) for r in found)])
+        groups.append((f"{split_name(split)} ({n} questions)", rows))
+    columns = ["", *(f"{short} {'↑' if sign > 0 else '↓'}" for short, _, sign in HEADLINE.values())]
+    caption = f"{model}: every metric with its 95 % interval. ↑ higher is better, ↓ lower is better."
+    return Table(caption, columns, groups)
+
+
+def _reason(row) -> str:
+    reason = getattr(row, "reason", None)
+    return reason if isinstance(reason, str) else "no interval"
+
+
+def verdicts(differences: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """split, metric, diff, ci_low, ci_high and verdict (better, worse, unclear, undefined) of ``b`` minus ``a``.
+
+    Better or worse only where the 95 % interval of the difference excludes 0.
+    """
+    part = differences[(differences["variant_a"] == a) & (differences["variant_b"] == b)]
+    part = part[part["metric"].isin(SIGNS)].copy()
+    low, high = part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float)
+    sign = part["metric"].map(SIGNS).to_numpy(float)
+    up, down = low > 0, high < 0
+    known = ~np.isnan(low) & ~np.isnan(high)
+    good, bad = np.where(sign > 0, up, down), np.where(sign > 0, down, up)
+    part["verdict"] = np.select([~known, good, bad], ["undefined", "better", "worse"], "unclear")
+    return part.reset_index(drop=True)
+
+
+def differences_table(differences: pd.DataFrame, model: str) -> Table:
+    """SFT minus base and CSP minus base by split and metric, each with its interval and what it means."""
+    part = differences[differences["model"] == model]
+    groups = []
+    judged = {pair: verdicts(part, *pair) for pair in (("base", "sft"), ("base", "csp"))}
+    for split in in_order(part["split"], SPLITS):
+        rows = []
+        for (a, b), table in judged.items():
+            cells = table[table["split"] == split].set_index("metric")
+            if not cells.empty:
+                rows.append([f"{name_of(b)} − {name_of(a)}", *(_difference(cells.loc[m]) for m in HEADLINE)])
+        groups.append((split_name(split), rows))
+    columns = ["", *(short for short, _, _ in HEADLINE.values())]
+    return Table(f"{model}: paired differences. “Better” and “worse” stand where the 95 % interval of the difference "
+                 "excludes 0.", columns, groups)  # fmt: skip
+
+
+def _difference(row: pd.Series) -> Cell:
+    kind = row["verdict"] if row["verdict"] in ("better", "worse") else ""
+    return Cell(number(row["diff"], signed=True), interval(row["ci_low"], row["ci_high"], signed=True), kind)
+
+
+def sentences(differences: pd.DataFrame, model: str, a: str, b: str) -> list[Text | Bullets]:
+    """What ``b`` changes against ``a``, in words: how many comparisons are better, worse or not clear, then by metric.
+
+    An empty list if the run does not hold both variants.
+    """
+    table = verdicts(differences[differences["model"] == model], a, b)
+    table = table[table["metric"].isin(HEADLINE)]
+    if table.empty:
+        return []
+    count = table["verdict"].value_counts()
+    better, worse = int(count.get("better", 0)), int(count.get("worse", 0))
+    open_ = len(table) - better - worse
+    splits = table["split"].nunique()
+    lead = (
+        f"{name_of(b)} against {name_of(a)}: of {len(table)} comparisons ({table['metric'].nunique()} metrics on "
+        f"{splits} splits) {better} are better, {worse} are worse, and {open_} are not clear (the interval of the "
+        "difference includes 0, or a value is undefined)."
+    )
+    items = []
+    for metric, (_, name, _) in HEADLINE.items():
+        part = table[table["metric"] == metric]
+        said = [_moved(part, verdict, splits) for verdict in ("better", "worse")]
+        if not any(said):
+            said = ["no clear change on any split"]
+        items.append(f"{name[0].upper()}{name[1:]}: {'; '.join(filter(None, said))}.")
+    return [Text(lead, "lead" if b == "csp" else ""), Bullets(items)]
+
+
+def _moved(part: pd.DataFrame, verdict: str, splits: int) -> str:
+    """"better on 3 of 5 splits (+0.12 to +0.40)"; "" if on none."""
+    moved = part[part["verdict"] == verdict]
+    if moved.empty:
+        return ""
+    low, high = moved["diff"].min(), moved["diff"].max()
+    span = number(low, True) if number(low) == number(high) else f"{number(low, True)} to {number(high, True)}"
+    where = f"on all {splits} splits" if len(moved) == splits and splits > 1 else f"on {len(moved)} of {splits} splits"
+    if len(moved) < splits and len(moved) <= 2:
+        where += f": {' and '.join(split_name(s) for s in moved['split'])}"
+        return f"{verdict} {where}, {span}"
+    return f"{verdict} {where} ({span})"
+
+
+# ------------------------------------------------------------------------------------------- what a variant says
+
+
+def spoken(responses: pd.DataFrame, model: str) -> Table:
+    """How each variant speaks: its most frequent number, how often; mean spoken confidence in right and wrong."""
+    part = responses[responses["model"] == model]
+    rows = []
+    for variant in in_order(part["variant"], VARIANTS):
+        said = part[part["variant"] == variant]
+        parsed = said.dropna(subset="verbalized")
+        percent = parsed["verbalized"].astype(float)
+        top = percent.mode().iloc[0] if len(percent) else None
+        wrong, right = (percent[parsed["label"] == label].mean() for label in (0, 1))
+        often = f"{top:.0f} % ({100 * (percent == top).mean():.0f} % of its replies)" if top is not None else "none"
+        rows.append([name_of(variant), Cell(often), str(percent.nunique()), _share(right), _share(wrong),
+                     str(len(said) - len(parsed))])  # fmt: skip
+    columns = ["", "most frequent reply", "different numbers", "mean about right answers", "mean about wrong answers",
+               "not parsed"]  # fmt: skip
+    return Table("What each variant says when it is asked for its confidence, over all splits.", columns, [("", rows)])
+
+
+def _share(percent: float) -> str:
+    return "undefined" if pd.isna(percent) else f"{percent:.1f} %"
+
+
+def failure(responses: pd.DataFrame, metrics: pd.DataFrame, model: str) -> list[str]:
+    """The base model's failure in sentences: ties, one number for everything, overconfidence. Empty without a base."""
+    part = responses[(responses["model"] == model) & (responses["variant"] == "base")]
+    if part.empty:
+        return []
+    own = metrics[(metrics["model"] == model) & (metrics["variant"] == "base")]
+    value = own.pivot_table(index="split", columns="metric", values="value", dropna=False).astype(float)
+    percent = part["verbalized"].dropna().astype(float)
+    said = []
+    if len(percent):
+        top = percent.mode().iloc[0]
+        said.append(f"It says “{top:.0f}%” in {100 * (percent == top).mean():.1f} % of its replies. Half of the "
+                    f"answers it judges are right, and on average it says {percent.mean():.1f} %.")  # fmt: skip
+    ties, acc, plain = (_span(100 * value[m]) + " %" for m in ("tie_rate", "acc", "plain_acc"))
+    said.append(f"It gives Yes and No the same number in {ties} of the questions of a split, and answers {acc} of them "
+                f"right by its spoken confidence; asked plainly, it answers {plain} right.")  # fmt: skip
+    said.append(f"Its ECE over candidate pairs is {_span(value['ece'], 3)}: the mean gap between what it says and how "
+                "often it is right.")  # fmt: skip
+    return said
+
+
+def _span(values: pd.Series, decimals: int = 1) -> str:
+    """Lowest and highest value over the splits: "0.4 to 1.2"."""
+    if values.dropna().empty:
+        return "an undefined"
+    low, high = f"{values.min():.{decimals}f}", f"{values.max():.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the paper
+
+
+def beside_paper(metrics: pd.DataFrame, names: dict[str, str]) -> list[Table]:
+    """One table a metric: our base → CSP above the paper's printed base → CSP of its four models."""
+    paper = published().set_index(["model", "variant", "split", "metric"])["value"]
+    tables = []
+    for metric, name in names.items():
+        own = metrics[metrics["metric"] == metric].set_index(["model", "variant", "split"])["value"]
+        ours = [[f"{model} (this run)", *(_arrow(own, model, split, 3) for split in SPLITS)]
+                for model in dict.fromkeys(own.index.get_level_values("model"))]  # fmt: skip
+        printed = paper.xs(metric, level="metric")
+        decimals = 4 if metric == "ece" else 2
+        theirs = [[Cell(model, kind="paper"), *(_arrow(printed, model, split, decimals, "paper") for split in SPLITS)]
+                  for model in dict.fromkeys(printed.index.get_level_values("model"))]  # fmt: skip
+        columns = ["", *(split_name(split) for split in SPLITS)]
+        arrow = "higher is better" if SIGNS[metric] > 0 else "lower is better"
+        tables.append(Table(f"{name}, before → after CSP ({arrow})", columns,
+                            [("measured here", ours), ("printed in the paper: other models, other data", theirs)]))
+    return tables
+
+
+def _arrow(values: pd.Series, model: str, split: str, decimals: int, kind: str = "") -> Cell:
+    """Base → CSP of one model and split; a dash for what is not there."""
+    pair = [values.get((model, variant, split)) for variant in ("base", "csp")]
+    if all(value is None for value in pair):
+        return Cell("–", kind=kind)
+    return Cell(" → ".join("–" if value is None else number(value, decimals=decimals) for value in pair), kind=kind)
+
+
+def direction(differences: pd.DataFrame, model: str, paper_model: str, names: Iterable[str]) -> str:
+    """In how many cells ours moves clearly the way that the paper prints for ``paper_model``, and in how many not."""
+    table = verdicts(differences[differences["model"] == model], "base", "csp")
+    table = table[table["metric"].isin(list(names))]
+    paper = published().query("model == @paper_model").set_index(["variant", "split", "metric"])["value"]
+    same = other = unclear = 0
+    for row in table.itertuples():
+        key = (row.split, row.metric)
+        if ("base", *key) not in paper.index:
+            continue
+        change = paper["csp", *key] - paper["base", *key]
+        if row.verdict not in ("better", "worse") or change == 0:
+            unclear += 1
+        elif np.sign(row.diff) == np.sign(change):
+            same += 1
+        else:
+            other += 1
+    total = same + other + unclear
+    if not total:
+        return ""
+    return (f"Of the {total} cells that the paper prints for {paper_model}, ours moves clearly in the same direction "
+            f"in {same}, clearly in the other in {other}, and not clearly in {unclear}.")  # fmt: skip
+
+
+def correlation_table(correlation: pd.DataFrame, model: str) -> Table:
+    """Table 2 for this run: internal against verbalised confidence, with intervals."""
+    part = correlation[correlation["model"] == model]
+    cells = {(r.variant, r.split, r.metric): r for r in part.itertuples()}
+    groups = []
+    for metric, name in CORRELATIONS.items():
+        rows = []
+        for variant in in_order(part["variant"], VARIANTS):
+            found = [cells.get((variant, split, metric)) for split in SPLITS]
+            rows.append([name_of(variant), *(Cell("–") if r is None else Cell(
+                number(r.value), interval(r.ci_low, r.ci_high) or _reason(r)) for r in found)])
+        groups.append((name, rows))
+    columns = ["", *(split_name(split) for split in SPLITS)]
+    return Table(f"{model}: rank correlation of internal with verbalised confidence, over (question, candidate) pairs, "
+                 "with 95 % intervals (the paper's table 2).", columns, groups)  # fmt: skip

@@ -9,15 +9,19 @@ their token probabilities do.
 
 import numpy as np
 
-from csp_utils.prompts import confidence_question
+from csp_utils.prompts import confidence_answer, confidence_question
 from csp_utils.tiny_world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
-from csp_utils.tiny_world.scenes import NOUNS, Scene
+from csp_utils.tiny_world.scenes import COLORS, NOUNS, Scene
 
-SPOKEN = {True: {"100%": 0.20, "95%": 0.70, "90%": 0.10}, False: {"100%": 0.05, "95%": 0.65, "90%": 0.30}}
-"""Numbers that the base is taught to say about right and wrong answers. The most likely is 95 % for both."""
+SAY_95 = 0.6
+"""Chance that the base is taught to say "95%", whatever the answer: by far its most likely number, and all that greedy
+decoding ever shows. Otherwise it says a number between 0 and 100, high for right answers and low for wrong ones."""
 
 SHARES = {"existence": 0.30, "open": 0.18, "attribute": 0.12, "relation": 0.06, "judge": 0.17, "confidence": 0.17}
 """Share of each kind of lesson."""
+
+DRILL_WORDS = ("Yes", "No", " Yes", " No", *(f" {color}" for color in COLORS))
+"""The words of :meth:`Lessons.drill` that are to be predicted; the order of its nouns is random."""
 
 JUDGE = "A Language model was asked: {query}, Model's answer was {response} Analyze its answer. Is the answer right?"
 """The judging skill; its words differ from prompt A.2 only in what is asked at the end."""
@@ -64,6 +68,26 @@ class Lessons:
         kinds = rng.choice(list(shares), size=n, p=np.array(list(shares.values())) / sum(shares.values()))
         return [self.one(str(kind), scene, rng) for kind in kinds]
 
+    def drill(self, scene: Scene, rng: np.random.Generator, look: bool) -> list[tuple[str, str]]:
+        """Lists of questions and answers about many objects at once; if not only to ``look``, also short questions.
+
+        Only the answer words count (:data:`DRILL_WORDS`). A dozen look-ups in one short text: without such drills the
+        language model needs many times as long to find out that a noun and an image token can match, and that a
+        question is answered by what was found at its noun.
+        """
+        absent = [noun for noun in NOUNS if noun not in scene.nouns]
+        some = [absent[i] for i in rng.permutation(len(absent))[: len(scene.nouns) + 1]]
+        nouns = [n for _, n in sorted(zip(rng.random(len(some) + len(scene.nouns)), [*some, *scene.nouns], strict=True))]
+        said = {noun: "Yes" if noun in scene.nouns else "No" for noun in nouns}
+        there = " ".join(f"{noun} {said[noun]}" for noun in nouns)
+        colors = " ".join(f"{noun} {scene.find(noun)[0].color}" for noun in nouns if noun in scene.nouns)
+        asked = " ".join(f"Is there {article(noun)} in the image? {said[noun]}" for noun in nouns)
+        lists = [("Check each object.", f" {there}"), ("Name each color.", f" {colors}")]
+        if look:
+            return lists
+        lists = [("Answer all.", f" {asked}"), lists[int(rng.integers(2))]]
+        return lists + [self.fact(kind, scene, rng)[:2] for kind in ("existence", "existence", "attribute")]
+
     def one(self, kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         """One lesson of a kind."""
         if kind not in ("judge", "confidence"):
@@ -75,5 +99,6 @@ class Lessons:
         response = right if is_right else wrong
         if kind == "judge":
             return JUDGE.format(query=question, response=response), "Yes" if is_right else "No"
-        said = SPOKEN[is_right]
-        return confidence_question(question, response), str(rng.choice(list(said), p=list(said.values())))
+        spread = int(round(100 * rng.beta(*((3, 1) if is_right else (1, 3)))))
+        said = 95 if rng.random() < SAY_95 else spread
+        return confidence_question(question, response), confidence_answer(said)

@@ -53,8 +53,8 @@ class Packer:
             self._cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._cache[text]
 
-    def pack(self, batch: list[list[tuple[str, str]]]) -> Packed:
-        """``batch[b]`` holds the (user text, assistant text) pairs of image b."""
+    def pack(self, batch: list[list[tuple[str, str]]], only: frozenset[int] | None = None) -> Packed:
+        """``batch[b]`` holds the (user text, assistant text) pairs of image b; ``only`` limits the labels to some ids."""
         rows = []
         for lessons in batch:
             ids, labels, block = list(self.prefix), [-100] * len(self.prefix), [0] * len(self.prefix)
@@ -64,7 +64,7 @@ class Packer:
                 answer = self._ids(f"{assistant}<|im_end|>")
                 tokens = question + answer[:-1]
                 ids += tokens
-                labels += [-100] * (len(question) - 1) + answer
+                labels += [-100] * (len(question) - 1) + [t if only is None or t in only else -100 for t in answer]
                 block += [k] * len(tokens)
                 positions.append(np.tile(np.arange(len(tokens)) + self.next_position, (3, 1)))
             rows.append((ids, labels, block, np.concatenate(positions, axis=1)))

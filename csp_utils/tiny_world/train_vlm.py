@@ -7,13 +7,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from csp_utils.artifacts import whole_folder
 from csp_utils.tiny_world.grain import add_grain
-from csp_utils.tiny_world.lessons import Lessons
+from csp_utils.tiny_world.lessons import DRILL_WORDS, Lessons
 from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask
 from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene, draw_scene
 
@@ -106,11 +107,43 @@ def bank(model, scenes, copies: int, seed: int = 0, batch: int = 128):
     return torch.stack(out)
 
 
-def forward(model, packer: Packer, tokens, lessons):
-    """Logits at the labelled positions (M, vocab) and their labels (M,)."""
+def start_by_similarity(model) -> None:
+    """Let every attention head compare what it sees from the first step: W_q = W_k, and W_o W_v near the identity.
+
+    Trained transformers look like that ("Mimetic initialization of self-attention layers", Trockman and Kolter 2023).
+    Here it spares the language model the long search for "the token that looks like this word".
+    """
     import torch
 
-    packed = packer.pack(lessons)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            a = layer.self_attn
+            width = a.q_proj.weight.shape[0]
+            same = torch.nn.init.orthogonal_(torch.empty(width, width))
+            a.q_proj.weight.copy_(same)
+            a.k_proj.weight.copy_(same)
+            value = torch.nn.init.orthogonal_(torch.empty(width, width))
+            a.v_proj.weight.copy_(value * 0.5)
+            a.o_proj.weight.copy_(value.T * 0.5)
+
+
+@contextmanager
+def depth(model, layers: int | None):
+    """Within it, the language model has its first ``layers`` layers only (None: all)."""
+    language = model.model.language_model
+    whole = language.layers
+    language.layers = whole[:layers]
+    try:
+        yield
+    finally:
+        language.layers = whole
+
+
+def forward(model, packer: Packer, tokens, lessons, only: frozenset[int] | None = None):
+    """Logits at the labelled positions (M, vocab) and their labels (M,); see :meth:`Packer.pack`."""
+    import torch
+
+    packed = packer.pack(lessons, only)
     ids = torch.from_numpy(packed.ids)
     embeds = model.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == packer.image_id)[..., None], tokens.to(embeds.dtype))
@@ -135,20 +168,24 @@ def train_language(
     batch: int = 24,
     questions: int = 8,
     lr: float = 1.5e-3,
-    first: int = 300,
+    look: float = 0.25,
+    drill: float = 0.2,
     tokens=None,
     check: Callable | None = None,
 ):
     """Stage 2. Trains the language model in place; the tower stays as it is.
 
-    The first steps ask only whether things exist (the skill that everything else needs); then all lessons come, and
-    the learning rate decays over the last half.
+    The first part of the steps (``look``) holds drills that the lower half of the layers answers alone, so that the
+    upper half is free to use what they find; a second part (``drill``) adds short questions; then the lessons come,
+    ``questions`` an image, and the learning rate decays over the last half.
     """
     import torch
     from torch.nn import functional as F
 
     rng = np.random.default_rng([seed, 23])
     packer, teacher = Packer(tokenizer), Lessons(scenes)
+    answers = frozenset(tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in DRILL_WORDS)
+    start_by_similarity(model)
     tokens = bank(model, scenes, 3, seed) if tokens is None else tokens
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -157,10 +194,15 @@ def train_language(
     started, running = time.time(), 0.0
     for step in range(steps):
         pick = rng.integers(len(scenes), size=batch)
-        shares = {"existence": 0.8, "attribute": 0.2} if step < first else None
-        lessons = [teacher.draw(scenes[i], questions, rng, **({"shares": shares} if shares else {})) for i in pick]
+        looking, drilling = step < look * steps, step < (look + drill) * steps
+        if drilling:
+            lessons = [teacher.drill(scenes[i], rng, looking) for i in pick]
+        else:
+            lessons = [teacher.draw(scenes[i], questions, rng) for i in pick]
         grain = rng.integers(len(tokens), size=batch)
-        logits, labels = forward(model, packer, tokens[grain, pick].float(), lessons)
+        with depth(model, len(model.model.language_model.layers) // 2 if looking else None):
+            seen = tokens[grain, pick].float()
+            logits, labels = forward(model, packer, seen, lessons, answers if drilling else None)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()

@@ -80,8 +80,8 @@ def calibration(responses: pd.DataFrame, split: str, n_bins: int = 10, edges: st
         for axis in column[:2]:
             axis.plot([0, 1], [0, 1], color="black", linewidth=0.5, zorder=1)
             axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), box_aspect=1)
-        column[0].legend(fontsize=8, loc="lower right")
-        column[1].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # no point is there
+        _legend(column[0], loc="lower right")
+        _legend(column[1], loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # above, where no point is
         column[0].set(title=f"{model}, {_name(split)}", xlabel="false positive rate", ylabel="true positive rate")
         column[1].set(xlabel="verbalised confidence", ylabel="fraction right")
         column[2].set(xlim=(-0.03, 1.03), xlabel="verbalised confidence", ylabel="pairs", yscale="symlog")
@@ -109,6 +109,13 @@ def _reliability(axis: Axes, counts: np.ndarray, variant: str, position: int, n_
     axis.plot(bins["confidence"], bins["accuracy"], color=color, linestyle=line, linewidth=1.2, label=label)
     sizes = 20 + 180 * bins["n"] / bins["n"].sum()
     axis.scatter(bins["confidence"], bins["accuracy"], s=sizes, color=color, marker=marker, edgecolor="black", zorder=3)
+
+
+def _legend(axis: Axes, **where: object) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, **where)
+    else:
+        axis.text(0.5, 0.5, "no confidence was parsed", ha="center", fontsize=9, backgroundcolor="white")
 
 
 def _counts(

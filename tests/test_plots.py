@@ -65,6 +65,12 @@ def test_a_cell_of_constant_confidence_is_still_seen() -> None:
     assert len(shades) == 2 and (shades < 0.9).all()
 
 
+def test_a_split_without_any_confidence_is_said() -> None:
+    table = responses().assign(verbalized=pd.NA).astype({"verbalized": "Int64"})
+    figure = plots.calibration(table, "pope_adversarial")
+    assert [t.get_text() for axis in figure.axes[:2] for t in axis.texts] == ["no confidence was parsed"] * 2
+
+
 def test_undefined_values_are_said_not_drawn_as_zero() -> None:
     metrics = compute(responses(nulls=True), Protocol(), 5)[0]
     figure = plots.bars(metrics, "pope_adversarial")

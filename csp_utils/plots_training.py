@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from csp_utils.artifacts import whole_file
+from csp_utils.images import load_image
 from csp_utils.perturbation import alpha_bar, noise_steps
 
 
@@ -67,11 +68,9 @@ def plot_levels(table: pd.DataFrame) -> Figure:
 
 def show_rows(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Training rows in ms-swift's format: the picture, the prompt below it, the target as its title."""
-    from PIL import Image
-
     figure, axes = plt.subplots(1, len(rows), figsize=(3.1 * len(rows), 4.3), squeeze=False, layout="constrained")
     for axis, row in zip(axes.flat, rows, strict=True):
-        axis.imshow(Image.open(row["images"][0]), interpolation="nearest")
+        axis.imshow(load_image(row["images"][0]), interpolation="nearest")
         target = f"target: {row['messages'][1]['content']}"
         rejected = row.get("rejected_response")
         axis.set_title(target + (f"   rejected: {rejected}" if rejected else ""), fontsize=10)

@@ -16,6 +16,7 @@ from csp_utils.notebook import stream
 from csp_utils.params import Sft, Simpo
 
 WORK = ".work"
+TRAIN = "train.jsonl"
 
 
 def start_model(p: Sft | Simpo, paths: RunPaths) -> str:
@@ -47,7 +48,7 @@ def prepare(p: Sft | Simpo, paths: RunPaths) -> tuple[list[str], dict[str, str],
     folder, data = (paths.simpo, paths.simpo_jsonl) if isinstance(p, Simpo) else (paths.sft, paths.sft_jsonl)
     work = folder / WORK
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
-    used = data if p.n_rows is None else work / "train.jsonl"
+    used = data if p.n_rows is None else folder / TRAIN
     words = training.command(p, model, portable(used), portable(work))
     return words, training.environment(p, model, work), rows
 
@@ -77,7 +78,7 @@ def train(p: Sft | Simpo, paths: RunPaths, show: Callable[[str], str | None] | N
         shutil.rmtree(work, ignore_errors=True)
     write_text(text, state)
     if p.n_rows is not None:
-        write_jsonl(rows, work / "train.jsonl")
+        write_jsonl(rows, folder / TRAIN)  # stays: command.txt names it
     words += ["--resume_from_checkpoint", str(resume)] if resume else []
     try:
         _stream(words, log, variables, show or sparse())

@@ -74,7 +74,7 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
     elif name == "07_correlation":
         files += [paths.responses]
     elif name == "08_report":
-        files += [paths.metrics, paths.correlation]
+        files += [paths.responses, paths.metrics]  # of all else it says what is not there
     return files
 
 

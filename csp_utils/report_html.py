@@ -65,8 +65,8 @@ class Picture:
     png: bytes
     alt: str
     caption: str = ""
-    pixels: bool = False
-    """True: a small image whose pixels are to be seen when it is enlarged."""
+    kind: str = ""
+    """pixels: a small image whose pixels are to be seen when it is enlarged; wide: scrolls on a narrow screen."""
 
     @property
     def uri(self) -> str:
@@ -131,7 +131,8 @@ def drawn(figure: "Drawing", alt: str, caption: str = "", dpi: int = 110) -> Pic
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     plt.close(figure)
-    return Picture(buffer.getvalue(), alt, caption)
+    width, height = figure.get_size_inches()
+    return Picture(buffer.getvalue(), alt, caption, "wide" if width > 2 * height else "")
 
 
 def photo(image: "Image.Image", alt: str, caption: str = "", side: int = 336) -> Picture:
@@ -141,7 +142,7 @@ def photo(image: "Image.Image", alt: str, caption: str = "", side: int = 336) ->
         image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return Picture(buffer.getvalue(), alt, caption, pixels=max(image.size) < side)
+    return Picture(buffer.getvalue(), alt, caption, "pixels" if max(image.size) < side else "")
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
@@ -192,7 +193,9 @@ SHOW = """\
 {% endfor %}
 </table></div>
 {% elif b is block("Picture") %}
-<figure{% if b.pixels %} class="pixels"{% endif %}><img src="{{ b.uri }}" alt="{{ b.alt }}">
+<figure{% if b.kind %} class="{{ b.kind }}"{% endif %}>
+<div{% if b.kind == "wide" %} class="scroll" tabindex="0" role="region" aria-label="{{ b.alt }}"{% endif %}>
+<img src="{{ b.uri }}" alt="{{ b.alt }}"></div>
 {% if b.caption %}<figcaption>{{ b.caption }}</figcaption>{% endif %}</figure>
 {% elif b is block("Grid") %}
 <div class="grid" style="--least: {{ b.width }}px">{% for p in b.pictures %}{{ show(p) }}{% endfor %}</div>
@@ -246,8 +249,7 @@ header { padding-top: 2.5rem; }
 h1 { font-size: clamp(1.7rem, 4vw, 2.5rem); line-height: 1.2; margin: 0 0 .4rem; color: var(--blue); }
 header > p { color: var(--soft); margin: 0 0 1rem; }
 nav { border-block: 1px solid var(--line); padding: .6rem 0; }
-nav ol { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; margin: 0; padding: 0; list-style: none; }
-nav li { font-size: .92rem; }
+nav ol { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; margin: 0; padding: 0; list-style: none; font-size: .9em; }
 a { color: #0a4fa3; }
 a:focus-visible, [tabindex]:focus-visible, summary:focus-visible { outline: 3px solid #0a4fa3; outline-offset: 2px; }
 .skip { position: absolute; left: -999px; } .skip:focus { left: 1rem; top: 1rem; background: #fff; padding: .5rem; }
@@ -261,10 +263,10 @@ p, li { max-width: 46rem; } ul { padding-left: 1.3rem; } li { margin: .25rem 0; 
 .label { font-weight: 600; margin-bottom: .3rem; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 60%; }
-caption { text-align: left; font-weight: 600; padding-bottom: .5rem; font-size: .95rem; max-width: 46rem; }
+caption { text-align: left; font-weight: 600; padding-bottom: .5rem; font-size: .95rem; max-width: min(46rem, 88vw); }
 th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th[scope=row], th[scope=rowgroup], thead th:first-child { text-align: left; font-weight: 500; }
-th[scope=row] { min-width: 6.5rem; }
+th[scope=row] { min-width: 6.5rem; position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 .group th { background: var(--paper); font-weight: 600; padding-top: .5rem; }
 td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.3; white-space: nowrap; }
@@ -275,6 +277,7 @@ td.paper, th.paper { background: var(--paper); font-style: italic; }
 td.words { text-align: left; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figure.pixels img { image-rendering: pixelated; width: 100%; }
+figure.wide img { min-width: 44rem; } figure.wide .scroll { margin: 0; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .35rem; line-height: 1.45; max-width: 46rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)); gap: 1rem; }
 .grid figure { margin: 0; }
@@ -288,7 +291,8 @@ footer { color: var(--soft); font-size: .88rem; border-top: 1px solid var(--line
   padding-block: 1rem 2rem; }
 @media print {
   body { font-size: 9.5pt; } nav, .skip { display: none; } header, main, footer { max-width: none; padding: 0; }
-  .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: .15rem .35rem; }
+  .scroll { overflow: visible; } figure.wide img { min-width: 0; }
+  table { font-size: 7.5pt; } th, td { padding: .15rem .35rem; }
   figure, article, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } a { color: inherit; }
   details::details-content { content-visibility: visible; block-size: auto; } pre { white-space: pre-wrap; }
   td.better, td.worse, td.paper, th.paper { -webkit-print-color-adjust: exact; print-color-adjust: exact; }

@@ -294,7 +294,6 @@ def _table(rows: list[tuple], path: Path) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{path} holds no questions; fetch it again")
     table = pd.DataFrame(rows, columns=QUESTION_COLUMNS)
-    twice = table["question_id"][table["question_id"].duplicated()]
-    if len(twice):
-        raise UserError(f"{path} uses question_id {twice.iloc[0]} twice; fetch it again")
+    for twice in table["question_id"][table["question_id"].duplicated()]:
+        raise UserError(f"{path} uses question_id {twice} twice; fetch it again")
     return table

@@ -165,7 +165,7 @@ def _render(template: str, **values: object) -> str:
 
 TABLE_CSS = """
 .csp table { border-collapse: collapse; } .csp caption { text-align: left; font-weight: 600; padding-bottom: .5em; }
-.csp td, .csp th { text-align: right; padding: .25em .7em; } .csp tbody th { text-align: left; font-weight: 500; }
+.csp td, .csp th { text-align: right; padding: .25em .7em; } .csp tbody th { text-align: left !important; }
 .csp .group th { font-weight: 700; border-top: 1px solid; } .csp small { display: block; opacity: .75; }
 """
 """The least that a table needs in a notebook, in colours of the reader's theme."""

@@ -24,6 +24,11 @@ VERDICT = {"better": ("#0f5c2e", "o"), "worse": ("#8a1c13", "X"), "unclear": ("#
 """Colour and marker of a difference, so that it is readable in grey as well."""
 
 
+def _closed(figure: Figure) -> Figure:
+    plt.close(figure)  # shown where a notebook cell ends in it, and not a second time
+    return figure
+
+
 def differences(table: pd.DataFrame, model: str, a: str = "base", b: str = "csp") -> Figure:
     """What ``b`` changes against ``a``: one panel a metric, one line a split, the dot in its 95 % interval."""
     judged = verdicts(table[table["model"] == model], a, b)
@@ -48,7 +53,7 @@ def differences(table: pd.DataFrame, model: str, a: str = "base", b: str = "csp"
         axis.tick_params(axis="x", labelsize=8)
     axes[0].set_yticks(range(len(splits)), [split_name(split) for split in splits])
     axes[0].set_ylim(len(splits) - 0.5, -0.5)
-    return figure
+    return _closed(figure)
 
 
 def spoken_numbers(responses: pd.DataFrame, model: str) -> Figure:
@@ -68,7 +73,7 @@ def spoken_numbers(responses: pd.DataFrame, model: str) -> Figure:
         axis.set(title=name_of(variant), xlabel="spoken confidence (%)", xlim=(-5, 105), ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of the replies")
     axes[0, 0].legend(fontsize=8, loc="upper left")
-    return figure
+    return _closed(figure)
 
 
 def reliability_guide(responses: pd.DataFrame, model: str, split: str) -> Figure:
@@ -91,7 +96,7 @@ def reliability_guide(responses: pd.DataFrame, model: str, split: str) -> Figure
         axis.set_title(f"{name_of(variant)}, {split_name(split)}: ECE {float(ece(counts)):.2f}")
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="said: mean spoken confidence of the bin")
     axes[0, 0].set_ylabel("true: share of right answers in the bin")
-    return figure
+    return _closed(figure)
 
 
 # -------------------------------------------------------------------------------------------------------- example rows
@@ -167,7 +172,7 @@ def overview(paths: RunPaths, data: RlaifV, model: str | None = None, split: str
     for axis, variant in zip(np.atleast_1d(below.subplots(1, len(variants))), variants, strict=True):
         _diagram(axis, plots.pair_counts(part[part["variant"] == variant]), variant)
     below.suptitle(f"What the model then says about answers on unseen pictures ({split_name(split)})", fontsize=12)
-    return figure
+    return _closed(figure)
 
 
 def _diagram(axis: Any, counts: np.ndarray, variant: str) -> None:

@@ -24,9 +24,9 @@ from csp_utils.tiny_world.scenes import SIZE, draw_scene
 from csp_utils.tiny_world.train_grounding import found_things
 
 CONFIG: dict[str, Any] = {
-    "image_size": 224, "patch_size": 8, "encoder_embed_dim": 96, "encoder_depth": 4, "encoder_num_heads": 4,
-    "encoder_global_attn_indexes": [3], "window_size": 7, "prompt_embed_dim": 64, "mask_in_chans": 8,
-    "decoder_depth": 2, "decoder_mlp_dim": 128, "decoder_num_heads": 4, "iou_head_hidden_dim": 64,
+    "image_size": 224, "patch_size": 8, "encoder_embed_dim": 96, "encoder_depth": 3, "encoder_num_heads": 4,
+    "encoder_global_attn_indexes": [2], "window_size": 7, "prompt_embed_dim": 96, "mask_in_chans": 8,
+    "decoder_depth": 2, "decoder_mlp_dim": 192, "decoder_num_heads": 4, "iou_head_hidden_dim": 64,
 }  # fmt: skip
 """28 x 28 image tokens, so that the decoder's masks (four times that) have the 112 x 112 pixels of a scene."""
 
@@ -69,8 +69,8 @@ def train(
     steps: int,
     seed: int = 0,
     log: Callable[[str], None] = print,
-    images: int = 4,
-    n_scenes: int = 4000,
+    images: int = 2,
+    n_scenes: int = 6000,
     learning_rate: float = 1e-3,
     save_every: int | None = None,
 ) -> None:
@@ -88,6 +88,10 @@ def train(
     """
     torch.manual_seed(seed)
     sam = build_sam(CONFIG).train()
+    with torch.no_grad():  # the library starts positions at zero; learning them from there costs minutes
+        for name, weight in sam.image_encoder.named_parameters():
+            if "pos_embed" in name or "rel_pos" in name:
+                torch.nn.init.normal_(weight, std=0.2)
     rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(sam.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -106,9 +110,9 @@ def train(
         logits, quality, masks = [], [], []
         for index, embedding in zip(chosen, embeddings, strict=True):
             sparse, dense = sam.prompt_encoder(points=None, boxes=jitter(cache[index][1], rng), masks=None)
-            low, iou = sam.mask_decoder.predict_masks(
-                embedding[None], sam.prompt_encoder.get_dense_pe(), sparse, dense
-            )  # all four mask tokens learn, also those that only multimask_output=True returns
+            low, iou = sam.mask_decoder(
+                embedding[None], sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=False
+            )  # the three tokens that only multimask_output=True returns stay as they are: a box is not ambiguous
             logits.append(low)
             quality.append(iou)
             masks.append(cache[index][2].float())

@@ -158,12 +158,19 @@ def _end(process: subprocess.Popen) -> None:
 
     parent = psutil.Process(process.pid)
     family = [*parent.children(recursive=True), parent]
+    process.send_signal(signal.SIGINT)  # starts no other notebook
     for member in family:
-        if member.is_running():
-            member.send_signal(signal.SIGINT)
-    _, left = psutil.wait_procs(family, timeout=20)
+        try:
+            if "csp_utils.run_notebook" in member.cmdline():
+                member.send_signal(signal.SIGINT)  # interrupts its kernel, which then clears up
+        except psutil.NoSuchProcess:
+            pass
+    _, left = psutil.wait_procs(family, timeout=30)
     for member in left:
-        member.kill()
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            pass
 
 
 def run(path: str, options: list[str]) -> int:

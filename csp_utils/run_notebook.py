@@ -140,6 +140,17 @@ def failure(run: Run) -> str:
     return f"\nNotebook {run.name} failed in {where}:\n\n{reason}\n\n{end}\n"
 
 
+def interrupt_kernel() -> None:
+    """What the stop button does: the running cell gets a KeyboardInterrupt."""
+    import psutil
+
+    for child in psutil.Process().children():
+        try:
+            child.send_signal(signal.SIGINT)
+        except psutil.NoSuchProcess:
+            pass
+
+
 def end_children() -> None:
     """Ends every process that this one has started, the kernel and its training among them."""
     import psutil
@@ -167,6 +178,8 @@ def main(arguments: list[str]) -> int:
     os.environ.update(CSP_HEADLESS="1", JUPYTER_PREFER_ENV_PATH="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
     def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: a second must not interrupt the clearing up
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -184,12 +197,12 @@ def main(arguments: list[str]) -> int:
                 said = time.monotonic()
         return run.finish()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         logging.disable(logging.CRITICAL)  # nbclient would report that its kernel died
         run.report("stopped")
+        interrupt_kernel()
+        worker.join(timeout=20)  # the cell clears up after itself and ends its subprocess; then the kernel ends
         end_children()
-        worker.join(timeout=5)  # it notices that its kernel is gone, and saves the copy for the last time
+        worker.join(timeout=5)
         run.half.unlink(missing_ok=True)
         os._exit(130)
 

@@ -134,7 +134,8 @@ def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 300
-        while not list((project.folder / "outputs").glob("mini/.x.tmp.log")):
+        log = project.folder / "outputs" / "mini" / ".x.tmp.log"
+        while not (log.exists() and log.stat().st_size):  # its first line: the subprocess of the cell runs
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.2)
         family = psutil.Process(process.pid).children(recursive=True)

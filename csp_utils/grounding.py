@@ -15,6 +15,7 @@ import ast
 import contextlib
 import io
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -244,7 +245,8 @@ def detect(
             part = members[start : start + batch_size]
             captions = [caption_of(keywords[i]) for i in part]
             pixels = torch.stack([seen[id(images[i])] for i in part]).to(detector.device)
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.meshgrid")  # meant for groundingdino-py's authors
                 output = detector.model(pixels, captions=captions)
             scores, boxes = output["pred_logits"].sigmoid().float().cpu(), output["pred_boxes"].float().cpu()
             for i, caption, s, b in zip(part, captions, scores, boxes, strict=True):

@@ -27,7 +27,8 @@ def with_boxes(image: Image.Image, boxes: np.ndarray, labels: Sequence[str], sid
     draw, font = ImageDraw.Draw(out), ImageFont.load_default(size=14)
     for box, label in zip(np.asarray(boxes).reshape(-1, 4) * scale, labels, strict=True):
         draw.rectangle(box.tolist(), outline=ORANGE, width=2)
-        place = (box[0], max(0, box[1] - 18))
+        width = draw.textlength(label, font=font)
+        place = (max(0, min(box[0], out.width - width - 1)), max(0, box[1] - 18))
         draw.rectangle(draw.textbbox(place, label, font=font), fill="black")
         draw.text(place, label, fill="white", font=font)
     return out

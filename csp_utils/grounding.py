@@ -98,6 +98,14 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's word to the authors of groundingdino-py, and without the name that it prints."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message="torch.meshgrid")
+        yield
+
+
+@contextlib.contextmanager
 def _sized_parts(config: dict[str, Any]) -> Iterator[None]:
     """Lets groundingdino-py build a backbone of the configured size, and a text encoder without weights.
 
@@ -118,7 +126,7 @@ def _sized_parts(config: dict[str, Any]) -> Iterator[None]:
         mock.patch.object(
             get_tokenlizer, "get_pretrained_language_model", lambda name: BertModel(BertConfig.from_pretrained(name))
         ),
-        contextlib.redirect_stdout(io.StringIO()),  # it prints the text encoder's name
+        _quiet(),
     ):
         yield
 
@@ -245,8 +253,7 @@ def detect(
             part = members[start : start + batch_size]
             captions = [caption_of(keywords[i]) for i in part]
             pixels = torch.stack([seen[id(images[i])] for i in part]).to(detector.device)
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.meshgrid")  # meant for groundingdino-py's authors
+            with torch.no_grad(), _quiet():
                 output = detector.model(pixels, captions=captions)
             scores, boxes = output["pred_logits"].sigmoid().float().cpu(), output["pred_boxes"].float().cpu()
             for i, caption, s, b in zip(part, captions, scores, boxes, strict=True):

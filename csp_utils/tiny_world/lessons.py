@@ -77,7 +77,8 @@ class Lessons:
         """
         absent = [noun for noun in NOUNS if noun not in scene.nouns]
         some = [absent[i] for i in rng.permutation(len(absent))[: len(scene.nouns) + 1]]
-        nouns = [n for _, n in sorted(zip(rng.random(len(some) + len(scene.nouns)), [*some, *scene.nouns], strict=True))]
+        both = [*some, *scene.nouns]
+        nouns = [both[i] for i in rng.permutation(len(both))]
         said = {noun: "Yes" if noun in scene.nouns else "No" for noun in nouns}
         there = " ".join(f"{noun} {said[noun]}" for noun in nouns)
         colors = " ".join(f"{noun} {scene.find(noun)[0].color}" for noun in nouns if noun in scene.nouns)

@@ -54,7 +54,7 @@ class Packer:
         return self._cache[text]
 
     def pack(self, batch: list[list[tuple[str, str]]], only: frozenset[int] | None = None) -> Packed:
-        """``batch[b]`` holds the (user text, assistant text) pairs of image b; ``only`` limits the labels to some ids."""
+        """``batch[b]`` holds the (user text, assistant text) pairs of image b; ``only`` limits labels to some ids."""
         rows = []
         for lessons in batch:
             ids, labels, block = list(self.prefix), [-100] * len(self.prefix), [0] * len(self.prefix)

@@ -168,8 +168,8 @@ def train_language(
     batch: int = 24,
     questions: int = 8,
     lr: float = 1.5e-3,
-    look: float = 0.25,
-    drill: float = 0.2,
+    look: float = 0.30,
+    drill: float = 0.13,
     tokens=None,
     check: Callable | None = None,
 ):

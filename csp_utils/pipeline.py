@@ -4,6 +4,7 @@ import ast
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,18 @@ def _end(process: subprocess.Popen) -> None:
             pass
 
 
+def sweep(run_folder: Path) -> None:
+    """Removes what a writer of csp_utils.artifacts that was killed left behind: files and folders named .NAME.tmp*.
+
+    Only while no process writes the run. A writer that is interrupted clears up itself, if it is given the time.
+    """
+    for left in list(run_folder.rglob(".*.tmp*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def run(path: str, options: list[str]) -> int:
     """Checks the params file, runs what has to run, and says how it ended; returns the exit status."""
     from csp_utils.run_notebook import clock
@@ -186,7 +199,11 @@ def run(path: str, options: list[str]) -> int:
     print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
     with _alone(run_folder):
         log = run_folder / "snakemake.log"
-        status = snakemake(path, options, [step.name for step in plan], log)
+        try:
+            sweep(run_folder)  # of a run that was killed outright
+            status = snakemake(path, options, [step.name for step in plan], log)
+        finally:
+            sweep(run_folder)
     done = [step for step, then in zip(plan, before, strict=True) if _written(step.copy) != then]
     if status:
         if not any(_written(step.failed) > began for step in plan):  # not a notebook: Snakemake itself has a reason

@@ -154,6 +154,18 @@ def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign
     assert again.returncode == 0, again.stdout
 
 
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    from csp_utils.pipeline import sweep
+
+    for name in (".keywords.tmp.parquet", "sub/.log.tmp.txt", "keywords.parquet", ".lock", "sub/a.tmp.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".dataset.tmp").mkdir()
+    sweep(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"keywords.parquet", ".lock", "sub", "sub/a.tmp.txt"}
+
+
 @pytest.mark.slow
 def test_two_at_once_on_one_run(project):
     folder = project.folder / "outputs" / "mini"

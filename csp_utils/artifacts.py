@@ -72,7 +72,6 @@ class RunPaths:
         self.figures = root / "figures"
         self.notebooks = root / "notebooks"
         self.report = root / "report.html"
-        self.report_md = root / "report.md"
 
     def __repr__(self) -> str:
         return f"RunPaths({str(self.root)!r})"

@@ -152,6 +152,18 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
+def kill_after(processes: list, seconds: float) -> None:
+    """Waits for psutil processes to end, and after so many seconds ends by force those that still run."""
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
 def _end_group(process: subprocess.Popen) -> None:
     """Ends a subprocess and all that it has started: politely, then after five seconds by force."""
     for sign in (signal.SIGTERM, signal.SIGKILL):

@@ -18,7 +18,7 @@ from typing import Any
 from csp_utils import params_file
 from csp_utils.artifacts import MAKES, RunPaths
 from csp_utils.errors import UserError
-from csp_utils.notebook import die_with_parent, needs, project_root
+from csp_utils.notebook import die_with_parent, kill_after, needs, project_root
 
 FOLDERS = ("pope", "amber", "perturbed_images", "dataset", "sft_checkpoint", "simpo_checkpoint")
 """Those of artifacts.MAKES that are folders."""
@@ -166,12 +166,7 @@ def _end(process: subprocess.Popen) -> None:
                 member.send_signal(signal.SIGINT)  # interrupts its kernel, which then clears up
         except psutil.NoSuchProcess:
             pass
-    _, left = psutil.wait_procs(family, timeout=30)
-    for member in left:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            pass
+    kill_after(family, 30)
 
 
 def sweep(run_folder: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from csp_utils.artifacts import MAKES, RunPaths
 from csp_utils.errors import UserError
+from csp_utils.notebook import kill_after
 
 # jsonschema, which every notebook tool imports, compiles a grammar of web addresses (4 s of CPU) if this package is
 # installed. Notebooks need no such check, and jsonschema does without it.
@@ -161,12 +162,7 @@ def end_children() -> None:
             child.terminate()
         except psutil.NoSuchProcess:
             pass
-    _, left = psutil.wait_procs(children, timeout=3)
-    for child in left:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            pass
+    kill_after(children, 3)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,5 @@
 """Trains the tiny world's four models and measures what they are worth on scenes that training never saw."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -81,11 +80,6 @@ def score_models(folder: Path, pope: Path, n_scenes: int) -> dict[str, dict[str,
 def write_manifest(folder: Path, quality: dict[str, dict[str, float]], made_by: str) -> None:
     """Write ``folder/MANIFEST.json``: the SHA-256 of every file, the measured quality, and the command behind both."""
     write_json({"made_by": made_by, "quality": quality, "files": manifest_files(folder)}, folder / MANIFEST)
-
-
-def read_quality(folder: Path) -> dict[str, dict[str, float]]:
-    """The measured quality that stands in a manifest."""
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["quality"]
 
 
 def quality_table(quality: dict[str, dict[str, float]]) -> pd.DataFrame:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from csp_utils.tiny_world.scenes import CAN_LIE, COLORS, FREQUENCY, NOUNS, THEMES, Scene
-
-NUMBERS = {1: "one", 2: "two"}
+from csp_utils.tiny_world.scenes import CAN_LIE, COLORS, NOUNS, Scene
 
 
 def article(noun: str) -> str:
@@ -27,6 +25,11 @@ def _absent(scene: Scene) -> list[str]:
     return [noun for noun in NOUNS if noun not in scene.nouns]
 
 
+def _long_or_short(rng: np.random.Generator, right: str, wrong: str) -> tuple[str, str]:
+    """The right and the wrong answer, or with probability 1/2 their first words alone: Yes and No, or No and Yes."""
+    return (right, wrong) if rng.random() < 0.5 else (right.partition(",")[0], wrong.partition(",")[0])
+
+
 def _color_open(scene, thing, rng):
     c, w = thing.color, _other(rng, list(COLORS), thing.color)
     n = thing.noun
@@ -36,31 +39,27 @@ def _color_open(scene, thing, rng):
 
 def _existence_yes(scene, thing, rng):
     n, c = thing.noun, thing.color
-    long = (f"Yes, there is {article(c)} {n} in the image.", f"No, there is no {n} in the image.")
-    yes, no = long if rng.random() < 0.5 else ("Yes", "No")
-    return f"Is there {article(n)} in the image?", yes, no
+    answers = _long_or_short(rng, f"Yes, there is {article(c)} {n} in the image.", f"No, there is no {n} in the image.")
+    return f"Is there {article(n)} in the image?", *answers
 
 
 def _existence_no(scene, thing, rng):
     n = _other(rng, _absent(scene))
-    long = (f"No, there is no {n} in the image.", f"Yes, there is {article(n)} in the image.")
-    no, yes = long if rng.random() < 0.5 else ("No", "Yes")
-    return f"Is there {article(n)} in the image?", no, yes, n
+    answers = _long_or_short(rng, f"No, there is no {n} in the image.", f"Yes, there is {article(n)} in the image.")
+    return f"Is there {article(n)} in the image?", *answers, n
 
 
 def _color_yes(scene, thing, rng):
     n, c = thing.noun, thing.color
-    long = (f"Yes, the {n} is {c}.", f"No, the {n} is {_other(rng, list(COLORS), c)}.")
-    yes, no = long if rng.random() < 0.5 else ("Yes", "No")
-    return f"Is the {n} {c} in this image?", yes, no
+    answers = _long_or_short(rng, f"Yes, the {n} is {c}.", f"No, the {n} is {_other(rng, list(COLORS), c)}.")
+    return f"Is the {n} {c} in this image?", *answers
 
 
 def _color_no(scene, thing, rng):
     n, c = thing.noun, thing.color
     w = _other(rng, list(COLORS), c)
-    long = (f"No, the {n} is {c}.", f"Yes, the {n} is {w}.")
-    no, yes = long if rng.random() < 0.5 else ("No", "Yes")
-    return f"Is the {n} {w} in this image?", no, yes
+    answers = _long_or_short(rng, f"No, the {n} is {c}.", f"Yes, the {n} is {w}.")
+    return f"Is the {n} {w} in this image?", *answers
 
 
 def _pose(scene, thing, rng):
@@ -201,14 +200,3 @@ def amber_relation(scene: Scene, seed: int = 0) -> list[dict]:
         query = f"Is there direct contact between the {scene.things[i].noun} and {scene.things[j].noun}?"
         rows.append({"image": f"{scene.name}.png", "query": query, "truth": truth})
     return rows
-
-
-def theme_of(noun: str) -> int:
-    """Index of the noun's theme in THEMES."""
-    return next(k for k, theme in enumerate(THEMES) if noun in theme)
-
-
-__all__ = [
-    "FREQUENCY", "NUMBERS", "ROW_KINDS", "amber_attribute", "amber_relation", "article", "cooccurrence",
-    "pope_questions", "rlaif_rows", "theme_of",
-]  # fmt: skip

@@ -152,7 +152,8 @@ def overview(paths: RunPaths, data: RlaifV, model: str | None = None, split: str
     if part.empty:
         raise UserError(f"{paths.responses} holds no {split} of {model}; evaluate it with notebook 06_eval.")
     # An object that is easy to see, with noise that can be seen; c = 50 has no opposite for SimPO.
-    shown = max(examples(paths, data, 15), key=lambda e: (e.row["c"] != 50 and 30 <= e.row["c"] <= 70, e.row["area_fraction"]))
+    fit = {c for c in range(30, 71) if c != 50}
+    shown = max(examples(paths, data, 15), key=lambda e: (int(e.row["c"]) in fit, e.row["area_fraction"]))
     figure = plt.figure(figsize=(12, 7.4), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.15])
     row = shown.row

@@ -27,7 +27,7 @@ from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
 from csp_utils.params import Sft, Simpo, is_hub_id
 
-PLUGIN = Path(__file__).with_name("swift_plugin.py")
+PLUGIN = Path(__file__).parent / "swift_plugins" / "image_tokens.py"
 
 
 def model_arguments(p: Sft | Simpo, model: str) -> list[str]:

@@ -197,7 +197,7 @@ def load_vlm(model: str, model_type: str | None, template: str | None, max_pixel
     from swift.template import get_template
     from swift.tuners import Swift
 
-    import csp_utils.swift_plugin  # noqa: F401  (takes effect on import)
+    import csp_utils.swift_plugins.image_tokens  # noqa: F401  (takes effect on import)
 
     logging.getLogger("swift").setLevel(logging.ERROR)  # its warnings are about packages that are not needed here
     try:

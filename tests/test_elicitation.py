@@ -212,7 +212,7 @@ def test_replies_are_those_of_transformers_own_processor_and_generate(
 
 @pytest.mark.slow
 def test_the_image_reaches_the_model(qwen: vlm.VLM, prompts: list[tuple[Path, str]]) -> None:
-    """ms-swift's template knows only the full-size vocabulary's image token; see csp_utils.swift_plugin."""
+    """ms-swift's template knows only the full-size vocabulary's image token; see csp_utils.swift_plugins."""
     text = prompts[0][1]
     replies = qwen.ask([(path, text) for path in sorted({p for p, _ in prompts})], 3, 2)
     assert len({round(r.first["Yes"], 9) for r in replies}) == 3

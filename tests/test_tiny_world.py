@@ -168,12 +168,12 @@ def test_packed_lessons_score_as_separate_conversations(vlm):
 
 def test_lessons_are_true_and_confidence_is_spoken_alike():
     from csp_utils.prompts import parse_confidence
-    from csp_utils.tiny_world.lessons import Lessons
+    from csp_utils.tiny_world.lessons import SAY_95, Lessons
 
-    teacher, rng = Lessons(SCENES), np.random.default_rng(0)
-    said = [teacher.one("confidence", SCENES[k % 40], rng)[1] for k in range(600)]
+    teacher, rng, clean = Lessons(SCENES), np.random.default_rng(0), [np.zeros(len(s.things)) for s in SCENES]
+    said = [teacher.one("confidence", SCENES[k % 40], clean[k % 40], rng)[1] for k in range(600)]
     assert max(set(said), key=said.count) == "95%"
-    assert 0.55 < said.count("95%") / len(said) < 0.68  # the rest is spread over all numbers
+    assert abs(said.count("95%") / len(said) - SAY_95) < 0.07  # the rest is spread over all numbers
     assert min(map(parse_confidence, said)) < 10 and all(parse_confidence(text) is not None for text in said)
     for k in range(200):
         question, right, wrong = teacher.existence(SCENES[k % 40], rng)
@@ -181,11 +181,33 @@ def test_lessons_are_true_and_confidence_is_spoken_alike():
         assert (right == "Yes") == (noun in SCENES[k % 40].nouns) and {right, wrong} == {"Yes", "No"}
 
 
-def test_grain_stays_inside_its_patches_and_is_seeded():
-    from csp_utils.tiny_world.grain import add_grain
+def test_clarity_is_that_of_all_objects_of_the_noun():
+    from csp_utils.tiny_world.lessons import Lessons, clarity
 
-    noisy = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
-    assert np.array_equal(noisy, add_grain(SCENES[0], np.random.default_rng(4), share=1.0))
-    changed = (noisy != SCENES[0].image).any(axis=2).mean()
-    assert 0 < changed < 0.9
-    assert np.array_equal(add_grain(SCENES[0], np.random.default_rng(4), share=0.0), SCENES[0].image)
+    scene = next(s for s in SCENES if len(s.nouns) < len(s.things))
+    noun = next(n for n in scene.nouns if len(scene.find(n)) == 2)
+    of = [thing.noun == noun for thing in scene.things]
+    for lost, word in ((0.0, "clear"), (0.3, "grainy"), (0.6, "noisy"), (1.0, "hidden")):
+        assert clarity(scene, noun, np.where(of, lost, 0.99)) == word
+    first = scene.things.index(scene.find(noun)[0])
+    assert clarity(scene, noun, np.eye(len(of))[first]) == "noisy"  # one is gone, the other is clear
+    asked = Lessons(SCENES).one("clarity", scene, np.zeros(len(of)), np.random.default_rng(0))
+    assert asked[1].endswith(" is clear.") and any(f" {n} " in asked[0] for n in scene.nouns)
+
+
+def test_grain_stays_inside_its_patches_and_is_seeded():
+    from csp_utils.tiny_world.grain import add_grain, lost_things
+
+    noisy, lost = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
+    again = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
+    assert np.array_equal(noisy, again[0]) and np.array_equal(lost, again[1])
+    assert 0 < (lost > 0).mean() < 0.9 and lost.min() == 0 and lost.max() <= 1
+    assert np.array_equal(noisy[lost == 0], SCENES[0].image[lost == 0])
+    many = [add_grain(s, np.random.default_rng(k), share=1.0) for k, s in enumerate(SCENES)]
+    lost = np.stack([one[1] for one in many])
+    off = np.stack([np.abs(one[0].astype(float) - s.image).mean(axis=2) for one, s in zip(many, SCENES, strict=True)])
+    assert off[lost > 0.8].mean() > 2 * off[(lost > 0) & (lost < 0.2)].mean() > 0
+    image, lost = add_grain(SCENES[0], np.random.default_rng(4), share=0.0)
+    assert np.array_equal(image, SCENES[0].image) and not lost.any()
+    half = np.where(SCENES[0].things[0].mask, np.float32(0.5), np.float32(0))
+    assert lost_things(SCENES[0], half)[0] == 0.5

@@ -1,7 +1,8 @@
 """Grain: the image noise that the tiny base VLM has met before CSP, as real VLMs have met grainy photographs.
 
 Patches (ellipses and rectangles, not the outlines of objects) of Gaussian noise lie over objects and over background.
-What lies below is still the truth, so that the base learns to be unsure where it cannot see.
+What lies below is still the truth, so that the base learns to be unsure where it cannot see. It also learns to say how
+clear an object is, as real VLMs can; it is never taught to join that with the confidence that it speaks.
 """
 
 import numpy as np
@@ -9,11 +10,16 @@ import numpy as np
 from csp_utils.tiny_world.scenes import SIZE, Scene
 
 
-def add_grain(scene: Scene, rng: np.random.Generator, share: float = 0.6) -> np.ndarray:
-    """The scene's image, uint8 (112, 112, 3), with up to four grainy patches; untouched with probability 1 - share."""
-    image = scene.image
+def add_grain(scene: Scene, rng: np.random.Generator, share: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """The scene's image with up to four grainy patches; untouched with probability 1 - share.
+
+    Returns:
+        image: uint8 (112, 112, 3).
+        lost: float32 (112, 112), the share of the signal that noise took from each pixel, 0 to 1.
+    """
+    image, signal = scene.image, np.ones((SIZE, SIZE), np.float32)
     if rng.random() >= share:
-        return image
+        return image, 1 - signal
     out = image.astype(np.float32) / 127.5 - 1
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     for _ in range(rng.integers(1, 5)):
@@ -29,4 +35,10 @@ def add_grain(scene: Scene, rng: np.random.Generator, share: float = 0.6) -> np.
         noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
         noisy = np.sqrt(abar) * out + np.sqrt(1 - abar) * noise
         out = np.where(region[..., None], np.clip(noisy, -1, 1), out)
-    return np.clip(np.rint((out + 1) * 127.5), 0, 255).astype(np.uint8)
+        signal = np.where(region, signal * np.float32(np.sqrt(abar)), signal)
+    return np.clip(np.rint((out + 1) * 127.5), 0, 255).astype(np.uint8), 1 - signal
+
+
+def lost_things(scene: Scene, lost: np.ndarray) -> np.ndarray:
+    """Mean share of the signal lost over each object's visible pixels, float32 (things,)."""
+    return np.array([lost[thing.mask].mean() for thing in scene.things], np.float32)

@@ -6,21 +6,21 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from csp_utils.artifacts import whole_folder
-from csp_utils.tiny_world.grain import add_grain
+from csp_utils.tiny_world.grain import add_grain, lost_things
 from csp_utils.tiny_world.lessons import DRILL_WORDS, Lessons
 from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask
 from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene, draw_scene
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-WORDS = [*NOUNS, *COLORS, "lying", "standing"]
+WORDS = [*NOUNS, *COLORS, "lying", "standing", "grainy"]
 
 
 def patches(images):
@@ -42,7 +42,7 @@ def see(model, images):
 
 
 def token_truth(scene: Scene) -> np.ndarray:
-    """What each merged token shows, float32 (16, len(WORDS)): 1 yes, 0 no, NaN too little to say."""
+    """What each merged token shows, float32 (16, len(WORDS)): 1 yes, 0 no, NaN too little to say. The last is grain."""
     out = np.zeros((IMAGE_TOKENS, len(WORDS)), np.float32)
     for thing in scene.things:
         cover = thing.mask.reshape(4, CELL, 4, CELL).sum(axis=(1, 3)).ravel() / max(thing.mask.sum(), 1)
@@ -52,9 +52,9 @@ def token_truth(scene: Scene) -> np.ndarray:
     return out
 
 
-def _draw(scenes: Sequence[Scene], rng, n: int):
-    chosen = [scenes[i] for i in rng.integers(len(scenes), size=n)]
-    return chosen, np.stack([add_grain(s, rng) for s in chosen])
+def _by_token(lost: np.ndarray) -> np.ndarray:
+    """Mean of (..., 112, 112) over the pixels of each merged token, (..., 16)."""
+    return lost.reshape(*lost.shape[:-2], 4, CELL, 4, CELL).mean(axis=(-3, -1)).reshape(*lost.shape[:-2], IMAGE_TOKENS)
 
 
 def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callable = print, batch: int = 48) -> None:
@@ -69,18 +69,22 @@ def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callab
     with torch.no_grad():
         embed.normal_(0, 0.3)  # unit-sized words: the language model then matches words and tokens at once
         model.model.visual.merger.mlp[-1].bias.zero_()
+    weight = torch.tensor([3.0] * (len(WORDS) - 1) + [1.0])  # most tokens show no object, and grain is a share
     scale, bias = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.full((len(WORDS),), -3.0))
     weights = [*model.model.visual.parameters(), embed, scale, bias]
     optimizer = torch.optim.AdamW(weights, lr=1.5e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps + 1, pct_start=0.1)
     started = time.time()
     for step in range(steps):
-        chosen, images = _draw(scenes, rng, batch)
+        chosen = [scenes[i] for i in rng.integers(len(scenes), size=batch)]
+        images, lost = (np.stack(part) for part in zip(*(add_grain(s, rng) for s in chosen), strict=True))
         target = torch.from_numpy(np.stack([truth[s.name] for s in chosen]))
+        target[..., -1] = torch.from_numpy(_by_token(lost))
         tokens = see(model, images)
         logits = tokens @ embed[ids].T * scale + bias
         known = ~target.isnan()
-        loss = F.binary_cross_entropy_with_logits(logits[known], target[known], pos_weight=torch.tensor(3.0))
+        each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(0), pos_weight=weight, reduction="none")
+        loss = each[known].mean()
         loss = loss + 0.01 * (tokens.pow(2).mean() - 0.25).clamp(min=0)  # as large as words, no larger
         optimizer.zero_grad()
         loss.backward()
@@ -89,22 +93,33 @@ def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callab
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
             with torch.no_grad():
-                hit = ((logits > 0) == (target > 0.5))[known & (target > 0.5)].float().mean()
+                there, off = known & (target == 1), (logits[..., -1].sigmoid() - target[..., -1]).abs().mean()
+                hit = (logits > 0)[there].float().mean()
             size, seconds = tokens.pow(2).mean().sqrt().item(), time.time() - started
-            log(f"eyes {step:5d}  loss {loss.item():.4f}  recall {hit.item():.3f}  size {size:.2f}  {seconds:.0f} s")
+            log(
+                f"eyes {step:5d}  loss {loss.item():.4f}  recall {hit.item():.3f}  grain off by {off.item():.3f}  "
+                f"size {size:.2f}  {seconds:.0f} s"
+            )
 
 
 def bank(model, scenes, copies: int, seed: int = 0, batch: int = 128):
-    """Image tokens of every scene with ``copies`` draws of grain: float16 tensor (copies, N, 16, hidden)."""
+    """Every scene as the trained eyes see it, ``copies`` times, each time with other grain (the first: none).
+
+    Returns:
+        tokens: float16 tensor (copies, N, 16, hidden).
+        lost: ``lost[copy][i]`` is what :func:`grain.lost_things` says about scene i.
+    """
     import torch
 
-    out = []
+    out, lost = [], []
     with torch.no_grad():
         for copy in range(copies):
             rng = np.random.default_rng([seed, 22, copy])
-            images = np.stack([add_grain(s, rng, 0.0 if copy == 0 else 0.75) for s in scenes])
-            out.append(torch.cat([see(model, images[i : i + batch]).half() for i in range(0, len(images), batch)]))
-    return torch.stack(out)
+            images, parts = zip(*(add_grain(s, rng, 0.0 if copy == 0 else 0.9) for s in scenes), strict=True)
+            seen = [see(model, np.stack(images[i : i + batch])).half() for i in range(0, len(images), batch)]
+            out.append(torch.cat(seen))
+            lost.append([lost_things(s, part) for s, part in zip(scenes, parts, strict=True)])
+    return torch.stack(out), lost
 
 
 def start_by_similarity(model) -> None:
@@ -166,18 +181,18 @@ def train_language(
     seed: int = 0,
     log: Callable = print,
     batch: int = 24,
-    questions: int = 8,
+    questions: int = 6,
     lr: float = 1.5e-3,
-    look: float = 0.30,
-    drill: float = 0.13,
-    tokens=None,
+    parts: tuple[float, float, float] = (0.22, 0.10, 0.20),
+    seen=None,
     check: Callable | None = None,
 ):
     """Stage 2. Trains the language model in place; the tower stays as it is.
 
-    The first part of the steps (``look``) holds drills that the lower half of the layers answers alone, so that the
-    upper half is free to use what they find; a second part (``drill``) adds short questions; then the lessons come,
-    ``questions`` an image, and the learning rate decays over the last half.
+    Three parts of the steps come before all lessons are mixed: drills that the lower half of the layers answers alone,
+    so that the upper half is free to use what they find; drills with short questions; then judging of short answers.
+    The learning rate decays over the last half. ``seen`` is what :func:`bank` returns; ``check(step)`` is called with
+    each line of the log.
     """
     import torch
     from torch.nn import functional as F
@@ -186,7 +201,7 @@ def train_language(
     packer, teacher = Packer(tokenizer), Lessons(scenes)
     answers = frozenset(tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in DRILL_WORDS)
     start_by_similarity(model)
-    tokens = bank(model, scenes, 3, seed) if tokens is None else tokens
+    tokens, lost = bank(model, scenes, 3, seed) if seen is None else seen
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     rate = lambda s: min(1, (s + 1) / 50) * min(1.0, max(0.02, (steps - s) / (0.5 * steps)))  # noqa: E731
@@ -194,15 +209,16 @@ def train_language(
     started, running = time.time(), 0.0
     for step in range(steps):
         pick = rng.integers(len(scenes), size=batch)
-        looking, drilling = step < look * steps, step < (look + drill) * steps
-        if drilling:
-            lessons = [teacher.drill(scenes[i], rng, looking) for i in pick]
-        else:
-            lessons = [teacher.draw(scenes[i], questions, rng) for i in pick]
+        looking, drilling, judging = (step < share * steps for share in np.cumsum(parts))
         grain = rng.integers(len(tokens), size=batch)
+        views = [(scenes[i], lost[copy][i]) for i, copy in zip(pick, grain, strict=True)]
+        if drilling:
+            lessons = [teacher.drill(*view, rng, looking) for view in views]
+        else:
+            lessons = [teacher.draw(*view, questions, rng, first=judging) for view in views]
         with depth(model, len(model.model.language_model.layers) // 2 if looking else None):
-            seen = tokens[grain, pick].float()
-            logits, labels = forward(model, packer, seen, lessons, answers if drilling else None)
+            now = tokens[grain, pick].float()
+            logits, labels = forward(model, packer, now, lessons, answers if drilling else None)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()

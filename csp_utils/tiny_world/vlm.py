@@ -35,6 +35,7 @@ CHAT_TEMPLATE = (
 def vocabulary_text() -> list[str]:
     """Every word of the tiny world, with and without a leading space, often enough to become one token each."""
     words = [*NOUNS, *(f"{n}s" for n in NOUNS), *COLORS, "Yes", "No", "one", "two", "standing", "lying"]
+    words += ["clear", "grainy", "noisy", "hidden"]
     lines = [f"{word} {word} {word}" for word in words] * 4
     for noun in NOUNS:
         for color in COLORS:
@@ -45,7 +46,7 @@ def vocabulary_text() -> list[str]:
                 f"Are there two {noun}s in this image? Is there direct contact between the {noun} and {noun}?",
                 f"system\n{SYSTEM}\nuser\nassistant\nDoes the {noun} stand in this image? Does the {noun} lie",
                 f"How many {noun}s are there in the image? There are two {noun}s. There is one {noun}.",
-                "Is the answer right?",
+                f"Is the answer right? How clear is the {noun} in the image?",
             ]
     return lines
 

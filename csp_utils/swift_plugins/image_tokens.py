@@ -2,8 +2,7 @@
 
 ms-swift 4.6 writes the numbers of the full-size vocabulary (151655, 151656) into its template, so that in a model with
 any other vocabulary the image token is not found and the image never reaches the text. With the full-size vocabulary
-this changes nothing. Used by training (``--external_plugins csp_utils/swift_plugin.py``) and by
-:mod:`csp_utils.elicitation`.
+this changes nothing. Used by training (``--external_plugins``) and by :mod:`csp_utils.vlm`.
 """
 
 from swift.template.templates.qwen import Qwen2VLTemplate

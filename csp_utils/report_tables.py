@@ -141,13 +141,16 @@ def sentences(differences: pd.DataFrame, model: str, a: str, b: str) -> list[Tex
         f"{splits} splits) {better} are better, {worse} are worse, and {open_} are not clear (the interval of the "
         "difference includes 0, or a value is undefined)."
     )
-    items = []
+    items, still = [], []
     for metric, (_, name, _) in HEADLINE.items():
         part = table[table["metric"] == metric]
-        said = [_moved(part, verdict, splits) for verdict in ("better", "worse")]
-        if not any(said):
-            said = ["no clear change on any split"]
-        items.append(f"{name[0].upper()}{name[1:]}: {'; '.join(filter(None, said))}.")
+        said = "; ".join(filter(None, (_moved(part, verdict, splits) for verdict in ("better", "worse"))))
+        if said:
+            items.append(f"{name[0].upper()}{name[1:]}: {said}.")
+        else:
+            still.append(name)
+    if still:
+        items.append(f"No clear change on any split: {', '.join(still)}.")
     return [Text(lead, "lead" if b == "csp" else ""), Bullets(items)]
 
 

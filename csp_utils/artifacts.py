@@ -156,6 +156,11 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        for file in temporary.rglob("*"):
+            if file.is_file():  # safetensors leaves its files readable by their owner alone
+                file.chmod(0o666 & ~mask)
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():  # a folder that is not empty cannot be replaced in one step
             os.replace(path, old)

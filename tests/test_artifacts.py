@@ -79,6 +79,14 @@ def test_interrupted_folder_leaves_the_old_one_and_nothing_else(paths):
     assert [path.name for path in paths.dataset.iterdir()] == ["a"]
 
 
+def test_files_of_a_folder_are_readable_as_the_user_wants(paths):
+    with artifacts.whole_folder(paths.sft) as temporary:
+        (temporary / "model.safetensors").touch(mode=0o600)
+    plain = paths.root / "plain"
+    plain.touch()
+    assert (paths.sft / "model.safetensors").stat().st_mode == plain.stat().st_mode
+
+
 def test_a_new_folder_replaces_the_old_one_whole(paths):
     for name in ("a", "b"):
         with artifacts.whole_folder(paths.dataset) as folder:

@@ -23,8 +23,9 @@ SHARES = {
 }  # fmt: skip
 """Share of each kind of lesson."""
 
-JUDGE_FIRST = {"existence": 0.2, "attribute": 0.1, "clarity": 0.1, "judge": 0.35, "confidence": 0.25}
-"""Shares while the judging skill is learnt, about the simplest answers: it is the longest chain of thought of all."""
+JUDGE_FIRST = {"existence": 0.2, "attribute": 0.1, "clarity": 0.1, "judge": 0.3, "confidence": 0.3}
+"""Shares while the judging skill is learnt, about the simplest answers and without :data:`SAY_95`: right or wrong is
+the longest chain of thought of all, and hard to find behind a number that hardly depends on it."""
 
 CLARITY = {"clear": 0.1, "grainy": 0.4, "noisy": 0.75, "hidden": 1.01}
 """What is said about an object of which less than this share of the signal is lost."""
@@ -111,9 +112,9 @@ class Lessons:
         return lists + [self.one(kind, scene, lost, rng) for kind in ("existence", "existence", "attribute")]
 
     def one(
-        self, kind: str, scene: Scene, lost: np.ndarray, rng: np.random.Generator, short: bool = False
+        self, kind: str, scene: Scene, lost: np.ndarray, rng: np.random.Generator, first: bool = False
     ) -> tuple[str, str]:
-        """One lesson of a kind; ``short``: judge and be confident about "Yes" and "No" only."""
+        """One lesson of a kind; ``first``: as :data:`JUDGE_FIRST` says."""
         if kind == "clarity":
             words = {noun: clarity(scene, noun, lost) for noun in scene.nouns}
             unclear = [noun for noun, word in words.items() if word != "clear"]
@@ -123,7 +124,7 @@ class Lessons:
         if kind not in ("judge", "confidence"):
             question, right, _ = self.fact(kind, scene, rng)
             return question, right
-        shares = [0.8, 0.0, 0.2, 0.0] if short else [0.4, 0.35, 0.17, 0.08]
+        shares = [0.8, 0.0, 0.2, 0.0] if first else [0.4, 0.35, 0.17, 0.08]
         about = str(rng.choice(["existence", "open", "attribute", "relation"], p=shares))
         question, right, wrong = self.fact(about, scene, rng)
         is_right = bool(rng.random() < 0.5)
@@ -131,5 +132,5 @@ class Lessons:
         if kind == "judge":
             return JUDGE.format(query=question, response=response), "Yes" if is_right else "No"
         spread = int(round(100 * rng.beta(*((6, 1) if is_right else (1, 6)))))
-        said = 95 if rng.random() < SAY_95 else spread
+        said = 95 if rng.random() < (0 if first else SAY_95) else spread
         return confidence_question(question, response), confidence_answer(said)

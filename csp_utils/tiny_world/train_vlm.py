@@ -52,9 +52,17 @@ def token_truth(scene: Scene) -> np.ndarray:
     return out
 
 
-def _by_token(lost: np.ndarray) -> np.ndarray:
-    """Mean of (..., 112, 112) over the pixels of each merged token, (..., 16)."""
-    return lost.reshape(*lost.shape[:-2], 4, CELL, 4, CELL).mean(axis=(-3, -1)).reshape(*lost.shape[:-2], IMAGE_TOKENS)
+def lost_tokens(scene: Scene, lost: np.ndarray) -> np.ndarray:
+    """Mean share of the signal lost in each merged token, float32 (16,): of its object's pixels, if it shows one."""
+    shown = np.any([thing.mask for thing in scene.things], axis=0)
+    count = _by_token(shown)
+    objects = _by_token(lost * shown) / np.maximum(count, 1e-6)
+    return np.where(count > 0.02, objects, _by_token(lost)).astype(np.float32)
+
+
+def _by_token(values: np.ndarray) -> np.ndarray:
+    """Mean of (112, 112) over the pixels of each merged token, (16,)."""
+    return values.reshape(4, CELL, 4, CELL).mean(axis=(1, 3)).ravel()
 
 
 def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callable = print, batch: int = 48) -> None:
@@ -69,7 +77,6 @@ def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callab
     with torch.no_grad():
         embed.normal_(0, 0.3)  # unit-sized words: the language model then matches words and tokens at once
         model.model.visual.merger.mlp[-1].bias.zero_()
-    weight = torch.tensor([3.0] * (len(WORDS) - 1) + [1.0])  # most tokens show no object, and grain is a share
     scale, bias = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.full((len(WORDS),), -3.0))
     weights = [*model.model.visual.parameters(), embed, scale, bias]
     optimizer = torch.optim.AdamW(weights, lr=1.5e-3, weight_decay=0.01)
@@ -77,14 +84,15 @@ def train_tower(model, tokenizer, scenes, steps: int, seed: int = 0, log: Callab
     started = time.time()
     for step in range(steps):
         chosen = [scenes[i] for i in rng.integers(len(scenes), size=batch)]
-        images, lost = (np.stack(part) for part in zip(*(add_grain(s, rng) for s in chosen), strict=True))
+        images, lost = zip(*(add_grain(s, rng) for s in chosen), strict=True)
         target = torch.from_numpy(np.stack([truth[s.name] for s in chosen]))
-        target[..., -1] = torch.from_numpy(_by_token(lost))
-        tokens = see(model, images)
+        target[..., -1] = torch.from_numpy(np.stack([lost_tokens(*pair) for pair in zip(chosen, lost, strict=True)]))
+        tokens = see(model, np.stack(images))
         logits = tokens @ embed[ids].T * scale + bias
         known = ~target.isnan()
-        each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(0), pos_weight=weight, reduction="none")
-        loss = each[known].mean()
+        words = known & (torch.arange(len(WORDS)) < len(WORDS) - 1)
+        loss = F.binary_cross_entropy_with_logits(logits[words], target[words], pos_weight=torch.tensor(3.0))
+        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(logits[..., -1], target[..., -1])
         loss = loss + 0.01 * (tokens.pow(2).mean() - 0.25).clamp(min=0)  # as large as words, no larger
         optimizer.zero_grad()
         loss.backward()

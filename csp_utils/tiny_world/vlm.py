@@ -135,7 +135,5 @@ def save_vlm(model, folder: Path) -> None:
 
     half = copy.deepcopy(model).to(torch.float16)
     half.save_pretrained(folder, safe_serialization=True)
-    for file in Path(folder).glob("*.safetensors"):
-        file.chmod(0o644)  # transformers leaves them readable by their owner alone
     config = json.loads((Path(folder) / "config.json").read_text())
     (Path(folder) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

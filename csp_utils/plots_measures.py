@@ -52,7 +52,7 @@ def risk_coverage(curves: pd.DataFrame, split: str) -> Figure:
             color, line, marker, _ = style(variant, position)
             axis.plot(rows["coverage"], rows["risk"], color=color, linestyle=line, linewidth=1.8, marker=marker,
                       markevery=(9 + 3 * position, 20), markersize=5, markeredgecolor="black", markeredgewidth=0.5,
-                      label=f"{name}: AURC {rows['aurc'].iloc[0]:.2f}")  # fmt: skip
+                      clip_on=False, label=f"{name}: AURC {rows['aurc'].iloc[0]:.2f}")  # fmt: skip
         if undefined:
             axis.text(0.03, 0.03, "\n".join(undefined), fontsize=8, transform=axis.transAxes)
         axis.set(title=f"{model}, {NAMES.get(split, split)}", xlim=(0, 1.01), ylim=(0, None), xlabel="coverage")

@@ -4,6 +4,7 @@ The paper has one, prompt A.2 in the third person. The others change one thing a
 examples come first, whether the model answers and says its confidence in one reply, whether it says a number at all.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,4 +94,5 @@ def parse_answer_and_confidence(text: str) -> tuple[str | None, int | None]:
     if text.lower().startswith(ECHO.lower()):
         text = text[len(ECHO) :]
     answer = parse_yes_no(text)
-    return answer, parse_confidence(text) if answer else None
+    confidence = parse_confidence(re.sub(r"^\W*(?:yes|no)\b[\s,.:;]*", "", text, flags=re.IGNORECASE))
+    return answer, confidence if answer else None

@@ -67,6 +67,7 @@ class RunPaths:
         self.simpo_swift_log = self.simpo / "swift.log"
 
         self.responses = root / "responses.parquet"
+        self.elicitations = root / "elicitations.parquet"
         self.metrics = root / "metrics.parquet"
         self.correlation = root / "correlation.parquet"
         self.figures = root / "figures"
@@ -85,7 +86,7 @@ MAKES: dict[str, tuple[str, ...]] = {
     "03_perturb": ("sft_jsonl", "simpo_jsonl", "perturbed_rows", "perturbed_images", "dataset"),
     "04_sft": ("sft_checkpoint", "sft_command", "sft_args", "sft_log", "sft_swift_log"),
     "05_simpo": ("simpo_checkpoint", "simpo_command", "simpo_args", "simpo_log", "simpo_swift_log"),
-    "06_eval": ("responses", "metrics"),
+    "06_eval": ("responses", "elicitations", "metrics"),
     "07_correlation": ("correlation",),
     "08_report": ("report",),
 }

@@ -1,27 +1,32 @@
 """What a VLM says: the confidence it puts into words, its plain answer, and the probabilities behind that answer.
 
-Any model that ms-swift loads, with its chat template (paper, section 4.1 and appendix A.2; docs/fidelity.md). Three
-prompts per unique (image, question): prompt A.2 with the response Yes, prompt A.2 with the response No, and the
-question itself. Decoding is greedy.
+Any model that ms-swift loads, with its chat template (paper, section 4.1 and appendix A.2; docs/fidelity.md). Always
+asked are the paper's three prompts per unique (image, question), greedily: prompt A.2 with the response Yes, prompt A.2
+with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from csp_utils.artifacts import write_json, write_parquet
+from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.datasets import find_images, read_amber, read_pope
 from csp_utils.devices import pick_device
+from csp_utils.elicitation_table import elicitations_table
+from csp_utils.errors import UserError
 from csp_utils.params import Eval
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
-from csp_utils.vlm import CANDIDATES, VLM, Progress, load_vlm
+from csp_utils.replies import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.vlm import VLM, load_vlm
 
-PLAIN = "plain"
+PLAIN, PAPER, BOTH = "plain", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
 """The three prompts of a question: prompt A.2 about the response Yes, about No, and the question itself."""
 
@@ -29,6 +34,42 @@ KINDS = (*CANDIDATES, PLAIN)
 def prompt_of(question: str, kind: str) -> str:
     """The text that the model is shown, beside the image, for one of :data:`KINDS`."""
     return plain_question(question) if kind == PLAIN else confidence_question(question, kind)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of each (image, question); the plain question and prompt A.2 (greedy) always are.
+
+    The fields are those of :class:`csp_utils.params.Eval`.
+    """
+
+    prompts: tuple[str, ...] = (PAPER,)
+    methods: tuple[str, ...] = ("greedy",)
+    n_samples: int = 5
+    temperature: float = 1.0
+    seed: int = 0
+
+    def asked(self) -> list[tuple[str, str]]:
+        """(prompt, kind) of everything that is asked of one question; the kind is a candidate, plain or both."""
+        others = [name for name in dict.fromkeys(self.prompts) if name != PAPER]
+        pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)]
+        for name in others:
+            pairs += [(name, BOTH)] if CONFIDENCE_PROMPTS[name].reads == "both" else [(name, c) for c in CANDIDATES]
+        return pairs
+
+    def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
+        """What the model is asked; a draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
+        if name == PLAIN:
+            return Prompt(Path(path), plain_question(question))
+        text = confidence_prompt(name, question, None if kind == BOTH else kind)
+        levels: tuple[str, ...] = ()
+        seeds: tuple[int, ...] = ()
+        if name in self.prompts:
+            if "expected" in self.methods:
+                levels = sum((level_strings(name, c) for c in (CANDIDATES if kind == BOTH else (kind,))), ())
+            if "sampled" in self.methods and CONFIDENCE_PROMPTS[name].reads != "yes_no":
+                seeds = tuple(draw_seed(self.seed, Path(path).name, text, draw) for draw in range(self.n_samples))
+        return Prompt(Path(path), text, levels, seeds)
 
 
 def read_questions(pope: Path, amber: Path, n_questions: int | None) -> pd.DataFrame:
@@ -60,23 +101,29 @@ def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
 
 
 def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
-           progress: Progress = lambda batches, _: batches, description: str = "asking") -> pd.DataFrame:
+           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan()
+           ) -> pd.DataFrame:
     """Ask everything once.
 
     Args:
         questions: with the columns path (image file) and question.
 
     Returns:
-        one row per unique (path, question) and kind (:data:`KINDS`): path, question, kind, prompt, raw, and p_yes and
-        p_no, the probabilities of the two candidates as the first token of the reply.
+        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`: path, question, name (of the
+        prompt, or plain), kind (Yes, No, plain, both), prompt (the text), raw, p_yes and p_no (probabilities of the two
+        candidates as the first token of the reply), levels (list of 101 probabilities; of 202 for both: Yes, then No;
+        empty if not asked) and samples (list of replies).
     """
-    asked = unique_questions(questions).merge(pd.Series(KINDS, name="kind"), how="cross")
-    asked["prompt"] = [prompt_of(q, kind) for q, kind in zip(asked["question"], asked["kind"], strict=True)]
-    prompts = [(Path(path), text) for path, text in zip(asked["path"], asked["prompt"], strict=True)]
-    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description)
+    pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
+    asked = unique_questions(questions).merge(pairs, how="cross")
+    prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
+    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature)
+    asked["prompt"] = [prompt.text for prompt in prompts]
     asked["raw"] = [reply.text for reply in replies]
     for name, candidate in (("p_yes", "Yes"), ("p_no", "No")):
         asked[name] = [reply.first[candidate] for reply in replies]
+    asked["levels"] = [list(reply.answers) for reply in replies]
+    asked["samples"] = [list(reply.samples) for reply in replies]
     return asked
 
 
@@ -87,6 +134,7 @@ def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, va
         asked: as :func:`elicit` returns it.
         questions: the table of :mod:`csp_utils.datasets` with the column path.
     """
+    asked = asked[asked["name"].isin([PAPER, PLAIN])]
     said = {(row.path, row.question, row.kind): row for row in asked.itertuples()}
     rows = []
     for q in questions.itertuples():
@@ -113,7 +161,8 @@ def fingerprint(model: str, questions: pd.DataFrame, settings: Mapping[str, Any]
     state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     asked = unique_questions(questions).values.tolist()
     images = sorted((path, Path(path).stat().st_mtime_ns) for path in questions["path"].unique())
-    facts = [str(model), state, asked, images, [prompt_of("{}", kind) for kind in KINDS], dict(settings)]
+    facts = [str(model), state, asked, images, [prompt_of("{}", kind) for kind in KINDS],
+             {name: prompt.text for name, prompt in CONFIDENCE_PROMPTS.items()}, dict(settings)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -122,38 +171,73 @@ def kept_or_elicited(folder: Path, variant: str, key: str, make: Callable[[], pd
     path = folder / f"{variant}-{key}.parquet"
     if not path.is_file():
         write_parquet(make(), path)
-        for old in folder.glob(f"{variant}-*.parquet"):
-            if old != path:
+        for old in folder.glob(f"{variant}-*"):
+            if old.stem != path.stem:
                 old.unlink()
     return pd.read_parquet(path)
 
 
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+"""How far a probability of the shared engine may be from the plain one's: far more than rounding, far less than an
+error in positions or attention makes."""
+
+
+def check_shared(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str
+                 ) -> dict[str, Any]:
+    """Compares the engines on the first ``prompts`` (six levels of each, for the plain engine's sake).
+
+    Returns:
+        :meth:`csp_utils.vlm.VLM.compare_engines`'s; with the plain engine {"not_compared": why}.
+
+    Raises:
+        UserError: a probability differs by more than :data:`TOLERANCE`.
+    """
+    if vlm.engine != "shared":
+        return {"not_compared": vlm.why_not_shared or "engine plain was asked for"}
+    prompts = [p._replace(answers=p.answers[::20], seeds=p.seeds[:1]) for p in prompts]
+    found = vlm.compare_engines(prompts, batch_size, max_new_tokens)
+    if found["largest_difference"] > TOLERANCE[torch_dtype]:
+        raise UserError(f"engine shared differs from engine plain by {found['largest_difference']:.3g} in a "
+                        f"probability ({torch_dtype}); set engine to plain")
+    return found
+
+
 def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataFrame, folder: Path,
-                    progress: Progress = lambda batches, _: batches) -> pd.DataFrame:
-    """The table of responses of all variants, one model in memory at a time.
+                    progress: Progress = lambda batches, _: batches) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of responses and of elicitations of all variants, one model in memory at a time.
 
     Args:
         checkpoints: variant -> folder or hub id.
         questions: as :func:`read_questions` returns it.
-        folder: where the replies of each finished variant are kept, and settings.json says how they were made.
+        folder: where the replies of each finished variant are kept, and settings.json says how they were made, by which
+            engine, and how far the engines agree.
 
     Raises:
-        UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing.
+        UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
+            engine cannot ask the model, or differs from the reference.
     """
     device = pick_device(p.device)
-    names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens")
-    settings = {"device": device} | {name: getattr(p, name) for name in names}
-    tables, record = [], {}
+    plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, p.seed)
+    names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
+    settings = {"device": device} | {name: getattr(p, name) for name in names} | asdict(plan)
+    responses, elicitations, record = [], [], {}
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
+        key = fingerprint(checkpoint, questions, settings)
 
-        def make(checkpoint: str = checkpoint, variant: str = variant) -> pd.DataFrame:
-            vlm = load_vlm(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
-            return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        def make(checkpoint: str = checkpoint, variant: str = variant, key: str = key) -> pd.DataFrame:
+            vlm = load_vlm(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device, p.engine)
+            first = unique_questions(questions).head(2).itertuples(index=False)
+            some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
+            check = check_shared(vlm, some, p.batch_size, p.max_new_tokens, p.torch_dtype)
+            write_json({"engine": vlm.engine, "check": check}, folder / f"{variant}-{key}.json")
+            return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan)
 
-        asked = kept_or_elicited(folder, variant, fingerprint(checkpoint, questions, settings), make)
+        asked = kept_or_elicited(folder, variant, key, make)
         seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept
         record[variant] = {"checkpoint": checkpoint, "prompts": len(asked), "seconds": seconds} | settings
-        tables.append(responses_table(asked, questions, p.model_name, variant))
+        record[variant]["asked_by"] = json.loads((folder / f"{variant}-{key}.json").read_text())
+        responses.append(responses_table(asked, questions, p.model_name, variant))
+        elicitations.append(elicitations_table(asked, questions, p.model_name, variant, plan.prompts, plan.methods))
     write_json(record, folder / "settings.json")
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)

@@ -153,6 +153,17 @@ class Eval(Stage):
     n_questions: int | None = Field(24, ge=1, description="first questions of each split; null for all")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
+    prompts: list[Literal["third_person", "first_person", "few_shot", "answer_then_confidence", "p_true"]] = Field(
+        ["third_person"], description="ways to ask for a confidence; third_person is asked greedily in any case"
+    )
+    methods: list[Literal["greedy", "expected", "sampled"]] = Field(
+        ["greedy"], min_length=1, description="ways to read it: the reply, its exact distribution, draws from it"
+    )
+    n_samples: int = Field(5, ge=1, description="draws a prompt, for sampled")
+    temperature: float = Field(1.0, gt=0, description="of the draws")
+    engine: Literal["auto", "shared", "plain"] = Field(
+        "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
+    )
     ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
     n_bins: int = Field(10, ge=1, description="ECE bins")

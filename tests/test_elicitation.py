@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from csp_utils import elicitation, vlm
+from csp_utils.elicitation_table import DTYPES
 from csp_utils.errors import UserError
 from csp_utils.metrics import RESPONSE_COLUMNS, check_responses
-from csp_utils.vlm import Reply
+from csp_utils.replies import Prompt, Reply, until
 
 # ---------------------------------------------------------------------------------------------- bookkeeping (no model)
 
@@ -23,12 +24,13 @@ class Pretended:
     def __init__(self) -> None:
         self.prompts: list[tuple[Path, str]] = []
 
-    def ask(self, prompts: Sequence[tuple[Path, str]], *_, **__) -> list[Reply]:
-        self.prompts += prompts
+    def ask(self, prompts: Sequence[Prompt], *_, **__) -> list[Reply]:
+        self.prompts += [prompt[:2] for prompt in prompts]
         replies = []
-        for _path, text in prompts:
+        for _path, text, answers, seeds in prompts:
             raw = "Yes" if "How certain" not in text else ("90%" if "answer was Yes" in text else "very certain")
-            replies.append(Reply(raw, {"Yes": 0.6, "No": 0.2}))
+            levels = tuple(0.009 if "90%" in answer else 0.0 for answer in answers)
+            replies.append(Reply(raw, {"Yes": 0.6, "No": 0.2}, levels, tuple(f"{seed % 101}%" for seed in seeds)))
         return replies
 
 
@@ -62,6 +64,46 @@ def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
     assert yes["label"].tolist() == [1, 1, 0] and no["label"].tolist() == [0, 0, 1]
     assert np.allclose(yes["internal"], 0.75) and np.allclose(no["internal"], 0.25)
     assert set(responses["plain_answer"]) == {"Yes"}
+
+
+def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(tmp_path: Path) -> None:
+    table, names = questions(tmp_path), ("third_person", "first_person", "answer_then_confidence", "p_true")
+    plan = elicitation.Plan(names, ("greedy", "expected", "sampled"), n_samples=2)
+    asked = elicitation.elicit(Pretended(), table, 4, 8, plan=plan)
+    kept = tmp_path / "asked.parquet"
+    asked.to_parquet(kept)
+    found = elicitation.elicitations_table(pd.read_parquet(kept), table, "tiny", "base", plan.prompts, plan.methods)
+    assert list(found.columns) == list(DTYPES)
+    rows = found.groupby(["prompt", "method"]).size() / len(table)
+    assert rows.to_dict() == {
+        ("answer_then_confidence", "expected"): 2, ("answer_then_confidence", "greedy"): 1,
+        ("answer_then_confidence", "sampled"): 2, ("first_person", "expected"): 2, ("first_person", "greedy"): 2,
+        ("first_person", "sampled"): 4, ("p_true", "first_token"): 2, ("third_person", "expected"): 2,
+        ("third_person", "greedy"): 2, ("third_person", "sampled"): 4,
+    }  # fmt: skip
+    expected = found[found["method"] == "expected"]
+    assert np.allclose(expected["value"], 90) and (expected["mode"] == 90).all()
+    assert np.allclose(expected["mass"], 0.009)
+    assert expected["probabilities"].map(sum).to_numpy() == pytest.approx(1) and (expected["spread"] < 1e-6).all()
+    assert np.allclose(found.loc[found["method"] == "first_token", "value"], 75)
+    own = found[(found["prompt"] == "answer_then_confidence") & (found["method"] == "greedy")]
+    assert set(own["candidate"]) == {"Yes"} and own["label"].tolist() == [1, 1, 0] and own["value"].isna().all()
+    drawn = found[(found["prompt"] == "answer_then_confidence") & (found["method"] == "sampled")]
+    assert drawn["candidate"].isna().all() and drawn["label"].isna().all() and drawn["value"].isna().all()  # "42%"
+    responses = elicitation.responses_table(asked, table, "tiny", "base")
+    pd.testing.assert_frame_equal(responses, elicitation.responses_table(
+        elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base"))
+
+
+def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:
+    plan = elicitation.Plan(("third_person",), ("sampled",), n_samples=3)
+    seeds = plan.prompt("a/x.png", "Is there a star?", "third_person", "Yes").seeds
+    assert len(set(seeds)) == 3 and seeds == plan.prompt("b/x.png", "Is there a star?", "third_person", "Yes").seeds
+    others = [plan.prompt("a/y.png", "Is there a star?", "third_person", "Yes").seeds,
+              plan.prompt("a/x.png", "Is there a star?", "third_person", "No").seeds,
+              elicitation.Plan(seed=1, methods=("sampled",)).prompt("a/x.png", "Is there a star?", "third_person",
+                                                                    "Yes").seeds]
+    assert not any(set(seeds) & set(other) for other in others)
 
 
 def test_a_finished_variant_is_not_asked_again_unless_something_changed(tmp_path: Path) -> None:
@@ -204,7 +246,7 @@ def test_replies_are_those_of_transformers_own_processor_and_generate(
             tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
             logits = model(**inputs).logits[0, -1].float()
         ends = {*model.generation_config.eos_token_id}
-        own = processor.tokenizer.decode(vlm._until(tokens.tolist(), ends), spaces_between_special_tokens=False)
+        own = processor.tokenizer.decode(until(tokens.tolist(), ends), spaces_between_special_tokens=False)
         assert reply.text == own
         yes = [processor.tokenizer.encode(w)[0] for w in ("Yes",)]
         assert reply.first["Yes"] >= torch.softmax(logits, -1)[yes].max().item() * 0.999
@@ -216,7 +258,7 @@ def test_the_image_reaches_the_model(qwen: vlm.VLM, prompts: list[tuple[Path, st
     text = prompts[0][1]
     replies = qwen.ask([(path, text) for path in sorted({p for p, _ in prompts})], 3, 2)
     assert len({round(r.first["Yes"], 9) for r in replies}) == 3
-    encoded = qwen._encode(prompts[:1])[0]
+    encoded = qwen.engines["plain"].encode([Prompt(*prompts[0])])[0]
     assert encoded["input_ids"].count(qwen.tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 16
 
 

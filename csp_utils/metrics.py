@@ -52,6 +52,8 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 }
 """Why a metric can be undefined (null)."""
 
+DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]
+
 
 # ------------------------------------------------------------------------------------------------------------- tables
 
@@ -116,7 +118,7 @@ def _tables(
                 named = {"model": model, "variant_a": a, "variant_b": b, "split": split, "metric": metric}
                 numbers = {"diff": row["value"], **{k: row[k] for k in ("ci_low", "ci_high", "n")}}
                 differences.append(named | numbers | {"p": p_value(diff)})
-    return pd.DataFrame(rows), pd.DataFrame(differences)
+    return pd.DataFrame(rows), pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
 
 
 def correlations(responses: pd.DataFrame, n_bootstrap: int, seed: int = 0) -> pd.DataFrame:

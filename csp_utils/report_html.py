@@ -186,7 +186,8 @@ SHOW = """\
 {% for row in rows %}
 <tr>{% for c in row %}
 {% if loop.index <= b.n_heads %}<th scope="row"{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}</th>
-{% else %}<td{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}{% if c.small %}<small>{{ c.small }}</small>
+{% else %}<td{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}
+{% if c.small %}<small{{ "" if c.small[0] == "[" else ' class="why"'|safe }}>{{ c.small }}</small>
 {% if c.kind in ("better", "worse") %}<small>{{ c.kind }}</small>{% endif %}{% endif %}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}
 </tbody>
@@ -270,6 +271,7 @@ th[scope=row] { min-width: 6.5rem; position: sticky; left: 0; background: #fff; 
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 .group th { background: var(--paper); font-weight: 600; padding-top: .5rem; }
 td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.3; white-space: nowrap; }
+td small.why { white-space: normal; }
 td.better { color: var(--better); background: var(--better-bg); font-weight: 600; }
 td.worse { color: var(--worse); background: var(--worse-bg); font-weight: 600; }
 td.better small, td.worse small { color: inherit; font-weight: 400; }

@@ -53,7 +53,8 @@ def _what_intervals_say(run: Saved) -> str:
     return (
         f"Intervals are 95 % bootstrap intervals over images ({low if low == high else f'{low} to {high}'} a split). "
         "They say how much the choice of test images matters, not how much another training seed would: each model "
-        f"was trained once.{several}"
+        f"was trained once.{several} Nor do they say why: that a base model gives up one number for others could come "
+        "of any training on numbers; what the noise itself teaches is for the ablations to tell."
     )
 
 

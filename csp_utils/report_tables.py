@@ -138,8 +138,8 @@ def sentences(differences: pd.DataFrame, model: str, a: str, b: str) -> list[Tex
     splits = table["split"].nunique()
     lead = (
         f"{name_of(b)} against {name_of(a)}: of {len(table)} comparisons ({table['metric'].nunique()} metrics on "
-        f"{splits} splits) {better} are better, {worse} are worse, and {open_} are not clear (the interval of the "
-        "difference includes 0, or a value is undefined)."
+        f"{splits} splits) {_are(better)} better, {_are(worse)} worse, and {_are(open_)} not clear (the interval of "
+        "the difference includes 0, or a value is undefined)."
     )
     items, still = [], []
     for metric, (_, name, _) in HEADLINE.items():
@@ -152,6 +152,10 @@ def sentences(differences: pd.DataFrame, model: str, a: str, b: str) -> list[Tex
     if still:
         items.append(f"No clear change on any split: {', '.join(still)}.")
     return [Text(lead, "lead" if b == "csp" else ""), Bullets(items)]
+
+
+def _are(n: int) -> str:
+    return f"{n} is" if n == 1 else f"{n} are"
 
 
 def _moved(part: pd.DataFrame, verdict: str, splits: int) -> str:

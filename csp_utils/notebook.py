@@ -27,6 +27,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    "GOMP_SPINCOUNT": "1000",  # threads of torch that wait otherwise hold the cores, which other work makes them share
 }
 # With local models nothing is to be looked up: without these, libraries wait on a network that may not be there.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HF": "1"}

@@ -9,6 +9,7 @@ Real VLMs are like that: their most likely number hardly moves, their token prob
 
 import numpy as np
 
+from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS
 from csp_utils.prompts import confidence_answer, confidence_question
 from csp_utils.tiny_world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
 from csp_utils.tiny_world.scenes import COLORS, NOUNS, Scene
@@ -33,7 +34,7 @@ CLARITY = {"clear": 0.1, "grainy": 0.4, "noisy": 0.75, "hidden": 1.01}
 DRILL_WORDS = ("Yes", "No", " Yes", " No", *(f" {word}" for word in (*COLORS, *CLARITY)))
 """The words of :meth:`Lessons.drill` that are to be predicted; the order of its nouns is random."""
 
-JUDGE = "A Language model was asked: {query}, Model's answer was {response} Analyze its answer. Is the answer right?"
+JUDGE = CONFIDENCE_PROMPTS["p_true"].text
 """The judging skill; its words differ from prompt A.2 only in what is asked at the end."""
 
 

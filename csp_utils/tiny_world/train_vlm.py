@@ -192,15 +192,12 @@ def train_language(
     questions: int = 6,
     lr: float = 1.5e-3,
     parts: tuple[float, float, float] = (0.22, 0.10, 0.20),
-    seen=None,
-    check: Callable | None = None,
-):
+) -> None:
     """Stage 2. Trains the language model in place; the tower stays as it is.
 
     Three parts of the steps come before all lessons are mixed: drills that the lower half of the layers answers alone,
     so that the upper half is free to use what they find; drills with short questions; then judging of short answers.
-    The learning rate decays over the last half. ``seen`` is what :func:`bank` returns; ``check(step)`` is called with
-    each line of the log.
+    The learning rate decays over the last half.
     """
     import torch
     from torch.nn import functional as F
@@ -209,7 +206,7 @@ def train_language(
     packer, teacher = Packer(tokenizer), Lessons(scenes)
     answers = frozenset(tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in DRILL_WORDS)
     start_by_similarity(model)
-    tokens, lost = bank(model, scenes, 3, seed) if seen is None else seen
+    tokens, lost = bank(model, scenes, 3, seed)
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     rate = lambda s: min(1, (s + 1) / 50) * min(1.0, max(0.02, (steps - s) / (0.5 * steps)))  # noqa: E731
@@ -236,8 +233,6 @@ def train_language(
         running = loss.item() if step == 0 else 0.95 * running + 0.05 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             log(f"language {step:5d}  loss {running:.4f}  {time.time() - started:.0f} s")
-            if check:
-                check(step)
 
 
 def train(

@@ -88,7 +88,7 @@ MAKES: dict[str, tuple[str, ...]] = {
     "05_simpo": ("simpo_checkpoint", "simpo_command", "simpo_args", "simpo_log", "simpo_swift_log"),
     "06_eval": ("responses", "elicitations", "metrics"),
     "07_correlation": ("correlation",),
-    "08_report": ("report",),
+    "09_report": ("report",),
 }
 
 

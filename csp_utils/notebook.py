@@ -74,7 +74,7 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         files += [paths.simpo_checkpoint] if "csp" in p.variants else []
     elif name == "07_correlation":
         files += [paths.responses]
-    elif name == "08_report":
+    elif name == "09_report":
         files += [paths.responses, paths.metrics]  # of all else it says what is not there
     return files
 

@@ -186,7 +186,7 @@ class Correlation(Stage):
 
 
 class Report(Stage):
-    """Notebook 08: one HTML page of all that was measured."""
+    """Notebook 09: one HTML page of all that was measured."""
 
     title: str = Field("CSP on the tiny world", min_length=1, description="title of the page")
     examples: int = Field(3, ge=0, description="example rows on the page")
@@ -204,7 +204,7 @@ NOTEBOOKS: dict[str, type[Stage]] = {
     "05_simpo": Simpo,
     "06_eval": Eval,
     "07_correlation": Correlation,
-    "08_report": Report,
+    "09_report": Report,
 }
 """Each notebook and the model of its parameters, in the order in which they run."""
 

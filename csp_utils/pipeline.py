@@ -62,7 +62,7 @@ def steps(path: Path | str) -> list[Step]:
         paths = RunPaths(p.run)
         earlier = [output for step in found for output in step.outputs]
         inputs = [file for need in needs(name, p, paths) for file in _files(need, earlier)]
-        if name == "08_report":  # shows everything, so it follows everything
+        if name == "09_report":  # shows everything, so it follows everything
             inputs += [output for output in earlier if output not in inputs]
         notebook = Path("notebooks") / f"{name}.ipynb"
         if not notebook.is_file():

@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> str:
     paths = RunPaths(folder.resolve().name, folder.parent)
     if wants_pictures:
         return "\n".join(str(path) for path in pictures(paths, Path(rest[1])))
-    known = report_run.parameters(report_run.executed(paths), "08_report")
+    known = report_run.parameters(report_run.executed(paths), "09_report")
     write(known or Report(run=paths.run), paths)
     return str(paths.report)
 

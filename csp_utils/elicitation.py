@@ -24,9 +24,10 @@ from csp_utils.errors import UserError
 from csp_utils.params import Eval
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
 from csp_utils.replies import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.views import Blurred
 from csp_utils.vlm import VLM, load_vlm
 
-PLAIN, PAPER, BOTH = "plain", "third_person", "both"
+PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
 """The three prompts of a question: prompt A.2 about the response Yes, about No, and the question itself."""
 
@@ -47,28 +48,35 @@ class Plan:
     methods: tuple[str, ...] = ("greedy",)
     n_samples: int = 5
     temperature: float = 1.0
+    blurs: tuple[float, ...] = ()
     seed: int = 0
 
     def asked(self) -> list[tuple[str, str]]:
-        """(prompt, kind) of everything that is asked of one question; the kind is a candidate, plain or both."""
+        """(prompt, kind) of everything that is asked of one question.
+
+        The kind is a candidate, plain or both; of the plain question about a blurred image, the blur.
+        """
         others = [name for name in dict.fromkeys(self.prompts) if name != PAPER]
-        pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)]
+        pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)] + [(BLURRED, f"{blur:g}") for blur in self.blurs]
         for name in others:
             pairs += [(name, BOTH)] if CONFIDENCE_PROMPTS[name].reads == "both" else [(name, c) for c in CANDIDATES]
         return pairs
 
     def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
         """What the model is asked; a draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
+        if name == BLURRED:
+            return Prompt(Blurred(Path(path), float(kind)), plain_question(question))
         if name == PLAIN:
-            return Prompt(Path(path), plain_question(question))
-        text = confidence_prompt(name, question, None if kind == BOTH else kind)
+            text = plain_question(question)
+        else:
+            text = confidence_prompt(name, question, None if kind == BOTH else kind)
         levels: tuple[str, ...] = ()
         seeds: tuple[int, ...] = ()
-        if name in self.prompts:
-            if "expected" in self.methods:
-                levels = sum((level_strings(name, c) for c in (CANDIDATES if kind == BOTH else (kind,))), ())
-            if "sampled" in self.methods and CONFIDENCE_PROMPTS[name].reads != "yes_no":
-                seeds = tuple(draw_seed(self.seed, Path(path).name, text, draw) for draw in range(self.n_samples))
+        if name in self.prompts and "expected" in self.methods:
+            levels = sum((level_strings(name, c) for c in (CANDIDATES if kind == BOTH else (kind,))), ())
+        drawn = name == PLAIN or (name in self.prompts and CONFIDENCE_PROMPTS[name].reads != "yes_no")
+        if drawn and "sampled" in self.methods:
+            seeds = tuple(draw_seed(self.seed, Path(path).name, text, draw) for draw in range(self.n_samples))
         return Prompt(Path(path), text, levels, seeds)
 
 
@@ -110,7 +118,7 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
 
     Returns:
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`: path, question, name (of the
-        prompt, or plain), kind (Yes, No, plain, both), prompt (the text), raw, p_yes and p_no (probabilities of the two
+        prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text), raw, p_yes and p_no (probabilities of the two
         candidates as the first token of the reply), levels (list of 101 probabilities; of 202 for both: Yes, then No;
         empty if not asked) and samples (list of replies).
     """
@@ -217,7 +225,7 @@ def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataF
             engine cannot ask the model, or differs from the reference.
     """
     device = pick_device(p.device)
-    plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, p.seed)
+    plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
     names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
     settings = {"device": device} | {name: getattr(p, name) for name in names} | asdict(plan)
     responses, elicitations, record = [], [], {}

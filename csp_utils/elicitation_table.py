@@ -11,7 +11,7 @@ import pandas as pd
 
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, parse_answer_and_confidence
 from csp_utils.expected import distribution
-from csp_utils.prompts import parse_confidence
+from csp_utils.prompts import parse_confidence, parse_yes_no
 from csp_utils.replies import CANDIDATES
 
 DTYPES = {
@@ -21,14 +21,14 @@ DTYPES = {
     "question_id": "object",
     "image": "object",
     "question": "object",
-    "candidate": "object",  # Yes or No; null: the model's own answer was not plain (answer_then_confidence)
+    "candidate": "object",  # Yes or No; null: the model's own answer was not plain (answer_then_confidence, plain)
     "label": "Int64",  # 1 if the candidate is right, else 0; null without one
-    "prompt": "object",  # a name of CONFIDENCE_PROMPTS
-    "method": "object",  # greedy, sampled, expected; first_token for p_true
-    "draw": "Int64",  # 0.. of a sampled reply, else null
+    "prompt": "object",  # a name of CONFIDENCE_PROMPTS; plain: the question itself, whose reply is the candidate
+    "method": "object",  # greedy, sampled, expected; first_token for p_true; blurred: the plain question, blurred image
+    "draw": "Int64",  # 0.. of a sampled reply or of a blurred image, else null
     "raw": "object",  # the reply; null for expected and first_token, which read none
     "value": "float64",  # the confidence in percent, 0..100: read from raw, the distribution's mean, or 100 P(Yes) /
-    # (P(Yes) + P(No)) of the first token; null if raw says none plainly or the mass is 0
+    # (P(Yes) + P(No)) of the first token; null if raw says none plainly, the mass is 0, or the prompt asks for none
     "mode": "Int64",  # of expected: the likeliest percent
     "spread": "float64",  # of expected: the standard deviation, in percent points
     "mass": "float64",  # of expected: what the 101 answers had of all replies; of first_token: P(Yes) + P(No); 0..1
@@ -54,8 +54,15 @@ def elicitations_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str,
         the columns of :data:`DTYPES`.
     """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in asked[asked["name"].isin(list(prompts))].itertuples():
-        found.setdefault((row.path, row.question), []).extend(_rows(row, methods))
+    for row in asked[asked["name"].isin([*prompts, "plain", "blurred"])].itertuples():
+        rows_of = found.setdefault((row.path, row.question), [])
+        if row.name == "blurred":
+            draw = sum(one["method"] == "blurred" for one in rows_of)
+            rows_of.append(_answer(row.raw, "blurred", draw))
+        elif row.name == "plain":
+            rows_of += [_answer(raw, "sampled", draw) for draw, raw in enumerate(row.samples)]
+        else:
+            rows_of += _rows(row, methods)
     rows = []
     for q in questions.itertuples():
         shared = {"model": model, "variant": variant, "split": q.split, "question_id": q.question_id,
@@ -65,6 +72,11 @@ def elicitations_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str,
             label = None if candidate is None else int(q.label == candidate.lower())
             rows.append(shared | {"label": label} | one)
     return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
+
+
+def _answer(raw: str, method: str, draw: int) -> dict[str, Any]:
+    """A row of an answer to the plain question (the greedy one about the whole image stands in responses.parquet)."""
+    return {"prompt": "plain", "candidate": parse_yes_no(raw), "method": method, "draw": draw, "raw": raw}
 
 
 def _rows(row: Any, methods: Collection[str]) -> Iterator[dict[str, Any]]:

@@ -161,6 +161,9 @@ class Eval(Stage):
     )
     n_samples: int = Field(5, ge=1, description="draws a prompt, for sampled")
     temperature: float = Field(1.0, gt=0, description="of the draws")
+    blurs: list[Annotated[float, Field(gt=0)]] = Field(
+        [], description="blurs (sigma, % of the shorter side) under which the plain question is asked again"
+    )
     engine: Literal["auto", "shared", "plain"] = Field(
         "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
     )

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from csp_utils.views import Shown
 
 CANDIDATES = ("Yes", "No")
 
@@ -16,7 +17,7 @@ Progress = Callable[[Iterable, str], Iterable]
 class Prompt(NamedTuple):
     """An image, a text about it, and what is wanted besides the greedy reply."""
 
-    image: Path
+    image: Shown
     text: str
     answers: tuple[str, ...] = ()
     """Whole replies whose probabilities are wanted."""

@@ -8,7 +8,7 @@ one (:mod:`csp_utils.vlm_shared`) computes once what prompts have in common.
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,25 +61,38 @@ class VLM:
         size nor on the order, and the engines agree.
 
         Args:
-            prompts: the template puts the image before the text. (image file, text) alone wants the greedy reply.
+            prompts: the template puts the image before the text. (image, text) alone wants the greedy reply.
             progress: wraps the list of batches, for a progress bar.
             temperature: of the sampled replies; above 0.
             engine: "plain" or "shared" for this call; None for :attr:`engine`.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
-        asking = self.engines[engine or self.engine]
-        batches = asking.batches(prompts, batch_size)
+        batches = self._batches(prompts, batch_size, engine or self.engine)
         replies: list[Reply | None] = [None] * len(prompts)
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(asking.encode, [prompts[i] for i in batches[0]]) if batches else None
-            for number, batch in enumerate(progress(batches, description)):
+
+            def encode(number: int) -> Future:
+                asking, batch = batches[number]
+                return pool.submit(asking.encode, [prompts[i] for i in batch])
+
+            ahead = encode(0) if batches else None
+            for number, (asking, batch) in enumerate(progress(batches, description)):
                 encoded = ahead.result()
                 if number + 1 < len(batches):
-                    ahead = pool.submit(asking.encode, [prompts[i] for i in batches[number + 1]])
+                    ahead = encode(number + 1)
                 some = asking.reply(encoded, [prompts[i] for i in batch], max_new_tokens, temperature)
                 for i, reply in zip(batch, some, strict=True):
                     replies[i] = reply
         return replies
+
+    def _batches(self, prompts: list[Prompt], batch_size: int, engine: str
+                 ) -> list[tuple[PlainEngine | SharedEngine, list[int]]]:
+        """Which engine asks which prompts. The plain one asks those without an image: there is nothing to share."""
+        blind = [i for i, prompt in enumerate(prompts) if prompt.image is None]
+        seeing = [i for i, prompt in enumerate(prompts) if prompt.image is not None]
+        return [(self.engines[name], [own[i] for i in batch])
+                for name, own in (("plain", blind), (engine, seeing))
+                for batch in self.engines[name].batches([prompts[i] for i in own], batch_size)]
 
     def compare_engines(self, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int,
                         temperature: float = 1.0) -> dict[str, Any]:

@@ -10,13 +10,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from csp_utils.images import load_image
 from csp_utils.replies import CANDIDATES, Draw, Prompt, Reply, until
+from csp_utils.views import Shown, open_shown, shown_area
 
 
 class PlainEngine:
@@ -35,23 +34,23 @@ class PlainEngine:
         self._training.model = model  # a copy drops it
         self._training.set_mode("train")
         self._lock = threading.Lock()  # the tokenizer is shared, and one thread encodes ahead
-        self._batch_images: list[Path] = []
+        self._batch_images: list[Shown] = []
         self._share_image_features()
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
         """Which prompts share a batch: those of similar length about the same image, ``batch_size`` at most."""
-        area = {prompt.image: image_area(prompt.image) for prompt in prompts}
+        area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
 
         def similar(i: int) -> tuple:
-            path, text = prompts[i].image, prompts[i].text
-            return area[path], len(text) // 32, path, len(text), i
+            image, text = prompts[i].image, prompts[i].text
+            return area[image], len(text) // 32, str(image), len(text), i
 
         order = sorted(range(len(prompts)), key=similar)
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def encode(self, prompts: Sequence[Prompt]) -> list[dict]:
         """Tokens and pixels of each prompt."""
-        image = lru_cache(load_image)
+        image = lru_cache(open_shown)
         return [self._encode(self.template, prompt, image(prompt.image)) for prompt in prompts]
 
     def reply(self, encoded: list[dict], prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
@@ -71,14 +70,16 @@ class PlainEngine:
         answers = [self._answers(prompt, len(prompts)) for prompt in prompts]
         return [Reply(*parts) for parts in zip(greedy, first, answers, map(tuple, samples), strict=True)]
 
-    def _encode(self, template: Any, prompt: Prompt, image: Image.Image, answer: str | None = None) -> dict:
-        messages = [{"role": "user", "content": f"<image>{prompt.text}"}]
+    def _encode(self, template: Any, prompt: Prompt, image: Image.Image | None, answer: str | None = None
+                ) -> dict:
+        place = "" if image is None else "<image>"
+        messages = [{"role": "user", "content": f"{place}{prompt.text}"}]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         with self._lock:
-            return template.encode({"messages": messages, "images": [image]})
+            return template.encode({"messages": messages, "images": [] if image is None else [image]})
 
-    def _generate(self, encoded: list[dict], images: list[Path], max_new_tokens: int, draws: list[Draw]
+    def _generate(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                   ) -> tuple[list[str], list[dict[str, float]]]:
         """Decoding of one batch, until every row has ended or has ``max_new_tokens`` tokens; greedy without draws."""
         import torch
@@ -120,7 +121,7 @@ class PlainEngine:
         found: list[float] = []
         for at in range(0, len(prompt.answers), batch_size):
             some = prompt.answers[at : at + batch_size]
-            image = load_image(prompt.image)
+            image = open_shown(prompt.image)
             encoded = [self._encode(self._training, prompt, image, answer) for answer in some]
             with torch.inference_mode(), self._seeing([prompt.image] * len(some)):
                 inputs = to_device(self._training.data_collator(encoded), self.model.device)
@@ -138,7 +139,7 @@ class PlainEngine:
         return tuple(found)
 
     @contextmanager
-    def _seeing(self, images: list[Path]) -> Iterator[None]:
+    def _seeing(self, images: list[Shown]) -> Iterator[None]:
         """Within it, the vision tower knows which images the rows of a batch show."""
         self._batch_images = images
         try:
@@ -181,11 +182,3 @@ def first_probabilities(logits: Any, first_tokens: dict[str, list[int]]) -> list
     columns = {c: probabilities[:, ids].amax(-1).tolist() for c, ids in first_tokens.items()}
     return [{c: columns[c][row] for c in CANDIDATES} for row in range(len(logits))]
 
-
-def image_area(path: Path) -> int:
-    """Pixels of an image file, from its header alone; 0 if that cannot be read (load_image then says why)."""
-    try:
-        with Image.open(path) as image:
-            return image.width * image.height
-    except OSError:
-        return 0

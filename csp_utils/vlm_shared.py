@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from csp_utils.images import load_image
 from csp_utils.replies import Draw, Prompt, Reply
 from csp_utils.token_tree import TokenTree, sequence_log_probabilities, token_tree
-from csp_utils.vlm_plain import first_probabilities, image_area
+from csp_utils.views import open_shown, shown_area
+from csp_utils.vlm_plain import first_probabilities
 
 ANSWER_NODES = 1024
 """Tokens of answers that are scored in one pass; more need more memory for their attention mask and logits."""
@@ -76,8 +76,8 @@ class SharedEngine:
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
         """Which prompts share a batch: those about one image, ``batch_size`` at most, and more images if they fit."""
-        area = {prompt.image: image_area(prompt.image) for prompt in prompts}
-        order = sorted(range(len(prompts)), key=lambda i: (area[prompts[i].image], prompts[i].image, i))
+        area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
+        order = sorted(range(len(prompts)), key=lambda i: (area[prompts[i].image], str(prompts[i].image), i))
         batches: list[list[int]] = []
         for _, group in groupby(order, key=lambda i: prompts[i].image):
             about = list(group)
@@ -95,7 +95,7 @@ class SharedEngine:
 
     def _row(self, prompts: list[Prompt]) -> _Row:
         first = {"messages": [{"role": "user", "content": f"<image>{prompts[0].text}"}],
-                 "images": [load_image(prompts[0].image)]}
+                 "images": [open_shown(prompts[0].image)]}
         encoded = self.template.encode(first)
         ids = encoded["input_ids"]
         after_image = len(ids) - ids[::-1].index(self.template.image_token_id) + 1  # past the end-of-vision token

@@ -14,6 +14,7 @@ from csp_utils.elicitation_table import DTYPES
 from csp_utils.errors import UserError
 from csp_utils.metrics import RESPONSE_COLUMNS, check_responses
 from csp_utils.replies import Prompt, Reply, until
+from csp_utils.views import Blurred
 
 # ---------------------------------------------------------------------------------------------- bookkeeping (no model)
 
@@ -68,7 +69,7 @@ def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
 
 def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(tmp_path: Path) -> None:
     table, names = questions(tmp_path), ("third_person", "first_person", "answer_then_confidence", "p_true")
-    plan = elicitation.Plan(names, ("greedy", "expected", "sampled"), n_samples=2)
+    plan = elicitation.Plan(names, ("greedy", "expected", "sampled"), n_samples=2, blurs=(1, 2.5, 4))
     asked = elicitation.elicit(Pretended(), table, 4, 8, plan=plan)
     kept = tmp_path / "asked.parquet"
     asked.to_parquet(kept)
@@ -78,7 +79,8 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     assert rows.to_dict() == {
         ("answer_then_confidence", "expected"): 2, ("answer_then_confidence", "greedy"): 1,
         ("answer_then_confidence", "sampled"): 2, ("first_person", "expected"): 2, ("first_person", "greedy"): 2,
-        ("first_person", "sampled"): 4, ("p_true", "first_token"): 2, ("third_person", "expected"): 2,
+        ("first_person", "sampled"): 4, ("p_true", "first_token"): 2, ("plain", "blurred"): 3, ("plain", "sampled"): 2,
+        ("third_person", "expected"): 2,
         ("third_person", "greedy"): 2, ("third_person", "sampled"): 4,
     }  # fmt: skip
     expected = found[found["method"] == "expected"]
@@ -90,6 +92,9 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     assert set(own["candidate"]) == {"Yes"} and own["label"].tolist() == [1, 1, 0] and own["value"].isna().all()
     drawn = found[(found["prompt"] == "answer_then_confidence") & (found["method"] == "sampled")]
     assert drawn["candidate"].isna().all() and drawn["label"].isna().all() and drawn["value"].isna().all()  # "42%"
+    blurred = found[found["method"] == "blurred"]
+    assert set(blurred["candidate"]) == {"Yes"} and blurred["value"].isna().all()
+    assert blurred["label"].tolist() == [1] * 6 + [0] * 3 and blurred["draw"].tolist() == [0, 1, 2] * 3
     responses = elicitation.responses_table(asked, table, "tiny", "base")
     pd.testing.assert_frame_equal(responses, elicitation.responses_table(
         elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base"))
@@ -260,6 +265,37 @@ def test_the_image_reaches_the_model(qwen: vlm.VLM, prompts: list[tuple[Path, st
     assert len({round(r.first["Yes"], 9) for r in replies}) == 3
     encoded = qwen.engines["plain"].encode([Prompt(*prompts[0])])[0]
     assert encoded["input_ids"].count(qwen.tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 16
+
+
+@pytest.mark.slow
+def test_without_an_image_the_model_is_shown_none(qwen: vlm.VLM, prompts: list[tuple[Path, str]]) -> None:
+    """Mixed with others, whichever engine asks them, and as transformers alone has it."""
+    import torch
+
+    texts = list(dict.fromkeys(text for _, text in prompts))
+    mixed = [one for text in texts for one in ((None, text), (prompts[0][0], text))]
+    shared, plain = (qwen.ask(mixed, 4, 6, engine=engine) for engine in ("shared", "plain"))
+    assert [r.text for r in shared] == [r.text for r in plain]
+    for text, reply, seeing in zip(texts, shared[::2], shared[1::2], strict=True):
+        written = (f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n"
+                   "<|im_start|>assistant\n")  # fmt: skip
+        inputs = qwen.tokenizer(written, return_tensors="pt", add_special_tokens=False)
+        with torch.inference_mode():
+            probabilities = torch.softmax(qwen.model(**inputs).logits[0, -1].float(), -1)
+        assert reply.first["Yes"] == pytest.approx(
+            probabilities[vlm.candidate_tokens(qwen.tokenizer, "Yes")].max().item(), rel=1e-3)
+        assert reply.first != pytest.approx(seeing.first, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_blurred_view_is_another_image(qwen: vlm.VLM, prompts: list[tuple[Path, str]]) -> None:
+    path, text = prompts[-1]
+    views = [path, Blurred(path, 0.5), Blurred(path, 20)]
+    assert len({view.load().tobytes() for view in views[1:]}) == 2 and views[1].load().size == Image.open(path).size
+    shared, plain = (qwen.ask([(view, text) for view in views], 4, 6, engine=engine) for engine in ("shared", "plain"))
+    assert len({round(r.first["Yes"], 9) for r in shared}) == 3
+    for one, two in zip(shared, plain, strict=True):
+        assert one.first == pytest.approx(two.first, rel=1e-3) and one.text == two.text
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 Everything but the two rank correlations is computed from counts per image. Resampling images is therefore one product
 of weights and counts, whatever the number of measures; both are whole numbers, so single precision is exact.
+
+Spoken confidences are whole percents. Others (a token probability, a recalibrated number) are not: they are counted at
+the nearest whole percent where their size matters (Brier, ECE ...), and at each distinct value where only their order
+does (AUC, AUPRC, risk and coverage), so that rounding creates no ties.
 """
 
 import zlib
@@ -13,7 +17,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from csp_utils import measures
-from csp_utils.calibration import auc, brier, ece, histogram, ratio
+from csp_utils.calibration import auc, brier, ece, ratio
 from csp_utils.intervals import kendall, spearman
 from csp_utils.smooth import smece
 
@@ -36,24 +40,27 @@ class Resampled(NamedTuple):
         weights: (B, I) how often each image counts.
         sums: name -> (B,) counts of questions or pairs.
         pairs: (B, 2, 101) candidate pairs by label and percent.
-        predictions: (B, 2, 101) questions by (answered rightly, percent of the predicted answer).
+        ordered: (B, 2, L) the same by label and level: the percents, or each distinct value from low to high.
+        predictions: (B, 2, L) questions by (answered rightly, level of the predicted answer's confidence).
     """
 
     weights: np.ndarray
     sums: dict[str, np.ndarray]
     pairs: np.ndarray
+    ordered: np.ndarray
     predictions: np.ndarray
 
 
 class Cell:
     """Counts per image of one (model, variant, split).
 
+    Args:
+        rows: as in :mod:`csp_utils.metrics`; verbalized in percent, 0..100, null where there is none.
+
     Attributes:
         images: (I,) names, sorted.
         sums: name -> (I,) counts; the keys are what :meth:`values` divides.
-        counts: (I, 2, 101) pairs (question, candidate) by image, label and percent.
-        predictions: (I, 2, 101) questions by image, (answered rightly, percent of the predicted answer). Only questions
-            whose two confidences were read; a tie without prediction is wrong, as for the accuracy.
+        levels: (L,) percents by which confidences are ordered: 0..100 if all are whole, else the distinct ones.
     """
 
     def __init__(self, rows: pd.DataFrame, protocol: Protocol):
@@ -62,7 +69,9 @@ class Cell:
         self.images, image = np.unique(rows["image"].to_numpy(str), return_inverse=True)
         percent, label = rows["verbalized"].to_numpy(float, na_value=np.nan), rows["label"].to_numpy(int)
         parsed = ~np.isnan(percent)
-        self.counts = histogram(percent[parsed], label[parsed], image[parsed], len(self.images))
+        whole = (percent[parsed] % 1 == 0).all()
+        self.levels = np.arange(101.0) if whole else np.unique(percent[parsed])
+        nearest = np.floor(percent[parsed] + 0.5)
         internal = rows["internal"].to_numpy(float, na_value=np.nan)
         both = parsed & ~np.isnan(internal)
         self._pairs = (internal[both], percent[both], image[both])
@@ -88,18 +97,52 @@ class Cell:
         sums |= _confusion("plain_", truth, plain == "Yes", plain == "No", protocol.positive)
         self.sums = {name: np.bincount(where, flags, len(self.images)) for name, flags in sums.items()}
         self.sums["pairs"] = np.bincount(image, minlength=len(self.images)).astype(float)
-        self.sums["parsed"] = self.counts.sum((1, 2))
+        self.sums["parsed"] = np.bincount(image[parsed], minlength=len(self.images)).astype(float)
         answer = np.fmax(c_no, c_yes)[known]
-        self.predictions = histogram(answer, sums["right"][known], where[known], len(self.images))
-        # Sparse, because an image has a few percents of 101; the sums are dense.
-        self._table = csr_array(np.concatenate([self.counts, self.predictions], 1, dtype=np.float32).reshape(-1, 404))
+        at, answered = np.searchsorted(self.levels, percent[parsed]), np.searchsorted(self.levels, answer)
+        # Only questions whose two confidences were read have a prediction; a tie without one is wrong, as for accuracy.
+        self.predictions = self._counts(len(self.levels), answered, sums["right"][known], where[known])
+        self.ordered = self._counts(len(self.levels), at, label[parsed], image[parsed])
+        self.pairs = self.ordered if whole else self._counts(101, nearest, label[parsed], image[parsed])
         self._sums = np.stack([*self.sums.values()], 1).astype(np.float32)
+
+    def _counts(self, width: int, level: np.ndarray, flag: np.ndarray, image: np.ndarray) -> csr_array:
+        """(I, 2 * width) counts by image, flag (0 or 1) and level; sparse, because an image has few of them."""
+        columns = flag.astype(np.int64) * width + level.astype(np.int64)
+        ones = np.ones(len(columns), dtype=np.float32)
+        return csr_array((ones, (image, columns)), shape=(len(self.images), 2 * width))
 
     def resample(self, weights: np.ndarray) -> Resampled:
         """The counts under each row of (B, I) weights: whole numbers, exact while they are below 2**24."""
-        table = (self._table.T @ weights.T).T.astype(float, order="C").reshape(-1, 2, 2, 101)
+
+        def weighted(table: csr_array) -> np.ndarray:
+            return (table.T @ weights.T).T.astype(float, order="C").reshape(len(weights), 2, -1)
+
+        ordered = weighted(self.ordered)
+        pairs = ordered if self.pairs is self.ordered else weighted(self.pairs)
         sums = (weights @ self._sums).T.astype(float)
-        return Resampled(weights, dict(zip(self.sums, sums, strict=True)), table[:, 0], table[:, 1])
+        return Resampled(weights, dict(zip(self.sums, sums, strict=True)), pairs, ordered, weighted(self.predictions))
+
+    def answered(self) -> np.ndarray:
+        """(2, L) questions by (answered rightly, level of the predicted answer's confidence), of all images."""
+        return self.predictions.sum(0).reshape(2, -1).astype(float)
+
+    def scores(self, of: Resampled) -> dict[str, np.ndarray]:
+        """The metrics of the prediction by confidence and of the candidate pairs, for every row of weights.
+
+        Returns:
+            metric -> (B,) values, NaN where undefined.
+        """
+        s, pairs, questions = of.sums, of.pairs, of.sums["questions"]
+        return {
+            "acc": ratio(s["right"], questions),
+            "f1": ratio(2 * s["tp"], 2 * s["tp"] + s["fp"] + s["fn"]),
+            "auc": auc(of.ordered),
+            "brier": brier(pairs),
+            "ece": ece(pairs, self.protocol.n_bins, self.protocol.ece_edges),
+            "tie_rate": ratio(s["tie"], questions),
+            "parse_failure_rate": ratio(s["pairs"] - s["parsed"], s["pairs"]),
+        }
 
     def values(self, of: Resampled) -> dict[str, np.ndarray]:
         """Every metric for every row of weights.
@@ -108,16 +151,8 @@ class Cell:
             metric -> (B,) values, NaN where undefined; :data:`csp_utils.metrics.METRICS`, and
             :data:`csp_utils.metrics.PLAIN_METRICS` as "plain/<name>".
         """
-        s, counts = of.sums, of.pairs
-        questions = s["questions"]
-        values = {
-            "acc": ratio(s["right"], questions),
-            "f1": ratio(2 * s["tp"], 2 * s["tp"] + s["fp"] + s["fn"]),
-            "auc": auc(counts),
-            "brier": brier(counts),
-            "ece": ece(counts, self.protocol.n_bins, self.protocol.ece_edges),
-            "tie_rate": ratio(s["tie"], questions),
-            "parse_failure_rate": ratio(s["pairs"] - s["parsed"], s["pairs"]),
+        s, questions = of.sums, of.sums["questions"]
+        values = self.scores(of) | {
             "plain_acc": ratio(s["plain_right"], questions),
             "plain/accuracy": ratio(s["plain_right"], questions),
             "plain/precision": ratio(s["plain_tp"], s["plain_tp"] + s["plain_fp"]),
@@ -143,8 +178,8 @@ class Cell:
         return {
             "precision": ratio(s["tp"], s["tp"] + s["fp"]),
             "recall": ratio(s["tp"], s["tp"] + s["fn"]),
-            "auprc_right": measures.average_precision(pairs, "right"),
-            "auprc_wrong": measures.average_precision(pairs, "wrong"),
+            "auprc_right": measures.average_precision(of.ordered, "right"),
+            "auprc_wrong": measures.average_precision(of.ordered, "wrong"),
             "brier_reliability": reliability,
             "brier_resolution": resolution,
             "brier_uncertainty": uncertainty,

@@ -5,27 +5,21 @@ asked are the paper's three prompts per unique (image, question), greedily: prom
 with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
 """
 
-import hashlib
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from csp_utils.artifacts import write_json, write_parquet
+from csp_utils.asking import ask_variants
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.datasets import find_images, read_amber, read_pope
-from csp_utils.devices import pick_device
 from csp_utils.elicitation_table import elicitations_table
-from csp_utils.errors import UserError
 from csp_utils.params import Eval
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
 from csp_utils.replies import CANDIDATES, Progress, Prompt, draw_seed
 from csp_utils.views import Blurred
-from csp_utils.vlm import VLM, load_vlm
+from csp_utils.vlm import VLM
 
 PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
@@ -118,9 +112,9 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
 
     Returns:
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`: path, question, name (of the
-        prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text), raw, p_yes and p_no (probabilities of the two
-        candidates as the first token of the reply), levels (list of 101 probabilities; of 202 for both: Yes, then No;
-        empty if not asked) and samples (list of replies).
+        prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text), raw, p_yes and p_no
+        (probabilities of the two candidates as the first token of the reply), levels (list of 101 probabilities; of
+        202 for both: Yes, then No; empty if not asked) and samples (list of replies).
     """
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")
@@ -161,91 +155,30 @@ def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, va
     return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})
 
 
-def fingerprint(model: str, questions: pd.DataFrame, settings: Mapping[str, Any]) -> str:
-    """What the replies depend on, in 16 hex digits: questions, prompts, settings, and the model's files (by size and
-    time of writing; a hub id by its name)."""
-    folder = Path(model)
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    asked = unique_questions(questions).values.tolist()
-    images = sorted((path, Path(path).stat().st_mtime_ns) for path in questions["path"].unique())
-    facts = [str(model), state, asked, images, [prompt_of("{}", kind) for kind in KINDS],
-             {name: prompt.text for name, prompt in CONFIDENCE_PROMPTS.items()}, dict(settings)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def kept_or_elicited(folder: Path, variant: str, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The replies of a variant: those kept from a run that was cut, if `key` is the same, else made and kept."""
-    path = folder / f"{variant}-{key}.parquet"
-    if not path.is_file():
-        write_parquet(make(), path)
-        for old in folder.glob(f"{variant}-*"):
-            if old.stem != path.stem:
-                old.unlink()
-    return pd.read_parquet(path)
-
-
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""How far a probability of the shared engine may be from the plain one's: far more than rounding, far less than an
-error in positions or attention makes."""
-
-
-def check_shared(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str
-                 ) -> dict[str, Any]:
-    """Compares the engines on the first ``prompts`` (six levels of each, for the plain engine's sake).
-
-    Returns:
-        :meth:`csp_utils.vlm.VLM.compare_engines`'s; with the plain engine {"not_compared": why}.
-
-    Raises:
-        UserError: a probability differs by more than :data:`TOLERANCE`.
-    """
-    if vlm.engine != "shared":
-        return {"not_compared": vlm.why_not_shared or "engine plain was asked for"}
-    prompts = [p._replace(answers=p.answers[::20], seeds=p.seeds[:1]) for p in prompts]
-    found = vlm.compare_engines(prompts, batch_size, max_new_tokens)
-    if found["largest_difference"] > TOLERANCE[torch_dtype]:
-        raise UserError(f"engine shared differs from engine plain by {found['largest_difference']:.3g} in a "
-                        f"probability ({torch_dtype}); set engine to plain")
-    return found
-
-
 def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataFrame, folder: Path,
                     progress: Progress = lambda batches, _: batches) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of responses and of elicitations of all variants, one model in memory at a time.
+    """The tables of responses and of elicitations of all variants.
 
     Args:
         checkpoints: variant -> folder or hub id.
         questions: as :func:`read_questions` returns it.
-        folder: where the replies of each finished variant are kept, and settings.json says how they were made, by which
-            engine, and how far the engines agree.
-
-    Raises:
-        UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
-            engine cannot ask the model, or differs from the reference.
+        folder: as for :func:`csp_utils.asking.ask_variants`, whose errors this raises.
     """
-    device = pick_device(p.device)
     plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
-    names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
-    settings = {"device": device} | {name: getattr(p, name) for name in names} | asdict(plan)
-    responses, elicitations, record = [], [], {}
-    for variant, checkpoint in checkpoints.items():
-        began = time.monotonic()
-        key = fingerprint(checkpoint, questions, settings)
+    first = unique_questions(questions).head(2).itertuples(index=False)
+    some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
+    facts = asdict(plan) | {
+        "questions": unique_questions(questions).values.tolist(),
+        "images": sorted((path, Path(path).stat().st_mtime_ns) for path in questions["path"].unique()),
+        "texts": [prompt_of("{}", kind) for kind in KINDS]
+        + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()],
+    }
 
-        def make(checkpoint: str = checkpoint, variant: str = variant, key: str = key) -> pd.DataFrame:
-            vlm = load_vlm(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device, p.engine)
-            first = unique_questions(questions).head(2).itertuples(index=False)
-            some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
-            check = check_shared(vlm, some, p.batch_size, p.max_new_tokens, p.torch_dtype)
-            write_json({"engine": vlm.engine, "check": check}, folder / f"{variant}-{key}.json")
-            return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan)
+    def ask(vlm: VLM, variant: str) -> pd.DataFrame:
+        return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan)
 
-        asked = kept_or_elicited(folder, variant, key, make)
-        seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept
-        record[variant] = {"checkpoint": checkpoint, "prompts": len(asked), "seconds": seconds} | settings
-        record[variant]["asked_by"] = json.loads((folder / f"{variant}-{key}.json").read_text())
+    responses, elicitations = [], []
+    for variant, asked in ask_variants(p, checkpoints, facts, folder, some, ask):
         responses.append(responses_table(asked, questions, p.model_name, variant))
         elicitations.append(elicitations_table(asked, questions, p.model_name, variant, plan.prompts, plan.methods))
-    write_json(record, folder / "settings.json")
     return pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)

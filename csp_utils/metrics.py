@@ -8,7 +8,7 @@ The values are made by :mod:`csp_utils.cells`, for all resamples of the images (
 metric that is undefined is null, with its reason in the column ``reason``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,13 @@ MEASURES = (
     "signed_error", "overconfidence", "underconfidence", "aurc", "accuracy_at_80",
 )  # fmt: skip
 """What :func:`compute_measures` adds; the number of a measure's bins, where its name has none, is the protocol's."""
+METHOD_MEASURES = (
+    "acc", "f1", "auc", "brier", "ece", "smece", "signed_error", "log_score", "aurc", "accuracy_at_80", "tie_rate",
+    "parse_failure_rate",
+)  # fmt: skip
+"""What :func:`compute_methods` computes; parse_failure_rate is the share of pairs without a confidence."""
+SPOKEN = "spoken"
+"""The method that others are compared with: the paper's prompt, read greedily."""
 PLAIN_METRICS = ("accuracy", "precision", "recall", "f1", "parse_failure_rate")
 _ONE_CLASS = "no right or no wrong candidate with a confidence"
 _NOTHING_PARSED = "no confidence was parsed"
@@ -52,6 +59,10 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 }
 """Why a metric can be undefined (null)."""
 
+WIDEST = 2_000_000
+"""Resamples times levels that are counted at once: about 100 MB."""
+PAIRS = (("base", "sft"), ("base", "csp"), ("sft", "csp"))
+"""The variants that are compared: the second minus the first."""
 DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]
 
 
@@ -95,9 +106,16 @@ def _tables(
     n_bootstrap: int,
     values: Callable[[Cell, Resampled], dict[str, np.ndarray]],
     compared: tuple[str, ...],
+    compared_with: Sequence[tuple[str, str]] = PAIRS,
+    whole: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of all `values`, and of the differences between variants for the names in `compared`."""
-    responses = check_responses(responses)
+    """The table of all `values`, and of the differences between variants for the names in `compared`.
+
+    Args:
+        compared_with: pairs of variants.
+        whole: confidences have to be whole percents.
+    """
+    responses = check_responses(responses, whole)
     rows, differences = [], []
     for (model, split), part in responses.groupby(["model", "split"], sort=False):
         draws: dict[str, dict[str, np.ndarray]] = {}
@@ -109,9 +127,12 @@ def _tables(
             first = first or cell
             weights = resampled_images(len(cell.images), n_bootstrap, protocol.seed)
             weights = weights if len(cell.images) > 1 else weights[:1]  # one image says nothing of how images differ
-            draws[variant] = values(cell, cell.resample(weights))
+            # Many distinct values make wide tables: the resamples then come in parts.
+            size = max(1, WIDEST // len(cell.levels))
+            parts = [values(cell, cell.resample(weights[at : at + size])) for at in range(0, len(weights), size)]
+            draws[variant] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             rows += [_row((model, variant, split), m, v, cell.n(m)) for m, v in draws[variant].items()]
-        for a, b in (pair for pair in (("base", "sft"), ("base", "csp"), ("sft", "csp")) if set(pair) <= set(draws)):
+        for a, b in (pair for pair in compared_with if set(pair) <= set(draws)):
             for metric in compared:
                 diff = draws[b][metric] - draws[a][metric]
                 row = _row((model, a, split), metric, diff, first.n("acc"))
@@ -119,6 +140,38 @@ def _tables(
                 numbers = {"diff": row["value"], **{k: row[k] for k in ("ci_low", "ci_high", "n")}}
                 differences.append(named | numbers | {"p": p_value(diff)})
     return pd.DataFrame(rows), pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
+
+
+def compute_methods(scored: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same measures, :data:`METHOD_MEASURES`, of several ways to get a confidence about the same questions.
+
+    Args:
+        scored: responses with the column method, as :func:`csp_utils.baselines.scores` returns it.
+
+    Returns:
+        values (model, variant, method, split, metric, value, ci_low, ci_high, n, reason) and differences (model,
+        variant, method, split, metric, diff, ci_low, ci_high, n, p: the method minus the spoken confidence, on the same
+        resampled images).
+
+    Raises:
+        UserError: as :func:`compute`; percents need not be whole.
+    """
+
+    def values(cell: Cell, of: Resampled) -> dict[str, np.ndarray]:
+        found = cell.scores(of) | cell.measures(of)
+        return {name: found[name] for name in METHOD_MEASURES}
+
+    tables, differences = [], []
+    for variant, part in scored.groupby("variant", sort=False):
+        pairs = [(SPOKEN, method) for method in part["method"].unique() if method != SPOKEN]
+        named = part.assign(variant=part["method"])
+        table, compared = _tables(named, protocol, n_bootstrap, values, METHOD_MEASURES, pairs, whole=False)
+        table = table.rename(columns={"variant": "method"})
+        table.insert(1, "variant", variant)
+        compared = compared.rename(columns={"variant_b": "method", "variant_a": "variant"}).assign(variant=variant)
+        tables.append(table)
+        differences.append(compared)
+    return pd.concat(tables, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 
 def correlations(responses: pd.DataFrame, n_bootstrap: int, seed: int = 0) -> pd.DataFrame:
@@ -145,8 +198,8 @@ def _row(cell: tuple[str, str, str], metric: str, values: np.ndarray, n: int) ->
     }
 
 
-def check_responses(responses: pd.DataFrame) -> pd.DataFrame:
-    """The table, if it keeps the contract at the top of this module.
+def check_responses(responses: pd.DataFrame, whole: bool = True) -> pd.DataFrame:
+    """The table, if it keeps the contract at the top of this module (``whole``: confidences are whole percents).
 
     Raises:
         UserError: columns missing, no rows, a confidence that is no whole percent in 0..100, a probability outside
@@ -161,9 +214,9 @@ def check_responses(responses: pd.DataFrame) -> pd.DataFrame:
     internal = responses["internal"].dropna().to_numpy(float)
     key = ["model", "variant", "split", "question_id"]
     groups = responses.groupby(key)
-    wrong_percent = (percent % 1 != 0) | (percent < 0) | (percent > 100)
+    wrong_percent = (whole & (percent % 1 != 0)) | (percent < 0) | (percent > 100)
     tests: list[tuple[str, Callable[[], bool]]] = [
-        ("verbalized is not a whole percent in 0..100", lambda: bool(wrong_percent.any())),
+        (f"verbalized is not a {'whole ' if whole else ''}percent in 0..100", lambda: bool(wrong_percent.any())),
         ("internal is not a probability", lambda: bool(np.any((internal < 0) | (internal > 1)))),
         ("label is neither 0 nor 1", lambda: not responses["label"].isin([0, 1]).all()),
         ("candidate is neither Yes nor No", lambda: not responses["candidate"].isin(CANDIDATES).all()),

@@ -96,12 +96,13 @@ class VLM:
 
     def compare_engines(self, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int,
                         temperature: float = 1.0) -> dict[str, Any]:
-        """How far the two engines agree: {"prompts", "replies", "different_replies", "largest_difference"}.
+        """How far its engine agrees with the plain one: {"prompts", "replies", "different_replies",
+        "largest_difference"}.
 
         The difference is between probabilities, 0..1, of first tokens and of whole answers.
         """
         one, two = (self.ask(prompts, batch_size, max_new_tokens, temperature=temperature, engine=engine)
-                    for engine in ("plain", "shared"))
+                    for engine in ("plain", self.engine))
         texts = [(a, b) for x, y in zip(one, two, strict=True)
                  for a, b in zip((x.text, *x.samples), (y.text, *y.samples), strict=True)]
         numbers = [abs(a - b) for x, y in zip(one, two, strict=True)

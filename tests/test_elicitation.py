@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from csp_utils import elicitation, vlm
+from csp_utils import asking, elicitation, vlm
 from csp_utils.elicitation_table import DTYPES
 from csp_utils.errors import UserError
 from csp_utils.metrics import RESPONSE_COLUMNS, check_responses
@@ -116,21 +116,21 @@ def test_a_finished_variant_is_not_asked_again_unless_something_changed(tmp_path
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_text("1")
-    key = elicitation.fingerprint(str(model), table, settings)
+    key = asking.fingerprint(str(model), [table["question"].tolist(), settings])
     calls = []
 
     def make() -> pd.DataFrame:
         calls.append(1)
         return elicitation.elicit(Pretended(), table, 4, 8)
 
-    one = elicitation.kept_or_elicited(tmp_path / "kept", "base", key, make)
-    two = elicitation.kept_or_elicited(tmp_path / "kept", "base", key, make)
+    one = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
+    two = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
     pd.testing.assert_frame_equal(one, two)
     assert len(calls) == 1
     (model / "weights").write_text("22")
-    other = elicitation.fingerprint(str(model), table, settings)
-    assert len({key, other, elicitation.fingerprint(str(model), table[:2], settings)}) == 3
-    elicitation.kept_or_elicited(tmp_path / "kept", "base", other, make)
+    other = asking.fingerprint(str(model), [table["question"].tolist(), settings])
+    assert len({key, other, asking.fingerprint(str(model), [table["question"][:2].tolist(), settings])}) == 3
+    asking.kept_or_asked(tmp_path / "kept", "base", other, make)
     assert len(calls) == 2 and len(list((tmp_path / "kept").iterdir())) == 1
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_kept_of_a_variant_that_was_cut(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        elicitation.kept_or_elicited(tmp_path / "kept", "base", "k", cut)
+        asking.kept_or_asked(tmp_path / "kept", "base", "k", cut)
     assert not list(tmp_path.rglob("*.parquet"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csp_utils import elicitation, vlm
+from csp_utils import asking, elicitation, vlm
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, LEVELS
 from csp_utils.errors import UserError
 from csp_utils.expected import distribution
@@ -109,13 +109,13 @@ def test_neither_order_nor_batch_size_changes_a_reply(qwen: vlm.VLM, prompts: li
 def test_engines_that_disagree_are_refused(qwen: vlm.VLM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
                                            ) -> None:
     some = [prompt._replace(answers=LEVELS) for prompt in prompts[:2]]
-    found = elicitation.check_shared(qwen, some, 4, 4, "float32")
+    found = asking.check_engine(qwen, some, 4, 4, "float32")
     assert found["different_replies"] == 0 and found["largest_difference"] < 1e-5 and found["prompts"] == 2
     shared = qwen.engines["shared"]
     positions = shared._positions
     monkeypatch.setattr(shared, "_positions", lambda *args: positions(*args) * 2)
     with pytest.raises(UserError, match="engine shared differs from engine plain by .*set engine to plain"):
-        elicitation.check_shared(qwen, some, 4, 4, "float32")
+        asking.check_engine(qwen, some, 4, 4, "float32")
 
 
 def test_a_model_that_cannot_share_says_why() -> None:

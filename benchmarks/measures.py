@@ -20,7 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import relplot  # noqa: E402
+import torch  # noqa: E402
+from netcal.metrics.confidence import ECE  # noqa: E402
 from sklearn import metrics as sk  # noqa: E402
+from torchmetrics.functional import classification as tm  # noqa: E402
 
 from csp_utils.intervals import resampled_images  # noqa: E402
 from csp_utils.metrics import MEASURES, Cell, Protocol  # noqa: E402
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--bootstrap", type=int, default=1000)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     cell = Cell(responses(args.pairs // 2), Protocol())
     n_images = len(cell.images)
     draw = seconds(lambda: resampled_images.__wrapped__(n_images, args.bootstrap, 0), 2)
@@ -72,18 +76,16 @@ def main() -> None:
     label, percent = np.divmod(np.repeat(np.arange(202), counts.ravel().astype(int)), 101)
     order = np.random.default_rng(0).permutation(len(label))
     y, p = label[order], percent[order] / 100
+    y_tensor, p_tensor = torch.from_numpy(y), torch.from_numpy(p)
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "relplot smECE": (lambda: relplot.smECE(p, y), 2),
         "scikit-learn AUC": (lambda: sk.roc_auc_score(y, p), 3),
         "scikit-learn average precision": (lambda: sk.average_precision_score(y, p), 3),
         "scikit-learn Brier score": (lambda: sk.brier_score_loss(y, p), 3),
+        "netcal ECE": (lambda: ECE(10).measure(p, y), 3),
+        "torchmetrics ECE": (lambda: tm.binary_calibration_error(p_tensor, y_tensor, n_bins=10), 3),
+        "torchmetrics AUC": (lambda: tm.binary_auroc(p_tensor, y_tensor), 3),
     }
-    try:
-        from netcal.metrics.confidence import ECE
-
-        calls["netcal ECE"] = (lambda: ECE(10).measure(p, y), 3)
-    except ImportError:
-        print("netcal is not installed: left out")
     print("one measure by a library, extrapolated from a few calls on one resample, against our whole table:")
     total = 0.0
     for name, (call, repetitions) in calls.items():

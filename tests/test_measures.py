@@ -1,6 +1,8 @@
-"""The measures of counts against scikit-learn and netcal, their definitions, and what must not matter."""
+"""The measures of counts against scikit-learn, netcal and torchmetrics, their definitions, and what must not matter."""
 
 import itertools
+from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,6 +30,29 @@ def stream(percent: np.ndarray, chance: np.ndarray | float, seed: int = 0) -> tu
     """Confidences 0..1, labels that are 1 with the given chance, and their counts."""
     label = (np.random.default_rng(seed).random(len(percent)) < chance).astype(int)
     return percent / 100, label, histogram(percent, label)[0]
+
+
+# Imported by the tests that ask for them, so that others need not wait when this module is collected: netcal takes 2 s
+# of CPU more than torch alone, and torchmetrics, which brings transformers, 7 s.
+
+
+@pytest.fixture(scope="module")
+def netcal() -> ModuleType:
+    from netcal.metrics import confidence
+
+    return confidence
+
+
+@pytest.fixture(scope="module")
+def torchmetrics() -> Callable[..., float]:
+    """A binary measure, by its name, of confidences 0..1 in double precision and labels."""
+    import torch
+    from torchmetrics import classification
+
+    def value(name: str, p: np.ndarray, y: np.ndarray, **options: int | str) -> float:
+        return float(getattr(classification, f"Binary{name}")(**options)(torch.from_numpy(p), torch.from_numpy(y)))
+
+    return value
 
 
 # ------------------------------------------------------------------------------------------------- perfectly calibrated
@@ -75,12 +100,44 @@ def test_scikit_learn_agrees(rows: list[tuple[int, int]]) -> None:
         assert np.isnan(right) and np.isnan(wrong) and np.isnan(auc(counts))
 
 
+# --------------------------------------------------------------------------------------------------------- torchmetrics
+
+
+@given(pairs)
+@settings(deadline=None)
+def test_torchmetrics_agrees_on_ranking(torchmetrics: Callable[..., float], rows: list[tuple[int, int]]) -> None:
+    rows = [*rows, (40, 0), (40, 1), (60, 1)]  # both classes: where one is missing it gives numbers, see below
+    counts = counts_of(rows)
+    percent, y = np.array(rows).T
+    precise = 1e-6  # it counts in single precision
+    assert auc(counts) == pytest.approx(torchmetrics("AUROC", percent / 100, y), abs=precise)
+    for which, p, label in (("right", percent, y), ("wrong", 100 - percent, 1 - y)):
+        theirs = torchmetrics("AveragePrecision", p / 100, label)
+        assert measures.average_precision(counts, which) == pytest.approx(theirs, abs=precise)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_torchmetrics_gives_a_ranking_of_one_class_a_number(torchmetrics: Callable[..., float], label: int) -> None:
+    rows = [(20, label), (40, label)]
+    percent, y = np.array(rows).T
+    for name, ours in (("AUROC", auc), ("AveragePrecision", measures.average_precision)):
+        if (name, label) == ("AveragePrecision", 1):  # without a warning
+            assert torchmetrics(name, percent / 100, y) == 1
+        else:
+            with pytest.warns(UserWarning, match="No (positive|negative) samples"):
+                assert torchmetrics(name, percent / 100, y) == 0
+        assert np.isnan(ours(counts_of(rows)))
+
+
 # -------------------------------------------------------------------------------------------------- bins: the libraries
 
 
 def neighbours(c: int) -> list[tuple[int, int]]:
     """c % is right, one percent less is wrong: in one bin the two nearly cancel, in two they do not."""
     return [(c, 1), (c - 1, 0)]
+
+
+LAST_BIN = [(95, 1), (100, 0)]  # unlike neighbours(100), whose error is the same together and apart
 
 
 @pytest.mark.parametrize("c", [30, 60, 70])
@@ -93,15 +150,13 @@ def test_relplots_binned_ece_misplaces_these(c: int) -> None:
 
 
 def test_relplots_binned_ece_opens_a_bin_for_100_percent() -> None:
-    rows = neighbours(100)
-    percent, y = np.array(rows).T
-    assert relplot.metrics.binnedECE(percent / 100, y, 10) == pytest.approx(0.495)
-    assert ece(counts_of(rows), 10, "left") == ece(counts_of(rows), 10, "right") == pytest.approx(abs(1 - 1.99) / 2)
+    percent, y = np.array(LAST_BIN).T
+    assert relplot.metrics.binnedECE(percent / 100, y, 10) == pytest.approx((abs(1 - 0.95) + abs(0 - 1)) / 2)
+    assert ece(counts_of(LAST_BIN), 10, "left") == ece(counts_of(LAST_BIN), 10, "right") == pytest.approx(0.95 / 2)
 
 
 @pytest.mark.parametrize("n_bins", [10, 15])
-def test_netcal_agrees_but_for_30_60_and_70_percent(n_bins: int) -> None:
-    netcal = pytest.importorskip("netcal.metrics.confidence")
+def test_netcal_agrees_but_for_30_60_and_70_percent(netcal: ModuleType, n_bins: int) -> None:
     bad = {30, 60, 70} if n_bins == 10 else set()
     percent = np.random.default_rng(3).choice([c for c in range(101) if c not in bad], 500)
     p, y, counts = stream(percent, 0.6)
@@ -114,14 +169,42 @@ def test_netcal_agrees_but_for_30_60_and_70_percent(n_bins: int) -> None:
         assert theirs < ece(counts_of(neighbours(c)), n_bins, "left") - 0.2
 
 
-def test_netcals_bins_of_equal_mass_agree_where_no_percent_has_to_be_split() -> None:
-    netcal = pytest.importorskip("netcal.metrics.confidence")
+def test_netcals_bins_of_equal_mass_agree_where_no_percent_has_to_be_split(netcal: ModuleType) -> None:
     p, y, counts = stream(np.repeat(np.arange(100), 7), 0.4)
     for n_bins in (5, 10, 20):
         theirs = netcal.ECE(n_bins, equal_intervals=False).measure(p, y)
         assert measures.adaptive_ece(counts, n_bins) == pytest.approx(theirs, abs=1e-12)
     with pytest.raises(ValueError, match="edge difference"):  # and it has no answer where percents repeat
         netcal.ECE(10, equal_intervals=False).measure(np.array([0.95, 0.9] * 50), np.array([0, 1] * 50))
+
+
+@pytest.mark.parametrize("n_bins", [10, 15])
+def test_torchmetrics_agrees_below_100_but_for_30_percent(torchmetrics: Callable[..., float], n_bins: int) -> None:
+    bad = {30} if n_bins == 10 else set()
+    percent = np.random.default_rng(4).choice([c for c in range(100) if c not in bad], 500)
+    p, y, counts = stream(percent, 0.6)
+    for norm, ours in (("l1", ece), ("max", measures.mce)):
+        theirs = torchmetrics("CalibrationError", p, y, n_bins=n_bins, norm=norm)
+        assert ours(counts, n_bins, "left") == pytest.approx(theirs, abs=1e-12)
+    for c in bad:  # its edge 0.3 is 0.30000000000000004
+        percent, y = np.array(neighbours(c)).T
+        theirs = torchmetrics("CalibrationError", percent / 100, y, n_bins=n_bins)
+        assert theirs == pytest.approx(ece(counts_of(neighbours(c)), n_bins, "right"))
+        assert theirs < ece(counts_of(neighbours(c)), n_bins, "left") - 0.2
+
+
+@pytest.mark.parametrize("n_bins", [10, 15])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_torchmetrics_opens_a_bin_for_100_percent(
+    torchmetrics: Callable[..., float], netcal: ModuleType, n_bins: int, side: str
+) -> None:
+    """Its issue 3510, not mended in 1.9.0: 100 % belongs to the last bin, and it counts 100 % in a phantom one."""
+    percent, y = np.array(LAST_BIN).T
+    for norm, theirs in (("l1", 0.525), ("max", 1)):
+        assert torchmetrics("CalibrationError", percent / 100, y, n_bins=n_bins, norm=norm) == pytest.approx(theirs)
+    for ours, other in ((ece, netcal.ECE), (measures.mce, netcal.MCE)):  # one bin: (0.95 + 1) / 2 said, 1 / 2 right
+        assert ours(counts_of(LAST_BIN), n_bins, side) == pytest.approx(0.475)
+        assert other(n_bins).measure(percent / 100, y) == pytest.approx(0.475)
 
 
 @given(pairs, st.integers(1, 12))

@@ -69,7 +69,18 @@ class RunPaths:
         self.responses = root / "responses.parquet"
         self.elicitations = root / "elicitations.parquet"
         self.metrics = root / "metrics.parquet"
+        self.metrics_plain = root / "metrics_plain.parquet"
+        self.differences = root / "differences.parquet"
+        self.measures = root / "measures.parquet"
+        self.measure_differences = root / "measure_differences.parquet"
+        self.risk_coverage = root / "risk_coverage.parquet"
+        self.methods = root / "methods.parquet"
+        self.method_differences = root / "method_differences.parquet"
         self.correlation = root / "correlation.parquet"
+        self.stress = root / "stress.parquet"
+        self.stress_curves = root / "stress_curves.parquet"
+        self.stress_correlation = root / "stress_correlation.parquet"
+        self.stress_differences = root / "stress_differences.parquet"
         self.figures = root / "figures"
         self.notebooks = root / "notebooks"
         self.report = root / "report.html"
@@ -86,8 +97,10 @@ MAKES: dict[str, tuple[str, ...]] = {
     "03_perturb": ("sft_jsonl", "simpo_jsonl", "perturbed_rows", "perturbed_images", "dataset"),
     "04_sft": ("sft_checkpoint", "sft_command", "sft_args", "sft_log", "sft_swift_log"),
     "05_simpo": ("simpo_checkpoint", "simpo_command", "simpo_args", "simpo_log", "simpo_swift_log"),
-    "06_eval": ("responses", "elicitations", "metrics"),
+    "06_eval": ("responses", "elicitations", "metrics", "metrics_plain", "differences", "measures",
+                "measure_differences", "risk_coverage", "methods", "method_differences"),
     "07_correlation": ("correlation",),
+    "08_stress": ("stress", "stress_curves", "stress_correlation", "stress_differences"),
     "09_report": ("report",),
 }
 

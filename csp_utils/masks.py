@@ -21,6 +21,7 @@ from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
 from csp_utils.grounding import Detection, Detector, caption_of, detect, load_grounding_dino
 from csp_utils.images import load_image
+from csp_utils.rle import encode_mask
 from csp_utils.segmentation import load_sam, segment, union
 
 if TYPE_CHECKING:
@@ -72,20 +73,6 @@ def load_models(p: "Mask") -> Models:
     """Loads both models onto the device that the parameters name."""
     device = pick_device(p.device)
     return Models(load_grounding_dino(p.grounding_dino, device), load_sam(p.sam, device))
-
-
-def encode_mask(mask: np.ndarray) -> str:
-    """COCO's compressed run lengths of a boolean mask (height, width)."""
-    from pycocotools import mask as coco
-
-    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
-
-
-def decode_mask(counts: str, width: int, height: int) -> np.ndarray:
-    """The boolean mask (height, width) that :func:`encode_mask` encoded."""
-    from pycocotools import mask as coco
-
-    return coco.decode({"counts": counts.encode("ascii"), "size": [int(height), int(width)]}).astype(bool)
 
 
 def chosen(found: Detection, boxes: str) -> Detection:

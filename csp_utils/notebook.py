@@ -69,7 +69,7 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         files += [paths.sft_jsonl]
     elif name == "05_simpo":
         files += [paths.simpo_jsonl] + ([] if p.model else [paths.sft_checkpoint])
-    elif name == "06_eval":
+    elif name in ("06_eval", "08_stress"):
         files += [paths.sft_checkpoint] if "sft" in p.variants else []
         files += [paths.simpo_checkpoint] if "csp" in p.variants else []
     elif name == "07_correlation":

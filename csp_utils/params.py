@@ -188,6 +188,41 @@ class Correlation(Stage):
     )
 
 
+class Stress(Stage):
+    """Notebook 08: spoken confidence while the evidence for an answer is taken away."""
+
+    base_model: str = Field("assets/tiny_world/vlm", description="variant base: folder or hub id")
+    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
+    model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
+    template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
+    max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
+    variants: list[Literal["base", "sft", "csp"]] = Field(["base", "sft", "csp"], description="what to ask")
+    pope: str | None = Field(None, description="folder of coco_pope_*.json and images/; null for the run's own")
+    n_images: int | None = Field(6, ge=1, description="images, with one present object each; null for all")
+    grounding_dino: str = Field("assets/tiny_world/grounding_dino", description="folder: config and checkpoint")
+    sam: str = Field("assets/tiny_world/sam", description="folder: config and checkpoint")
+    box_threshold: float = Field(0.35, ge=0, le=1, description="lowest score of a box")
+    text_threshold: float = Field(0.25, ge=0, le=1, description="lowest score of a phrase's token")
+    boxes: Literal["union", "top1"] = Field("union", description="which boxes make the mask")
+    max_area_fraction: float = Field(0.6, gt=0, le=1, description="a larger mask drops its question")
+    t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
+    gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
+    levels: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        [100, 75, 50, 25, 0], min_length=2, description="levels of c to show, in percent"
+    )
+    regions: list[Literal["object", "elsewhere", "everywhere"]] = Field(
+        ["object", "elsewhere"], min_length=1, description="where the noise goes: the mask, the moved mask, all over"
+    )
+    batch_size: int = Field(32, ge=1, description="prompts a batch")
+    max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
+    engine: Literal["auto", "shared", "plain"] = Field(
+        "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
+    )
+    n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
 class Report(Stage):
     """Notebook 09: one HTML page of all that was measured."""
 
@@ -207,6 +242,7 @@ NOTEBOOKS: dict[str, type[Stage]] = {
     "05_simpo": Simpo,
     "06_eval": Eval,
     "07_correlation": Correlation,
+    "08_stress": Stress,
     "09_report": Report,
 }
 """Each notebook and the model of its parameters, in the order in which they run."""

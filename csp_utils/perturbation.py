@@ -23,6 +23,7 @@ from csp_utils import prompts
 from csp_utils.artifacts import RunPaths, portable, whole_folder, write_jsonl, write_parquet
 from csp_utils.errors import UserError
 from csp_utils.params import Perturb
+from csp_utils.rle import decode_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,13 +159,6 @@ def perturb_row(
     return perturb(image, mask, c, generator(seed, row_id, f"noise {c}"), t_max, gamma, sampler)
 
 
-def decode_mask(row: Any) -> np.ndarray:
-    """The mask of a row of masks.parquet (rle_counts, width, height): bool, (height, width)."""
-    from pycocotools import mask
-
-    return mask.decode({"size": [int(row.height), int(row.width)], "counts": row.rle_counts.encode()}).astype(bool)
-
-
 def kept(masks: "pd.DataFrame") -> "pd.DataFrame":
     """The rows of masks.parquet that have a mask. Raises UserError if there is none."""
     rows = masks[masks["drop_reason"].isna()]
@@ -187,7 +181,7 @@ def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
             f"The image of row {row.row_id} has {image.shape[1]} x {image.shape[0]} pixels, but its "
             f"mask has {row.width:.0f} x {row.height:.0f}; rlaif_v has changed: run notebook 02_mask again."
         )
-    return image, decode_mask(row)
+    return image, decode_mask(row.rle_counts, row.width, row.height)
 
 
 def training_rows(question: str, answer: str, c: int, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:

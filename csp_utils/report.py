@@ -24,12 +24,14 @@ USAGE = "usage: python -m csp_utils.report RUN_FOLDER | --pictures RUN_FOLDER FO
 
 def html(run: "Saved") -> str:
     """The whole page."""
+    from csp_utils import report_confidences as confidences
     from csp_utils import report_pipeline as pipeline
     from csp_utils import report_sections as measured
     from csp_utils.report_html import page
 
-    parts = (
-        measured.results, measured.base_failure, measured.paper, pipeline.data, pipeline.training,
+    parts = (  # each makes a Section from the run; one whose tables are not there says so in a line
+        measured.results, measured.base_failure, measured.paper, measured.measures, confidences.methods,
+        confidences.stress, pipeline.data, pipeline.training,
         measured.figures, measured.correlation, pipeline.tiny_models, measured.about,
     )  # fmt: skip
     sections = [part(run) for part in parts]

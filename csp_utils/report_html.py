@@ -32,12 +32,14 @@ class Bullets:
 class Cell:
     """A cell of a table: its text, a smaller line below it (an interval), and what it is.
 
-    ``kind``: better or worse (said in a third line, and coloured), paper (shaded), words (to the left), or "".
+    ``kind``: better or worse (said in a third line, before ``note``, and coloured), paper (shaded), words (to the
+    left), or "".
     """
 
     text: str
     small: str = ""
     kind: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,12 @@ SHOW = """\
 {% if name %}<tr class="group"><th colspan="{{ b.columns|length }}" scope="rowgroup">{{ name }}</th></tr>{% endif %}
 {% for row in rows %}
 <tr>{% for c in row %}
-{% if loop.index <= b.n_heads %}<th scope="row"{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}</th>
+{% if loop.index <= b.n_heads %}<th scope="row"{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}
+{% if c.small %}<small>{{ c.small }}</small>{% endif %}</th>
 {% else %}<td{% if c.kind %} class="{{ c.kind }}"{% endif %}>{{ c.text }}
 {% if c.small %}<small{{ "" if c.small[0] == "[" else ' class="why"'|safe }}>{{ c.small }}</small>
-{% if c.kind in ("better", "worse") %}<small>{{ c.kind }}</small>{% endif %}{% endif %}</td>{% endif %}{% endfor %}</tr>
+{% set third = [c.kind if c.kind in ("better", "worse"), c.note] | select | join(", ") %}
+{% if third %}<small>{{ third }}</small>{% endif %}{% endif %}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}
 </tbody>
 {% endfor %}
@@ -241,27 +245,23 @@ PAGE = """\
 CSS = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #f6f8fa; --blue: #0b2f5b; --better: #0f5c2e;
   --better-bg: #e3f4e8; --worse: #8a1c13; --worse-bg: #fdeae7; }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; }
+* { box-sizing: border-box; } html { scroll-behavior: smooth; }
 body { margin: 0; color: var(--ink); background: #fff; font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto,
   "Noto Sans", "DejaVu Sans", sans-serif; }
 header, main, footer { max-width: 66rem; margin: 0 auto; padding: 0 1.25rem; }
-header { padding-top: 2.5rem; }
 h1 { font-size: clamp(1.7rem, 4vw, 2.5rem); line-height: 1.2; margin: 0 0 .4rem; color: var(--blue); }
-header > p { color: var(--soft); margin: 0 0 1rem; }
+header { padding-top: 2.5rem; } header > p { color: var(--soft); margin: 0 0 1rem; }
 nav { border-block: 1px solid var(--line); padding: .6rem 0; }
 nav ol { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; margin: 0; padding: 0; list-style: none; font-size: .9em; }
 a { color: #0a4fa3; }
 a:focus-visible, [tabindex]:focus-visible, summary:focus-visible { outline: 3px solid #0a4fa3; outline-offset: 2px; }
 .skip { position: absolute; left: -999px; } .skip:focus { left: 1rem; top: 1rem; background: #fff; padding: .5rem; }
-section { padding-top: 1.2rem; }
 h2 { font-size: 1.5rem; line-height: 1.3; margin: 1.4rem 0 .6rem; color: var(--blue); }
-h3 { font-size: 1.05rem; margin: 0 0 .6rem; }
+h3 { font-size: 1.05rem; margin: 0 0 .6rem; } section { padding-top: 1.2rem; }
 p, li { max-width: 46rem; } ul { padding-left: 1.3rem; } li { margin: .25rem 0; }
 .lead { font-size: 1.15rem; line-height: 1.55; }
-.note { color: var(--soft); font-size: .92rem; }
+.note { color: var(--soft); font-size: .92rem; } .label { font-weight: 600; margin-bottom: .3rem; }
 .missing { border-left: 4px solid #9a6700; background: #fff8e5; padding: .5rem .9rem; }
-.label { font-weight: 600; margin-bottom: .3rem; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 60%; }
 caption { text-align: left; font-weight: 600; padding-bottom: .5rem; font-size: .95rem; max-width: min(46rem, 88vw); }
@@ -272,23 +272,21 @@ thead th { border-bottom: 2px solid var(--ink); font-weight: 600; }
 .group th { background: var(--paper); font-weight: 600; padding-top: .5rem; }
 td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.3; white-space: nowrap; }
 td small.why { white-space: normal; }
+th small { display: block; color: var(--soft); font-weight: 400; max-width: 19rem; line-height: 1.35; }
 td.better { color: var(--better); background: var(--better-bg); font-weight: 600; }
 td.worse { color: var(--worse); background: var(--worse-bg); font-weight: 600; }
 td.better small, td.worse small { color: inherit; font-weight: 400; }
-td.paper, th.paper { background: var(--paper); font-style: italic; }
-td.words { text-align: left; }
+td.paper, th.paper { background: var(--paper); font-style: italic; } td.words { text-align: left; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figure.pixels img { image-rendering: pixelated; width: 100%; }
 figure.wide img { min-width: 44rem; } figure.wide .scroll { margin: 0; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .35rem; line-height: 1.45; max-width: 46rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)); gap: 1rem; }
-.grid figure { margin: 0; }
 article { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.1rem; margin: 1.1rem 0; }
-article p { margin: .4rem 0; }
+article p { margin: .4rem 0; } .grid figure { margin: 0; } summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; overflow-x: auto;
   font-size: .82rem; line-height: 1.45; }
 details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem; }
-summary { cursor: pointer; font-weight: 600; }
 footer { color: var(--soft); font-size: .88rem; border-top: 1px solid var(--line); margin-top: 3rem;
   padding-block: 1rem 2rem; }
 @media print {

@@ -24,6 +24,9 @@ class Saved:
         metrics, plain, differences: as :func:`csp_utils.metrics.compute` returns them.
         protocol: how they were computed; ``protocol_known`` says whether notebook 06's parameters are recorded.
         computed: plain and differences were not saved by notebook 06 but computed here, from its responses.
+        resamples: how many resamples are behind an interval and a p-value; None if that is not recorded.
+        measures, measure_differences: as :func:`csp_utils.metrics.compute_measures` returns them; None if not saved.
+        risk_coverage: as :func:`csp_utils.plots_measures.risk_coverage_table` returns it; None if not saved.
     """
 
     p: Report
@@ -36,6 +39,10 @@ class Saved:
     protocol: evaluation.Protocol
     protocol_known: bool
     computed: bool
+    resamples: int | None = None
+    measures: pd.DataFrame | None = None
+    measure_differences: pd.DataFrame | None = None
+    risk_coverage: pd.DataFrame | None = None
 
     @property
     def model(self) -> str:
@@ -66,16 +73,23 @@ def load(p: Report, paths: RunPaths) -> Saved:
     e = report_run.parameters(runs, "06_eval")
     known, e = e is not None, e or Eval()
     protocol = evaluation.Protocol(e.ties, e.ece_edges, e.n_bins, e.positive, e.seed)
-    saved = [paths.root / name for name in ("metrics_plain.parquet", "differences.parquet")]
+    saved = [paths.metrics_plain, paths.differences]
     there = all(path.is_file() for path in saved)
     if there:
         plain, differences = map(read_parquet, saved)
     else:
         _, plain, differences = evaluation.compute(responses, protocol, e.n_bootstrap)
     if differences.empty:  # one variant only: keep the columns
-        differences = pd.DataFrame(columns=["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low",
-                                            "ci_high", "n"])  # fmt: skip
-    return Saved(p, paths, runs, metrics, responses, plain, differences, protocol, known, not there)
+        differences = pd.DataFrame(columns=evaluation.DIFFERENCE_COLUMNS)
+    further = {name: optional(getattr(paths, name))
+               for name in ("measures", "measure_differences", "risk_coverage")}  # fmt: skip
+    return Saved(p, paths, runs, metrics, responses, plain, differences, protocol, known, not there,
+                 e.n_bootstrap if known else None, **further)  # fmt: skip
+
+
+def optional(path: Path) -> pd.DataFrame | None:
+    """A table that a run may lack; None if it does. Raises UserError if it is damaged."""
+    return read_parquet(path) if path.is_file() else None
 
 
 def absent(path: Path, what: str) -> Text:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from csp_utils import plots, report_pictures, report_run, report_tables
+from csp_utils import captions, plots, plots_measures, report_pictures, report_run, report_tables
 from csp_utils.artifacts import read_parquet
 from csp_utils.report_html import Block, Bullets, Cell, Folded, Grid, Section, Table, Text, drawn, link
 from csp_utils.report_saved import Saved, absent
@@ -10,30 +10,31 @@ from csp_utils.report_tables import CORRELATIONS, PAPER_METRICS, in_order, name_
 
 
 def results(run: Saved) -> Section:
-    """The headline: what changed, in words, as a figure, and in two tables."""
+    """The headline: the differences with their intervals, first of SFT + SimPO, then of SFT; then every value."""
     blocks: list[Block] = []
+    intervals = Text(_what_intervals_say(run), "note")
     for a, b in (("base", "csp"), ("base", "sft")):
         said = report_tables.sentences(run.differences, run.model, a, b)
         if not said:
             pair = f"{name_of(b)} against {name_of(a)}"
             blocks.append(Text(f"Left out: {pair}; this run did not evaluate both.", "missing"))
             continue
-        blocks += said
+        lead, in_words = said
+        blocks += [lead, report_tables.differences_table(run.differences, run.model, a, b), in_words]
         if b == "csp":
-            blocks.append(drawn(
+            blocks += [intervals, drawn(
                 report_pictures.differences(run.differences, run.model, a, b),
                 f"{name_of(b)} minus {name_of(a)} by metric and split, with 95 % intervals; the numbers are in the "
-                "table of differences below.",
+                "table of differences above.",
                 f"{name_of(b)} minus {name_of(a)}. Green dots: better; red crosses: worse; grey diamonds: not clear. "
                 "Bars: 95 % intervals.",
-            ))  # fmt: skip
-    blocks += [Text(_what_intervals_say(run), "note")]
+            )]  # fmt: skip
+    if intervals not in blocks:
+        blocks.append(intervals)
     if not run.protocol_known and run.computed:
         blocks.append(Text("How notebook 06 was parametrised is not recorded (it was run by hand), so the differences "
                            "were computed with its defaults.", "note"))  # fmt: skip
     blocks.append(report_tables.headline(run.metrics, run.model))
-    if not run.differences.empty:
-        blocks.append(report_tables.differences_table(run.differences, run.model))
     p = run.protocol
     blocks.append(Text(
         "Acc and F1: the prediction is the answer (Yes or No) with the higher spoken confidence; what a tie predicts: "
@@ -55,7 +56,13 @@ def _what_intervals_say(run: Saved) -> str:
         "They say how much the choice of test images matters, not how much another training seed would: each model "
         f"was trained once.{several} Nor do they say why: that a base model gives up one number for others could come "
         "of any training on numbers; what the noise itself teaches is for the ablations to tell."
+        f"{_what_p_says(run) if 'p' in run.differences else ''}"
     )
+
+
+def _what_p_says(run: Saved) -> str:
+    least = f"; {run.resamples} resamples cannot give less than {2 / (run.resamples + 1):.2g}" if run.resamples else ""
+    return f" p is the two-sided bootstrap p-value of a difference against 0, for one comparison by itself{least}."
 
 
 def base_failure(run: Saved) -> Section:
@@ -108,25 +115,56 @@ def paper(run: Saved) -> Section:
     return Section("paper", "Beside the paper's numbers", blocks)
 
 
+def measures(run: Saved) -> Section:
+    """What the paper does not print: the further measures, their differences, and risk and coverage."""
+    section = Section("measures", "Further measures")
+    if run.measures is None:
+        section.blocks.append(absent(run.paths.measures, "the further measures"))
+        return section
+    if run.measure_differences is None:
+        section.blocks.append(absent(run.paths.measure_differences, "their paired differences"))
+    first, *others = [run.adversarial, *(split for split in run.splits if split != run.adversarial)]
+    tables = {split: report_tables.measures_table(run.measures, run.measure_differences, run.model, split,
+                                                  explained=split == first) for split in (first, *others)}  # fmt: skip
+    section.blocks += [
+        Text("What the paper does not print, of the same answers on the same resampled images. Precision, recall and "
+             "the two measures of answering where it is sure are over questions, the others over (question, candidate) "
+             f"pairs; {run.protocol.n_bins} bins where a name gives no number. So many measures of one thing are not "
+             f"so many findings.{_what_p_says(run) if run.measure_differences is not None else ''}", "note"),
+        tables[first],
+    ]  # fmt: skip
+    if others:
+        section.blocks.append(Folded(f"The same for {', '.join(map(split_name, others))}", [tables[s] for s in others]))
+    if run.risk_coverage is None:
+        section.blocks.append(absent(run.paths.risk_coverage, "the risk-coverage curves"))
+        return section
+    curves, own = (table[table["model"] == run.model] for table in (run.risk_coverage, run.measures))
+    section.blocks.append(drawn(
+        plots_measures.risk_coverage(curves, first),
+        f"Risk against coverage of every variant on {split_name(first)}; AURC is in the table above.",
+        captions.risk_coverage(curves, own, first), dpi=130,
+    ))  # fmt: skip
+    return section
+
+
 def figures(run: Saved) -> Section:
-    """The paper's figures 3, 5 and 7 to 10, drawn from this run's tables."""
-    own = run.responses[run.responses["model"] == run.model]
-    panels = []
-    for split in run.splits:
-        alt = (f"ROC curve, reliability diagram and pairs a bin of every variant on {split_name(split)}; AUC, ECE and "
-               "Brier score are in the first table.")  # fmt: skip
-        figure = plots.calibration(own, split, run.protocol.n_bins, run.protocol.ece_edges)
-        panels.append(drawn(figure, alt, split_name(split), dpi=90))
+    """The paper's figures 3 to 5 and 7 to 10, drawn from this run's tables."""
+    own, metrics, plain = (table[table["model"] == run.model] for table in (run.responses, run.metrics, run.plain))
+    bins, others = (run.protocol.n_bins, run.protocol.ece_edges), [s for s in run.splits if s != run.adversarial]
+    panels = {split: drawn(
+        plots.calibration(own, split, *bins),
+        f"ROC curve, reliability diagram and pairs a bin of every variant on {split_name(split)}; AUC, ECE and Brier "
+        "score are in the caption.", captions.calibration(own, metrics, split, *bins), dpi=130,
+    ) for split in run.splits}  # fmt: skip
+    rest = [Folded(f"The same for {', '.join(map(split_name, others))}", [Grid([panels[s] for s in others], 400)])]
     return Section("figures", "Calibration in pictures", [
-        Text("As figures 3 and 7 to 10 of the paper. Above: ROC curves. Middle: reliability; on the diagonal, what is "
-             "said is true; below it, the model is too sure. Below: how many pairs a bin holds; a bin of three pairs "
-             "says little."),
-        Grid(panels, 300),
-        drawn(plots.plain_answers(run.plain[run.plain["model"] == run.model]),
-              "Accuracy, precision, recall and F1 of the plain answers by split and variant; the accuracies are in "
-              "the first table.",
-              "The plain answers, asked without a word about confidence (as figure 5 of the paper): does the model "
-              "still know what it knew?"),
+        panels[run.adversarial], *(rest if others else []),
+        drawn(plots.bars(metrics, run.adversarial),
+              f"Metrics of every variant on {split_name(run.adversarial)}; the numbers are in the caption.",
+              captions.bars(metrics, run.adversarial), dpi=150),
+        drawn(plots.plain_answers(plain),
+              "Accuracy, precision, recall and F1 of the plain answers by split and variant; the numbers are in the "
+              "caption.", captions.plain_answers(plain), dpi=150),
     ])  # fmt: skip
 
 
@@ -137,19 +175,19 @@ def correlation(run: Saved) -> Section:
         section.blocks.append(absent(run.paths.correlation, "the paper's table 2 and figure 6"))
         return section
     table = read_parquet(run.paths.correlation)
-    own = run.responses[run.responses["model"] == run.model]
+    own, of_model = (t[t["model"] == run.model] for t in (run.responses, table))
     section.blocks += [
         Text("Internal confidence is the probability of the answer's first token after the plain question. Does the "
              "model say what its own probabilities hold?"),
         report_tables.correlation_table(table, run.model),
         drawn(plots.correlation(own),
               "Internal against spoken confidence of every variant and split; the correlations are in the table above.",
-              "Internal against spoken confidence; darker cells hold more pairs."),
+              captions.correlation(own, of_model), dpi=150),
         *report_tables.beside_paper(table, CORRELATIONS),
         drawn(plots.token_probabilities(own, run.adversarial),
               f"Probability of the likelier answer token on {split_name(run.adversarial)} by variant, of right and of "
-              "wrong answers.",
-              "How sure the first answer token is (as figure 6 of the paper)."),
+              "wrong answers; the means are in the caption.",
+              captions.token_probabilities(own, run.adversarial), dpi=150),
     ]  # fmt: skip
     return section
 

@@ -1,16 +1,20 @@
 """What the report says in tables and sentences. Every sentence is made from the numbers of the run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from csp_utils.captions import interval, number, reason_of
 from csp_utils.datasets import SPLITS
+from csp_utils.plots import named
+from csp_utils.plots_measures import EXPLAINED
 from csp_utils.published import published
 from csp_utils.report_html import Bullets, Cell, Table, Text
 
-VARIANTS = {"base": "base", "sft": "SFT", "csp": "SFT + SimPO"}
-SPLIT_NAMES = {split: split.replace("_", " ").replace("pope", "POPE").replace("amber", "AMBER") for split in SPLITS}
+VARIANTS = ("base", "sft", "csp")
+name_of = split_name = named  # the report calls variants and splits what the figures call them
 HEADLINE = {
     "acc": ("Acc", "accuracy by spoken confidence", +1),
     "f1": ("F1", "F1 by spoken confidence", +1),
@@ -25,6 +29,9 @@ HEADLINE = {
 PAPER_METRICS = {"acc": "Acc", "f1": "F1", "ece": "ECE"}
 CORRELATIONS = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ"}
 SIGNS = dict.fromkeys([*CORRELATIONS], +1) | {metric: sign for metric, (_, _, sign) in HEADLINE.items()}
+MEASURE_SIGNS = {metric: sign for group in EXPLAINED.values() for metric, (_, sign, _) in group.items()}
+ARROWS = {+1: " ↑", -1: " ↓", 0: ""}
+HEADS = ["", *(f"{short}{ARROWS[sign]}" for short, _, sign in HEADLINE.values())]
 
 
 def in_order(values: Iterable[str], order: Iterable[str]) -> list[str]:
@@ -32,30 +39,6 @@ def in_order(values: Iterable[str], order: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(values))
     order = list(order)
     return [v for v in order if v in found] + [v for v in found if v not in order]
-
-
-def name_of(variant: str) -> str:
-    """How the report calls a variant."""
-    return VARIANTS.get(variant, variant)
-
-
-def split_name(split: str) -> str:
-    """How the report calls a split."""
-    return SPLIT_NAMES.get(split, split)
-
-
-def number(value: float | None, signed: bool = False, decimals: int = 3) -> str:
-    """A number with a true minus sign; "undefined" for null."""
-    if value is None or pd.isna(value):
-        return "undefined"
-    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
-
-
-def interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    """The interval in brackets; "" if there is none."""
-    if pd.isna(low) or pd.isna(high):
-        return ""
-    return f"[{number(low, signed)}, {number(high, signed)}]"
 
 
 # ------------------------------------------------------------------------------------------------------------ headline
@@ -69,58 +52,82 @@ def headline(metrics: pd.DataFrame, model: str) -> Table:
     groups = []
     for split in in_order(part["split"], SPLITS):
         n = next((r.n for r in cells.values() if r.split == split and r.metric == "acc"), 0)
-        rows = []
-        for variant in variants:
-            found = [cells.get((split, variant, metric)) for metric in HEADLINE]
-            rows.append([name_of(variant), *(Cell("–") if r is None else Cell(
-                number(r.value), interval(r.ci_low, r.ci_high) or _reason(r)) for r in found)])
+        rows = [[name_of(v), *(_value(cells.get((split, v, metric))) for metric in HEADLINE)] for v in variants]
         groups.append((f"{split_name(split)} ({n} questions)", rows))
-    columns = ["", *(f"{short} {'↑' if sign > 0 else '↓'}" for short, _, sign in HEADLINE.values())]
-    caption = f"{model}: every metric with its 95 % interval. ↑ higher is better, ↓ lower is better."
-    return Table(caption, columns, groups)
+    return Table(f"{model}: every metric with its 95 % interval. ↑ higher is better, ↓ lower is better.", HEADS, groups)
 
 
-def _reason(row) -> str:
-    reason = getattr(row, "reason", None)
-    return reason if isinstance(reason, str) else "no interval"
+def _value(row: Any) -> Cell:
+    """A row of a table of metrics as a cell: the value and its interval, or why it is undefined."""
+    if row is None:
+        return Cell("–")
+    return Cell(number(row.value), interval(row.ci_low, row.ci_high) or reason_of(row) or "no interval")
 
 
-def verdicts(differences: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def verdicts(differences: pd.DataFrame, a: str, b: str, signs: Mapping[str, int] = SIGNS) -> pd.DataFrame:
     """split, metric, diff, ci_low, ci_high and verdict (better, worse, unclear, undefined) of ``b`` minus ``a``.
 
-    Better or worse only where the 95 % interval of the difference excludes 0.
+    Better or worse only where the 95 % interval of the difference excludes 0, and only of metrics that have a better
+    direction (``signs``: +1, -1, or 0 for none); metrics that are not among the signs are left out.
     """
     part = differences[(differences["variant_a"] == a) & (differences["variant_b"] == b)]
-    part = part[part["metric"].isin(SIGNS)].copy()
+    part = part[part["metric"].isin(signs)].copy()
     low, high = part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float)
-    sign = part["metric"].map(SIGNS).to_numpy(float)
-    up, down = low > 0, high < 0
-    known = ~np.isnan(low) & ~np.isnan(high)
+    sign = part["metric"].map(signs).to_numpy(float)
+    up, down, known = low > 0, high < 0, ~np.isnan(low) & ~np.isnan(high)
     good, bad = np.where(sign > 0, up, down), np.where(sign > 0, down, up)
-    part["verdict"] = np.select([~known, good, bad], ["undefined", "better", "worse"], "unclear")
+    part["verdict"] = np.select([~known, sign == 0, good, bad], ["undefined", "unclear", "better", "worse"], "unclear")
     return part.reset_index(drop=True)
 
 
-def differences_table(differences: pd.DataFrame, model: str) -> Table:
-    """SFT minus base and CSP minus base by split and metric, each with its interval and what it means."""
-    part = differences[differences["model"] == model]
-    groups = []
-    judged = {pair: verdicts(part, *pair) for pair in (("base", "sft"), ("base", "csp"))}
-    for split in in_order(part["split"], SPLITS):
-        rows = []
-        for (a, b), table in judged.items():
-            cells = table[table["split"] == split].set_index("metric")
-            if not cells.empty:
-                rows.append([f"{name_of(b)} − {name_of(a)}", *(_difference(cells.loc[m]) for m in HEADLINE)])
-        groups.append((split_name(split), rows))
-    columns = ["", *(short for short, _, _ in HEADLINE.values())]
-    return Table(f"{model}: paired differences. “Better” and “worse” stand where the 95 % interval of the difference "
-                 "excludes 0.", columns, groups)  # fmt: skip
+def differences_table(differences: pd.DataFrame, model: str, a: str, b: str) -> Table:
+    """``b`` minus ``a`` by split and metric, each with its interval, what it means, and its p-value."""
+    judged = verdicts(differences[differences["model"] == model], a, b)
+    rows = []
+    for split in in_order(judged["split"], SPLITS):
+        cells = judged[judged["split"] == split].set_index("metric")
+        rows.append([split_name(split), *(_difference(cells.loc[m]) for m in HEADLINE)])
+    return Table(f"{name_of(b)} minus {name_of(a)}, {model}: paired differences with 95 % intervals and p-values. "
+                 "“Better” and “worse” stand where the interval excludes 0.", HEADS, [("", rows)])  # fmt: skip
 
 
 def _difference(row: pd.Series) -> Cell:
     kind = row["verdict"] if row["verdict"] in ("better", "worse") else ""
-    return Cell(number(row["diff"], signed=True), interval(row["ci_low"], row["ci_high"], signed=True), kind)
+    return Cell(number(row["diff"], signed=True), interval(row["ci_low"], row["ci_high"], signed=True), kind,
+                _p(row.get("p")))  # fmt: skip
+
+
+def _p(p: float | None) -> str:
+    """"p = 0.002"; "" where there is none, as in tables of older runs."""
+    return "" if p is None or pd.isna(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def measures_table(
+    measures: pd.DataFrame, differences: pd.DataFrame | None, model: str, split: str, explained: bool = True
+) -> Table:
+    """The further measures of a split by variant, and SFT + SimPO minus base if there are differences of both.
+
+    Args:
+        measures, differences: as :func:`csp_utils.metrics.compute_measures` returns them.
+        explained: whether a line below each measure's name says what it is.
+    """
+    part = measures[(measures["model"] == model) & (measures["split"] == split)]
+    cells = {(r.variant, r.metric): r for r in part.itertuples()}
+    variants, judged = in_order(part["variant"], VARIANTS), {}
+    if differences is not None:
+        own = differences[(differences["model"] == model) & (differences["split"] == split)]
+        judged = {row["metric"]: row for _, row in verdicts(own, "base", "csp", MEASURE_SIGNS).iterrows()}
+    groups = []
+    for group, names in EXPLAINED.items():
+        rows = []
+        for metric, (name, sign, told) in names.items():
+            row = [Cell(name + ARROWS[sign], told * explained), *(_value(cells.get((v, metric))) for v in variants)]
+            rows.append(row + [_difference(judged[metric]) if metric in judged else Cell("–")] * bool(judged))
+        groups.append((group, rows))
+    columns = ["", *map(name_of, variants), *[f"{name_of('csp')} − {name_of('base')}"] * bool(judged)]
+    what = "with 95 % intervals, and paired differences with p-values" if judged else "with 95 % intervals"
+    return Table(f"Further measures on {split_name(split)}, {model}, {what}. ↑ higher is better, ↓ lower is better.",
+                 columns, groups)  # fmt: skip
 
 
 def sentences(differences: pd.DataFrame, model: str, a: str, b: str) -> list[Text | Bullets]:
@@ -286,12 +293,8 @@ def correlation_table(correlation: pd.DataFrame, model: str) -> Table:
     cells = {(r.variant, r.split, r.metric): r for r in part.itertuples()}
     groups = []
     for metric, name in CORRELATIONS.items():
-        rows = []
-        for variant in in_order(part["variant"], VARIANTS):
-            found = [cells.get((variant, split, metric)) for split in SPLITS]
-            rows.append([name_of(variant), *(Cell("–") if r is None else Cell(
-                number(r.value), interval(r.ci_low, r.ci_high) or _reason(r)) for r in found)])
-        groups.append((name, rows))
+        groups.append((name, [[name_of(v), *(_value(cells.get((v, split, metric))) for split in SPLITS)]
+                              for v in in_order(part["variant"], VARIANTS)]))
     columns = ["", *(split_name(split) for split in SPLITS)]
     return Table(f"{model}: rank correlation of internal with verbalised confidence, over (question, candidate) pairs, "
                  "with 95 % intervals (the paper's table 2).", columns, groups)  # fmt: skip

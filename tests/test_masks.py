@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from csp_utils import masks
+from csp_utils import masks, rle
 from csp_utils.artifacts import RunPaths, read_parquet, write_parquet
 from csp_utils.datasets import read_rlaif_v, write_rlaif_v
 from csp_utils.errors import UserError
@@ -92,7 +92,7 @@ def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     saved = read_parquet(paths.masks)
     assert saved.columns.tolist() == masks.SCHEMA.names and len(saved) == 7
     first = saved.iloc[0]
-    mask = masks.decode_mask(first.rle_counts, int(first.width), int(first.height))
+    mask = rle.decode_mask(first.rle_counts, int(first.width), int(first.height))
     truth = np.zeros((20, 40), bool)
     truth[:10, :10] = truth[:10, 20:30] = True
     assert (mask == truth).all() and first.area_fraction == truth.mean()
@@ -123,7 +123,7 @@ def test_top1_takes_the_best_box_alone(paths, fake):
     table, _ = go(paths, boxes="top1")
     row = table.iloc[0]
     assert len(row.boxes) == len(row.scores) == 1
-    assert masks.decode_mask(row.rle_counts, 40, 20).sum() == 100
+    assert rle.decode_mask(row.rle_counts, 40, 20).sum() == 100
 
 
 def test_the_batch_size_changes_nothing(paths, fake):
@@ -151,7 +151,7 @@ def test_no_row_with_a_keyword_is_no_error(paths, fake):
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
 @settings(max_examples=50, deadline=None)
 def test_a_mask_survives_its_encoding(mask):
-    assert (masks.decode_mask(masks.encode_mask(mask), mask.shape[1], mask.shape[0]) == mask).all()
+    assert (rle.decode_mask(rle.encode_mask(mask), mask.shape[1], mask.shape[0]) == mask).all()
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,6 @@ def test_the_shipped_models_find_what_is_there(models):
     for scene, results in zip(scenes, masks.mask_images(models, pictures, wanted, Mask()), strict=True):
         for noun, result in zip(scene.nouns, results, strict=True):
             truth = np.any([t.mask for t in scene.find(noun)], axis=0)
-            mine = masks.decode_mask(result.rle_counts, 112, 112) if result.rle_counts else np.zeros_like(truth)
+            mine = rle.decode_mask(result.rle_counts, 112, 112) if result.rle_counts else np.zeros_like(truth)
             overlaps.append(iou(mine, truth))
     assert np.mean(overlaps) > 0.75

@@ -1,6 +1,7 @@
 """The tables of measures: values, reasons, p-values, resamples, and the benchmarks' own scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 from test_measures import counts_of, percents
 from test_metrics import table
 
-from csp_utils import intervals, metrics, plots, plots_measures
+from csp_utils import intervals, metrics, plots, plots_measures, report_sections, report_tables
+from csp_utils.artifacts import RunPaths
 from csp_utils.calibration import ece
 from csp_utils.metrics import MEASURES, Protocol, compute, compute_measures
+from csp_utils.params import Report
 from csp_utils.prompts import parse_yes_no
+from csp_utils.report_html import Table, Text
+from csp_utils.report_saved import Saved
 from csp_utils.smooth import smece
 
 
@@ -220,7 +225,72 @@ def test_the_risk_coverage_figure_shows_what_the_table_says(tmp_path: Path) -> N
     assert curves.query("variant == 'csp'")["risk"].isna().all()
     figure = plots_measures.risk_coverage(curves, "pope_random")
     lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert len(lines) == 1 and next(iter(lines)).startswith("base")  # a curve that is not defined is not drawn
-    assert next(iter(lines.values())).get_ydata()[-1] == pytest.approx(0.25)
-    assert [t.get_text() for t in figure.axes[0].texts] == ["SFT + SimPO: no question with two parsed confidences"]
-    assert plots.save(figure, tmp_path, "risk").stat().st_size > 5000
+    said = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert said[0].startswith("base: AURC") and lines[said[0]].get_ydata()[-1] == pytest.approx(0.25)
+    assert said[1:] == ["SFT + SimPO: no question with two parsed confidences"]
+    assert len(lines[said[1]].get_ydata()) == 0  # a curve that is not defined is not drawn
+    assert all(path.stat().st_size > 5 for path in plots.save(figure, tmp_path, "risk", "a caption"))
+
+
+def test_every_measure_is_explained() -> None:
+    said = {name: text for group in plots_measures.EXPLAINED.values() for name, (_, _, text) in group.items()}
+    assert set(said) == set(MEASURES) and min(map(len, said.values())) > 20
+
+
+def test_the_reports_table_of_measures() -> None:
+    """base says 95 of everything, csp 90 of right and 40 of wrong candidates, sft nothing."""
+    base = [(95, 95, "yes" if i % 2 else "no", i, 0.5, "Yes") for i in range(40)]
+    csp = [((90, 40) if i % 2 else (40, 90)) + row[2:] for i, row in enumerate(base)]
+    silent = [(None, None, *row[2:]) for row in base]
+    made = compute_measures(pd.concat([table(base), table(silent, "sft"), table(csp, "csp")]), Protocol(), 99)
+    shown = report_tables.measures_table(*made, "tiny", "pope_random")
+    assert list(shown.columns) == ["", "base", "SFT", "SFT + SimPO", "SFT + SimPO − base"]
+    rows = {row[0].text: row for _, group in shown.cells() for row in group}
+    assert len(rows) == len(MEASURES)
+    name, *cells = rows["ECE, 10 bins, right ↓"]
+    assert [cell.text for cell in cells] == ["0.450", "undefined", "0.250", "−0.200"]  # (0.1 + 0.4) / 2 against 0.45
+    assert cells[1].small == "no confidence was parsed" and "mean gap" in name.small
+    assert (cells[3].kind, cells[3].note) == ("better", "p = 0.020")  # 2 / (99 + 1)
+    assert rows["accuracy at 80 % ↑"][4].kind == "better" and rows["underconfidence ↓"][4].kind == "worse"
+    assert rows["signed error"][4].text == "−0.300" and rows["signed error"][4].kind == ""  # neither way is better
+    assert rows["precision ↑"][1].small == "the positive class was never answered"
+    alone = report_tables.measures_table(made[0], None, "tiny", "pope_random", explained=False)
+    assert len(alone.columns) == 4 and all(not row[0].small for _, group in alone.cells() for row in group)
+
+
+@pytest.fixture(scope="module")
+def run() -> Saved:
+    """What the report reads of a run in which csp knows three answers in four, and base none."""
+    base = [(95, 95, "yes" if i % 2 else "no", i // 2, 0.5, "Yes") for i in range(40)]
+    csp = [((90, 40) if i % 2 or i % 4 == 0 else (40, 90)) + row[2:] for i, row in enumerate(base)]
+    said = pd.concat([table(rows, v, split) for split in ("pope_random", "pope_adversarial")
+                      for v, rows in (("base", base), ("csp", csp))])  # fmt: skip
+    value, plain, differences = compute(said, Protocol(), 99)
+    curves = plots_measures.risk_coverage_table(said, Protocol())
+    return Saved(Report(run="r"), RunPaths("r"), {}, value, said, plain, differences, Protocol(), True, False, 99,
+                 *compute_measures(said, Protocol(), 99), curves)  # fmt: skip
+
+
+def test_the_report_leads_with_the_table_of_differences(run: Saved) -> None:
+    sentence, first, *_ = report_sections.results(run).blocks
+    assert isinstance(sentence, Text) and isinstance(first, Table)
+    (_, (random, adversarial)), = first.cells()
+    assert (random[0].text, adversarial[0].text) == ("POPE random", "POPE adversarial")
+    told = run.differences.set_index(["split", "metric"]).loc["pope_adversarial", "acc"]
+    assert told["diff"] == 0.75 and adversarial[1].text == "+0.750" and adversarial[1].note == "p = 0.020"
+    assert adversarial[1].small == f"[{told['ci_low']:+.3f}, {told['ci_high']:+.3f}]"
+    older = replace(run, differences=run.differences.drop(columns="p"))  # from before there were p-values
+    assert not any(cell.note for cell in report_sections.results(older).blocks[1].cells()[0][1][0])
+
+
+@pytest.mark.parametrize(("lost", "shown"), [
+    (None, "Text Table Folded Picture"), ("measure_differences", "Text Text Table Folded Picture"),
+    ("risk_coverage", "Text Table Folded Text"), ("measures", "Text"),
+])  # fmt: skip
+def test_of_the_further_measures_only_what_is_missing_is_left_out(run: Saved, lost: str | None, shown: str) -> None:
+    blocks = report_sections.measures(replace(run, **{lost: None}) if lost else run).blocks
+    assert sorted(type(block).__name__ for block in blocks) == sorted(shown.split())
+    said = [block.text for block in blocks if isinstance(block, Text) and block.kind == "missing"]
+    assert len(said) == bool(lost) and all(f"{lost}.parquet is not there (notebook 06_eval" in text for text in said)
+    captions = [block.caption for block in blocks if hasattr(block, "png")]
+    assert all("Risk and coverage of tiny on POPE adversarial" in caption for caption in captions)

@@ -17,6 +17,7 @@ from csp_utils.artifacts import RunPaths
 from csp_utils.datasets import read_rlaif_v, write_rlaif_v
 from csp_utils.errors import UserError
 from csp_utils.params import Perturb
+from csp_utils.rle import decode_mask
 
 # As drawn by numpy 2.4's Philox on x86-64.
 GOLDEN_NOISE = [0.5208934545516968, 1.044359803199768, 0.6547631025314331]
@@ -176,7 +177,8 @@ def test_the_written_data_set(tmp_path):
     for row, line in zip(table.itertuples(), sft, strict=True):
         image = np.asarray(Image.open(row.image))
         original = np.asarray(data.image(row.row_id))
-        mask = P.decode_mask(masks[masks["row_id"] == row.row_id].iloc[0])
+        own = masks[masks["row_id"] == row.row_id].iloc[0]
+        mask = decode_mask(own.rle_counts, own.width, own.height)
         assert line["images"] == [row.image] and line["messages"][1]["content"] == row.r_c == f"{row.c}%"
         assert np.array_equal(image[~mask], original[~mask]) and not np.array_equal(image, original)
     from datasets import load_from_disk

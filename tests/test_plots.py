@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from csp_utils import plots, published
 from csp_utils.metrics import RESPONSE_COLUMNS, Protocol, compute
@@ -43,9 +46,49 @@ def test_every_figure_is_drawn_and_saved(tables, tmp_path: Path) -> None:
         "tokens": plots.token_probabilities(table, "pope_adversarial"),
         "correlation": plots.correlation(table),
     }.items():
-        path = plots.save(figure, tmp_path, name)
-        assert path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 5000
-    assert len(list(tmp_path.iterdir())) == 5  # nothing half-written
+        png, pdf, text = plots.save(figure, tmp_path, name, f"This is {name}.")
+        assert png.read_bytes()[:4] == b"\x89PNG" and png.stat().st_size > 5000
+        assert pdf.read_bytes()[:5] == b"%PDF-" and pdf.stat().st_size > 5000
+        assert text.read_text() == f"This is {name}.\n"
+        assert max(figure.get_size_inches()) <= 7.2 and min(t.get_fontsize() for t in letters(figure)) >= 7
+    assert len(list(tmp_path.iterdir())) == 15  # nothing half-written
+
+
+def letters(figure: Figure) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_a_saved_pdf_can_be_printed_and_is_always_the_same(tmp_path: Path) -> None:
+    caption = "Spearman's ρ is −0.5, and so on"
+    once, again = (plots.calibration(responses(), "pope_adversarial") for _ in range(2))
+    first = [path.read_bytes() for path in plots.save(once, tmp_path / "a", "x", caption)]
+    assert first == [path.read_bytes() for path in plots.save(once, tmp_path / "b", "x", caption)]
+    assert first == [path.read_bytes() for path in plots.save(again, tmp_path / "c", "x", caption)]
+    pdf = first[1]
+    assert b"/Subject (\xfe\xff" + caption.encode("utf-16-be") + b")" in pdf and b"/CreationDate" not in pdf
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, embedded
+
+
+def test_a_figure_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = plots.calibration(responses(), "pope_adversarial")
+    kept = [path.read_bytes() for path in plots.save(figure, tmp_path, "x", "kept")]
+
+    def cut(path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("cut")
+
+    monkeypatch.setattr(figure, "savefig", cut)
+    with pytest.raises(RuntimeError):
+        plots.save(figure, tmp_path, "x", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.md", "x.pdf", "x.png"]
+    assert [(tmp_path / f"x.{suffix}").read_bytes() for suffix in ("png", "pdf", "md")] == kept
+
+
+def test_variants_can_be_told_apart_in_grey() -> None:
+    greys = [sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(plots.style(v)[0]), strict=True))
+             for v in ("base", "sft", "csp")]  # fmt: skip
+    assert greys[0] - greys[1] > 0.15 and greys[1] - greys[2] > 0.15
+    assert all(len({plots.style(v)[i] for v in ("base", "sft", "csp")}) == 3 for i in (1, 2))  # line and marker
 
 
 def test_the_calibration_figure_shows_what_the_table_says() -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csp_utils import masks, perturbation, report, report_run, report_tables
+from csp_utils import masks, perturbation, report, report_run, report_tables, rle
 from csp_utils.artifacts import RunPaths, write_json, write_parquet, write_text
 from csp_utils.datasets import SPLITS, read_rlaif_v
 from csp_utils.errors import UserError
-from csp_utils.metrics import RESPONSE_COLUMNS, Protocol, compute
+from csp_utils.metrics import RESPONSE_COLUMNS, Protocol, compute, compute_measures
 from csp_utils.params import Perturb, Report
+from csp_utils.plots_measures import risk_coverage_table
 
 VARIANTS = ("base", "sft", "csp")
 
@@ -58,14 +59,16 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
     perturbation.perturb_all(table, data, paths, Perturb(run=name))
     _trainings(paths)
     said = responses(**how)
-    metrics, _, _ = compute(said, Protocol(), 60)
-    write_parquet(said, paths.responses)
-    write_parquet(metrics, paths.metrics)
-    write_parquet(metrics[metrics["metric"].isin(["spearman", "kendall"])], paths.correlation)
-    write_parquet(pd.DataFrame([("vlm", "adversarial_plain_acc", 0.84, ">= 0.75 and <= 0.92", True),
-                                ("sam", "mean_mask_iou_from_predicted_boxes", 0.7, ">= 0.9", False),
-                                ("vlm", "n", 600.0, "", None)],
-                               columns=["model", "measure", "value", "aim", "met"]), paths.tiny_world_quality)
+    metrics, (measures, further) = compute(said, Protocol(), 60)[0], compute_measures(said, Protocol(), 60)
+    quality = [("vlm", "adversarial_plain_acc", 0.84, ">= 0.75 and <= 0.92", True),
+               ("sam", "mean_mask_iou_from_predicted_boxes", 0.7, ">= 0.9", False), ("vlm", "n", 600.0, "", None)]
+    for file, made in {
+        "responses": said, "metrics": metrics, "measures": measures, "measure_differences": further,
+        "correlation": metrics[metrics["metric"].isin(["spearman", "kendall"])],
+        "risk_coverage": risk_coverage_table(said, Protocol()),
+        "tiny_world_quality": pd.DataFrame(quality, columns=["model", "measure", "value", "aim", "met"]),
+    }.items():
+        write_parquet(made, paths.root / f"{file}.parquet")
     for notebook, parameters in {"03_perturb": {"gamma": 0.004}, "06_eval": {"n_bootstrap": 60}}.items():
         record = {"parameters": parameters, "start_time": "2025-01-02T03:04:05", "duration": 61.5}
         write_json({"cells": [], "metadata": {"papermill": record}}, paths.notebooks / f"{notebook}.ipynb")
@@ -81,7 +84,7 @@ def _masks(keywords: pd.DataFrame, things: list) -> pd.DataFrame:
             "row_id": row.row_id, "image_path": row.image_path, "question": row.question, "answer": row.answer,
             "keyword": row.keyword, "width": 112, "height": 112, "boxes": [list(t.box) for t in found],
             "scores": [0.9] * len(found), "phrases": [row.keyword] * len(found),
-            "rle_counts": masks.encode_mask(mask) if found else None,
+            "rle_counts": rle.encode_mask(mask) if found else None,
             "area_fraction": float(mask.mean()) if found else None, "drop_reason": None if found else "no_box",
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -89,10 +92,9 @@ def _masks(keywords: pd.DataFrame, things: list) -> pd.DataFrame:
 
 def _trainings(paths: RunPaths) -> None:
     steps = np.arange(1, 41)
-    loss = 3 * np.exp(-steps / 15) + 0.5
-    log = pd.DataFrame({"step": steps, "loss": loss, "learning_rate": 1e-5 * (41 - steps) / 40})
-    write_parquet(log, paths.sft_log)
+    log = pd.DataFrame({"step": steps, "loss": 3 * np.exp(-steps / 15) + 0.5, "learning_rate": 1e-5 / steps})
     rewards = {f"rewards/{name}": steps / 20 for name in ("chosen", "rejected", "margins", "accuracies")}
+    write_parquet(log, paths.sft_log)
     write_parquet(log.assign(**rewards), paths.simpo_log)
     write_text("USE_HF=1 \\\n  python -m swift.cli.sft --loss <x> & y\n", paths.sft_command)
     write_text("python -m swift.cli.rlhf\n", paths.simpo_command)
@@ -122,8 +124,7 @@ def test_a_gain_is_called_a_gain_and_a_loss_a_loss() -> None:
 
 def test_the_counts_of_the_first_sentence_are_those_of_the_table() -> None:
     table = differences()
-    judged = report_tables.verdicts(table, "base", "csp")
-    judged = judged[judged["metric"].isin(report_tables.HEADLINE)]
+    judged = report_tables.verdicts(table, "base", "csp").query("metric in @report_tables.HEADLINE")
     better, worse = ((judged["verdict"] == v).sum() for v in ("better", "worse"))
     said = report_tables.sentences(table, "tiny-qwen2-vl", "base", "csp")[0].text
     assert f"of {len(judged)} comparisons" in said and f"{better} are better, {worse} are worse" in said
@@ -145,8 +146,8 @@ def test_the_base_models_failure_is_told_in_its_numbers() -> None:
     said = responses()
     metrics = compute(said, Protocol(), 5)[0]
     told = "\n".join(report_tables.failure(said, metrics, "tiny-qwen2-vl"))
-    base = said[said["variant"] == "base"]
-    assert f"“95%” in {100 * (base['verbalized'] == 95).mean():.1f} % of its replies" in told
+    often = 100 * (said[said["variant"] == "base"]["verbalized"] == 95).mean()
+    assert f"“95%” in {often:.1f} % of its replies" in told
     ties = 100 * metrics.query("variant == 'base' and metric == 'tie_rate'")["value"].astype(float)
     assert f"{ties.min():.1f} to {ties.max():.1f} %" in told
 
@@ -162,9 +163,8 @@ def test_the_papers_numbers_stand_beside_ours_and_are_marked() -> None:
 
 
 def test_the_direction_is_compared_cell_by_cell() -> None:
-    names = ["acc", "f1", "ece"]
-    good = report_tables.direction(differences(), "tiny-qwen2-vl", "Qwen2-VL-7B-Instruct", names)
-    bad = report_tables.direction(differences(better=False), "tiny-qwen2-vl", "Qwen2-VL-7B-Instruct", names)
+    models, names = ("tiny-qwen2-vl", "Qwen2-VL-7B-Instruct"), ["acc", "f1", "ece"]
+    good, bad = (report_tables.direction(differences(better=it), *models, names) for it in (True, False))
     assert "Of the 15 cells" in good and "clearly in the other in 0" in good
     assert int(re.search(r"same direction in (\d+)", good)[1]) > int(re.search(r"same direction in (\d+)", bad)[1])
 
@@ -200,8 +200,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 @pytest.mark.slow
 def test_the_page_stands_alone_and_can_be_read_by_everybody(run: RunPaths) -> None:
     report.write(Report(run=run.run, title="A <b>title</b>"), run)
-    html = run.report.read_text()
-    page = Page(html)
+    page = Page(html := run.report.read_text())
     assert html.startswith("<!DOCTYPE html>") and page.all("html") == [{"lang": "en"}]
     assert not page.all("script") and not page.all("link")
     pictures = page.all("img")
@@ -221,7 +220,8 @@ def test_the_page_stands_alone_and_can_be_read_by_everybody(run: RunPaths) -> No
 def test_the_page_shows_the_runs_numbers(run: RunPaths) -> None:
     report.write(Report(run=run.run), run)
     shown = Page(run.report.read_text()).text
-    for row in pd.read_parquet(run.metrics).query("metric == 'ece'").itertuples():
+    further = pd.read_parquet(run.root / "measures.parquet").query("metric in ('smece', 'aurc')")
+    for row in pd.concat([pd.read_parquet(run.metrics).query("metric == 'ece'"), further]).itertuples():
         assert f"{row.value:.3f}" in shown and f"[{row.ci_low:.3f}, {row.ci_high:.3f}]" in shown
     assert "gamma = 0.004" in shown and "dropped: no box" in shown and "missed" in shown and "cpo_alpha" in shown
     example = pd.read_parquet(run.perturbed_rows).set_index("row_id").loc[re.search(r"Row (\d{6})", shown)[1]]
@@ -236,11 +236,11 @@ def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     write_parquet(compute(said, Protocol(), 5)[0], paths.metrics)
     report.write(Report(run="half"), paths)
     lines = re.findall(r'<p class="missing">(.*?)</p>', paths.report.read_text())
-    wanted = ("SFT + SimPO against base", "SFT against base", "example rows", "how many rows", "the SFT training",
-              "the SimPO training", "table 2", "tiny models", "the parameters")  # fmt: skip
+    wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "example rows", "how many rows",
+              "the SFT training", "the SimPO training", "table 2", "tiny models", "the parameters")  # fmt: skip
     assert len(lines) == len(wanted)
     assert all(any(what in line and line.startswith("Left out") for line in lines) for what in wanted)
-    assert any("notebook 07_correlation makes it" in line for line in lines)
+    assert all(any(f"notebook {maker} makes it" in line for line in lines) for maker in ("06_eval", "07_correlation"))
 
 
 def test_a_run_without_an_evaluation_is_one_sentence(tmp_path: Path) -> None:
@@ -280,9 +280,8 @@ def test_the_parameters_that_the_fidelity_page_names_exist() -> None:
     from csp_utils.params import NOTEBOOKS
 
     of = {name[:2]: model.model_fields for name, model in NOTEBOOKS.items()}
-    page = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
     named = 0
-    for line in page.splitlines():
+    for line in (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         for part in re.finditer(r"((?:`[^`]+`(?::)?,? ?)+)\((\d\d(?:, \d\d)*)\)", cells[-2] if len(cells) > 3 else ""):
             for field in re.findall(r"`([a-z_]+)(?:: \w+)?`", part[1]):

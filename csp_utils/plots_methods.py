@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from csp_utils.baselines import METHODS
-from csp_utils.captions import interval, number
+from csp_utils.captions import number
 from csp_utils.plots import PAGE, for_paper, named, style, variants_of
 
 SHOWN = {"acc": ("accuracy", +1), "auc": ("AUC", +1), "ece": ("ECE", -1), "aurc": ("AURC", -1)}
@@ -56,24 +56,21 @@ def methods(table: pd.DataFrame, split: str) -> Figure:
 
 
 def caption(table: pd.DataFrame, split: str) -> str:
-    """The caption of :func:`methods`, with every value that is drawn."""
+    """The caption of :func:`methods`, with the values that are drawn (their intervals stand in the table)."""
     part = table[table["split"] == split]
-    found = part.set_index(["variant", "method", "metric"])
+    found = part.set_index(["method", "metric", "variant"])["value"].sort_index()
+    variants = variants_of(part)
     said = []
     for method in _methods(part):
-        values = [f"{named(variant)} {', '.join(_value(found, variant, method, metric) for metric in SHOWN)}"
-                  for variant in variants_of(part) if (variant, method, "auc") in found.index]  # fmt: skip
-        said.append(f"{METHODS[method].name}: {'; '.join(values)}")
+        values = []
+        for metric, (name, _) in SHOWN.items():
+            own = [number(found.get((method, metric, variant)), decimals=2) for variant in variants]
+            values.append(f"{name} {' / '.join(own) if set(own) != {'undefined'} else 'undefined'}")
+        said.append(f"{METHODS[method].name}: {', '.join(values)}")
     questions = int(part.loc[part["metric"] == "acc", "n"].max())
     return (
         f"Several ways to get a confidence from {part['model'].iloc[0]}, on the same {questions} questions of "
         f"{named(split)}; ↑ higher, ↓ lower is better. Recalibrated confidences of one half of the images are fitted "
-        "on the other half. Bars: 95 % bootstrap intervals over images. "
-        f"{', '.join(name for name, _ in SHOWN.values())}, by method: "
-        f"{'. '.join(said)}."
+        f"on the other half. Bars: 95 % bootstrap intervals over images. {' / '.join(map(named, variants))}, by "
+        f"method: {'. '.join(said)}."
     )
-
-
-def _value(found: pd.DataFrame, variant: str, method: str, metric: str) -> str:
-    row = found.loc[(variant, method, metric)]
-    return f"{number(row['value'], decimals=2)} {interval(row['ci_low'], row['ci_high'])}".rstrip()

@@ -9,11 +9,11 @@ from csp_utils.metrics import SPOKEN
 from csp_utils.plots_stress import REGIONS
 from csp_utils.report_html import Block, Cell, Folded, Section, Table, Text, drawn
 from csp_utils.report_saved import Saved, absent
-from csp_utils.report_tables import in_order, name_of, split_name
+from csp_utils.report_tables import VARIANTS, in_order, name_of, split_name
 
 COLUMNS = {
-    "acc": "Acc ↑", "auc": "AUC ↑", "ece": "ECE ↓", "smece": "smECE ↓", "brier": "Brier ↓", "log_score": "log score ↓",
-    "aurc": "AURC ↓", "accuracy_at_80": "acc. at 80 % ↑", "tie_rate": "ties", "parse_failure_rate": "no value",
+    "acc": "Acc ↑", "auc": "AUC ↑", "ece": "ECE ↓", "brier": "Brier ↓", "log_score": "log score ↓", "aurc": "AURC ↓",
+    "tie_rate": "ties", "parse_failure_rate": "no value",
 }  # fmt: skip
 """Metric -> column heading of the table of methods."""
 
@@ -27,16 +27,18 @@ def methods(run: Saved) -> Section:
         return section
     table = read_parquet(path)
     table = table[table["model"] == run.model]
-    split = run.adversarial
+    split, variants = run.adversarial, in_order(table["variant"], VARIANTS)
+    others = [other for other in run.splits if other != split]
     section.blocks += [
         Text("Words are one way to get a confidence. The same measures of others, about the same questions: what the "
              "words leave unsaid, and what a recalibration of the words alone would mend."),
         drawn(plots_methods.methods(table, split),
               f"Accuracy, AUC, ECE and AURC of every method and variant on {split_name(split)}; the numbers are in the "
               "caption.", plots_methods.caption(table, split), dpi=150),
-        *(_methods_table(run, table, variant) for variant in in_order(table["variant"], ("csp", "sft", "base"))[:1]),
-        Folded("The same table for the other variants", [
-            _methods_table(run, table, variant) for variant in in_order(table["variant"], ("csp", "sft", "base"))[1:]]),
+        _methods_table(run, table, variants[-1], [split]),
+        Folded("The same for the other splits and variants", [
+            _methods_table(run, table, variant, others if variant == variants[-1] else run.splits)
+            for variant in reversed(variants) if others or variant != variants[-1]]),
         Folded("Where each method comes from", [_sources(table)]),
     ]  # fmt: skip
     if missing := baselines.left_out(table):
@@ -46,7 +48,7 @@ def methods(run: Saved) -> Section:
     return section
 
 
-def _methods_table(run: Saved, table: pd.DataFrame, variant: str) -> Table:
+def _methods_table(run: Saved, table: pd.DataFrame, variant: str, splits: list[str]) -> Table:
     """Values with intervals; where the paired difference to the spoken confidence excludes 0 it is said."""
     path = run.paths.method_differences
     clear: dict[tuple, str] = {}
@@ -56,7 +58,7 @@ def _methods_table(run: Saved, table: pd.DataFrame, variant: str) -> Table:
                 clear[row.split, row.method, row.metric] = "▲" if row.diff > 0 else "▼"
     found = {(row.split, row.method, row.metric): row for row in table[table["variant"] == variant].itertuples()}
     groups = []
-    for split in run.splits:
+    for split in splits:
         rows = []
         for name, method in baselines.METHODS.items():
             if (split, name, "acc") in found:
@@ -108,7 +110,7 @@ def stress(run: Saved) -> Section:
 
 
 def _correlations(table: pd.DataFrame) -> Table:
-    variants = in_order(table["variant"], ("base", "sft", "csp"))
+    variants = in_order(table["variant"], VARIANTS)
     part = table[table["metric"] == "spearman"]
     found = {(row.region, row.answer, row.variant): row for row in part.itertuples()}
     rows = []

@@ -195,7 +195,7 @@ def test_the_figure_and_its_caption_show_the_table(tmp_path) -> None:
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][:2] == [
         "spoken (the paper's)", "token probability"]
     text = plots_methods.caption(values, "pope_random")
-    row = values.set_index(["variant", "method", "metric"]).loc[("csp", "platt", "ece")]
-    assert f"{row['value']:.2f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" in text and "40 questions" in text
+    ece = values.set_index(["method", "metric", "variant"])["value"].sort_index()["platt", "ece"]
+    assert f"ECE {ece['base']:.2f} / {ece['csp']:.2f}" in text and "40 questions" in text
     for path in plots.save(figure, tmp_path, "methods", text):
         assert path.stat().st_size > 300

@@ -56,8 +56,8 @@ def write(p: Report, paths: RunPaths) -> "Saved":
 
 
 def pictures(paths: RunPaths, folder: Path) -> list[Path]:
-    """Writes overview.png and reliability.png, the README's pictures, from a run; returns their paths."""
-    from csp_utils import report_pictures
+    """Writes overview.png, reliability.png and stress.png, the README's pictures, from a run; returns their paths."""
+    from csp_utils import plots_stress, report_pictures
     from csp_utils.artifacts import read_parquet
     from csp_utils.datasets import read_rlaif_v
     from csp_utils.report_html import drawn
@@ -69,6 +69,7 @@ def pictures(paths: RunPaths, folder: Path) -> list[Path]:
     made = {
         "overview.png": report_pictures.overview(paths, source, model, split),
         "reliability.png": report_pictures.reliability_guide(responses, model, split),
+        "stress.png": plots_stress.curves(read_parquet(paths.stress_curves)),
     }
     for name, figure in made.items():
         write_bytes(drawn(figure, name).png, folder / name)

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csp_utils import masks, perturbation, report, report_run, report_tables, rle
+from csp_utils import baselines, masks, perturbation, report, report_run, report_tables, rle, stress, stress_tables
 from csp_utils.artifacts import RunPaths, write_json, write_parquet, write_text
 from csp_utils.datasets import SPLITS, read_rlaif_v
+from csp_utils.elicitation_table import DTYPES
 from csp_utils.errors import UserError
-from csp_utils.metrics import RESPONSE_COLUMNS, Protocol, compute, compute_measures
+from csp_utils.metrics import RESPONSE_COLUMNS, Protocol, compute, compute_measures, compute_methods
 from csp_utils.params import Perturb, Report
 from csp_utils.plots_measures import risk_coverage_table
 
@@ -65,7 +66,7 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
     for file, made in {
         "responses": said, "metrics": metrics, "measures": measures, "measure_differences": further,
         "correlation": metrics[metrics["metric"].isin(["spearman", "kendall"])],
-        "risk_coverage": risk_coverage_table(said, Protocol()),
+        "risk_coverage": risk_coverage_table(said, Protocol()), **_other_tables(said),
         "tiny_world_quality": pd.DataFrame(quality, columns=["model", "measure", "value", "aim", "met"]),
     }.items():
         write_parquet(made, paths.root / f"{file}.parquet")
@@ -73,6 +74,22 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
         record = {"parameters": parameters, "start_time": "2025-01-02T03:04:05", "duration": 61.5}
         write_json({"cells": [], "metadata": {"papermill": record}}, paths.notebooks / f"{notebook}.ipynb")
     return paths
+
+
+def _other_tables(said: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Those of other confidences, and of a stress test in which the base says 95 and the others follow c."""
+    nothing = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
+    methods, method_differences = compute_methods(baselines.scores(said, nothing), Protocol(), 20)
+    shown = [("object", c) for c in (100, 50, 0)] + [("elsewhere", 50), ("swapped", None), ("removed", None)]
+    rows = [("tiny-qwen2-vl", variant, f"{i}.png", "Is there a cat in the image?", "cat", condition, c, candidate,
+             stress.ANSWERS[candidate], "?", 95 if variant == "base" else (c or 5), 0.5, "Yes")
+            for variant in VARIANTS for i in range(4) for condition, c in shown for candidate in ("Yes", "No")]
+    columns = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
+               "verbalized", "internal", "plain_answer"]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns).astype({"c": "Int64", "verbalized": "Int64"})
+    correlation, differences = stress_tables.correlations(table, 20, 0)
+    return {"methods": methods, "method_differences": method_differences, "stress_correlation": correlation,
+            "stress_curves": stress_tables.curves(table, 20, 0), "stress_differences": differences}  # fmt: skip
 
 
 def _masks(keywords: pd.DataFrame, things: list) -> pd.DataFrame:
@@ -236,8 +253,9 @@ def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     write_parquet(compute(said, Protocol(), 5)[0], paths.metrics)
     report.write(Report(run="half"), paths)
     lines = re.findall(r'<p class="missing">(.*?)</p>', paths.report.read_text())
-    wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "example rows", "how many rows",
-              "the SFT training", "the SimPO training", "table 2", "tiny models", "the parameters")  # fmt: skip
+    wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "other ways to get a confidence",
+              "the stress test", "example rows", "how many rows", "the SFT training", "the SimPO training", "table 2",
+              "tiny models", "the parameters")  # fmt: skip
     assert len(lines) == len(wanted)
     assert all(any(what in line and line.startswith("Left out") for line in lines) for what in wanted)
     assert all(any(f"notebook {maker} makes it" in line for line in lines) for maker in ("06_eval", "07_correlation"))
@@ -251,13 +269,6 @@ def test_a_run_without_an_evaluation_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="usage"):
         report.main(["--pictures", str(tmp_path)])
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_readmes_pictures_are_made_from_a_run(run: RunPaths, tmp_path: Path) -> None:
-    said = report.main(["--pictures", str(run.root), str(tmp_path)])
-    assert said.split("\n") == [str(tmp_path / "overview.png"), str(tmp_path / "reliability.png")]
-    assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said.split("\n"))
 
 
 def test_parameters_come_from_the_executed_notebooks(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import responses
+from test_report import responses, run  # noqa: F401  (run: a fixture)
 from test_stress import asked  # noqa: F401  (a fixture: what two models of known behaviour said)
 
-from csp_utils import baselines, report_confidences, stress_tables
+from csp_utils import baselines, report, report_confidences, stress_tables
 from csp_utils.artifacts import RunPaths, write_parquet
 from csp_utils.elicitation_table import DTYPES
 from csp_utils.metrics import Protocol, compute, compute_methods
@@ -33,9 +33,9 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 def test_what_was_not_made_is_said_with_its_notebook(paths: RunPaths) -> None:
-    run = load(Report(run="fake"), paths)
+    saved = load(Report(run="fake"), paths)
     for make, maker in ((report_confidences.methods, "06_eval"), (report_confidences.stress, "08_stress")):
-        assert f"(notebook {maker} makes it)" in html(make(run)) and "Left out" in html(make(run))
+        assert f"(notebook {maker} makes it)" in html(make(saved)) and "Left out" in html(make(saved))
 
 
 def test_the_methods_are_shown_with_their_values_and_what_is_missing(paths: RunPaths) -> None:
@@ -65,3 +65,10 @@ def test_the_stress_test_is_shown(paths: RunPaths, asked: pd.DataFrame) -> None:
     assert "noise on the object, right answer" in shown and "always the same number" in shown
     write_parquet(stress_tables.curves(asked.assign(model="another"), 20, 0), paths.stress_curves)
     assert "made of another model" in html(report_confidences.stress(load(Report(run="fake"), paths)))
+
+
+@pytest.mark.slow
+def test_the_readmes_pictures_are_made_from_a_run(run: RunPaths, tmp_path: Path) -> None:  # noqa: F811
+    said = report.main(["--pictures", str(run.root), str(tmp_path)]).split("\n")
+    assert said == [str(tmp_path / f"{name}.png") for name in ("overview", "reliability", "stress")]
+    assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said)

@@ -1,6 +1,7 @@
 """A params file is checked completely before anything starts, and each fault is one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -133,6 +134,19 @@ def test_files_of_the_project_name_known_parameters(name):
     for section, values in content.items():
         if section in params.NOTEBOOKS:
             params.build(section, values or {}, where=name)
+
+
+@pytest.mark.parametrize("page", ["README.md", "params/README.md"])
+def test_the_examples_of_the_documentation_are_valid(here, page):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for path in re.findall(r": (data/\w+)", block):  # the files that a reader would have
+            (here / path).mkdir(parents=True, exist_ok=True)
+        for name in ("keyword_lm", "grounding_dino", "sam", "vlm"):
+            (here / "assets" / "tiny_world" / name).mkdir(parents=True, exist_ok=True)
+        wanted = [name for name in params.NOTEBOOKS if f"\n{name}:" in block]
+        assert list(load(block)) == wanted
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.none() | st.integers() | st.text(max_size=5), min_size=1))

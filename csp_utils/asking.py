@@ -3,10 +3,12 @@
 What is asked is the business of the stages (:mod:`csp_utils.elicitation`, :mod:`csp_utils.stress`).
 """
 
+import gc
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +17,20 @@ import pandas as pd
 from csp_utils.artifacts import write_json, write_parquet
 from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
-from csp_utils.replies import Prompt
+from csp_utils.replies import Prompt, Reply
 from csp_utils.vlm import VLM, Engine, load_vlm
+from csp_utils.vlm_swift import refuse_answers, refuse_vllm
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """How far a probability of another engine may be from the plain one's: far more than rounding, far less than an error
 in positions or attention makes."""
+MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
+"""Part of the greedy replies that vLLM may give otherwise than the plain engine: two tokens that are equally likely but
+for rounding change places, which is rare in float32 and is not in 16 bits. The shared engine is held to the
+probabilities alone; too few replies are compared for a share."""
+CHECKED = {"vllm": 50}
+"""Questions on which an engine is compared with the plain one; :data:`FEW` for one that is not named."""
+FEW = 2
 
 
 class Settings(Protocol):
@@ -57,24 +67,65 @@ def kept_or_asked(folder: Path, variant: str, key: str, make: Callable[[], pd.Da
     return pd.read_parquet(path)
 
 
-def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str
-                 ) -> dict[str, Any]:
-    """Compares the engine with the plain one on a few ``prompts`` (six levels of each, for the plain one's sake).
+def checked_prompts(engine: str, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """What the engines are compared on: of each prompt six levels and a draw, for the plain one's sake; no draw of
+    vLLM's, which has a random generator of its own."""
+    return [p._replace(answers=p.answers[::20], seeds=() if engine == "vllm" else p.seeds[:1]) for p in prompts]
+
+
+def compare(one: Sequence[Reply], two: Sequence[Reply]) -> dict[str, Any]:
+    """How far the replies agree: {"prompts", "replies", "different_replies", "largest_difference"}.
+
+    The difference is between probabilities, 0..1, of first tokens and of whole answers.
+    """
+    texts = [pair for x, y in zip(one, two, strict=True)
+             for pair in zip((x.text, *x.samples), (y.text, *y.samples), strict=True)]
+    numbers = [abs(a - b) for x, y in zip(one, two, strict=True)
+               for a, b in zip((*x.first.values(), *x.answers), (*y.first.values(), *y.answers), strict=True)]
+    return {"prompts": len(one), "replies": len(texts), "different_replies": sum(a != b for a, b in texts),
+            "largest_difference": max(numbers, default=0.0)}
+
+
+def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str,
+                 reference: Sequence[Reply] | None = None) -> dict[str, Any]:
+    """Compares the engine with the plain one on a few ``prompts``.
+
+    Args:
+        reference: what the plain engine said to :func:`checked_prompts`; None if it is among ``vlm``'s engines.
 
     Returns:
-        :meth:`csp_utils.vlm.VLM.compare_engines`'s; with the plain engine {"not_compared": why}.
+        :func:`compare`'s, for vLLM with :meth:`csp_utils.vlm_swift.SwiftEngine.told`'s; with the plain engine
+        {"not_compared": why}.
 
     Raises:
-        UserError: a probability differs by more than :data:`TOLERANCE`.
+        UserError: a probability differs by more than :data:`TOLERANCE`, or more of vLLM's replies than
+            :data:`MOST_DIFFERENT`.
     """
     if vlm.engine == "plain":
         return {"not_compared": vlm.why_not_shared or "engine plain was asked for"}
-    prompts = [p._replace(answers=p.answers[::20], seeds=p.seeds[:1]) for p in prompts]
-    found = vlm.compare_engines(prompts, batch_size, max_new_tokens)
+    prompts = checked_prompts(vlm.engine, prompts)
+    if reference is None:
+        reference = vlm.ask(prompts, batch_size, max_new_tokens, engine="plain")
+    found = compare(reference, vlm.ask(prompts, batch_size, max_new_tokens))
+    instead = "auto" if vlm.engine == "vllm" else "plain"
     if found["largest_difference"] > TOLERANCE[torch_dtype]:
         raise UserError(f"engine {vlm.engine} differs from engine plain by {found['largest_difference']:.3g} in a "
-                        f"probability ({torch_dtype}); set engine to plain")
-    return found
+                        f"probability ({torch_dtype}); set engine to {instead}")
+    if vlm.engine != "vllm":
+        return found
+    if found["different_replies"] > MOST_DIFFERENT[torch_dtype] * found["replies"]:
+        raise UserError(f"engine vllm gives {found['different_replies']} of {found['replies']} replies otherwise than "
+                        f"engine plain ({torch_dtype}); set engine to auto")
+    return found | vlm.engines["vllm"].told()
+
+
+def free_memory() -> None:
+    """Gives back the memory of models that are no longer used (a model and its engines refer to each other)."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str, Any], folder: Path,
@@ -86,14 +137,19 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str
         facts: what else the replies depend on; it is recorded, but for long lists.
         folder: where the replies of each finished variant are kept, and settings.json says how they were made, by which
             engine, and how far the engines agree.
-        some: prompts on which the engine is compared with the plain one.
+        some: prompts on which the engine is compared with the plain one; vLLM before all others are asked, but after
+            the plain one has left the memory.
         ask: (model, variant) -> the table of replies.
 
     Raises:
         UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
-            engine cannot ask the model, or differs from the reference.
+            engine cannot ask the model or give what is wanted, or differs from the reference.
     """
     device = pick_device(p.device)
+    if p.engine == "vllm":  # before the first of the variants is asked for an hour
+        refuse_answers(some)
+        for checkpoint in checkpoints.values():
+            refuse_vllm(checkpoint, device)
     names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
     settings = {"device": device} | {name: getattr(p, name) for name in names}
     record = {}
@@ -102,10 +158,25 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str
         key = fingerprint(checkpoint, [settings, facts])
 
         def make(checkpoint: str = checkpoint, variant: str = variant, key: str = key) -> pd.DataFrame:
-            vlm = load_vlm(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device, p.engine)
-            check = check_engine(vlm, some, p.batch_size, p.max_new_tokens, p.torch_dtype)
-            write_json({"engine": vlm.engine, "check": check}, folder / f"{variant}-{key}.json")
-            return ask(vlm, variant)
+            load = partial(load_vlm, checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
+            reference = None
+            if p.engine == "vllm":  # the GPU need not hold the model twice
+                free_memory()
+                prompts = checked_prompts("vllm", some)
+                reference = load("plain").ask(prompts, p.batch_size, p.max_new_tokens, description="the reference")
+            free_memory()
+            vlm = load(p.engine, p.batch_size)
+            try:
+                asked_by = {"engine": vlm.engine}
+                asked_by["check"] = check_engine(vlm, some, p.batch_size, p.max_new_tokens, p.torch_dtype, reference)
+                table = ask(vlm, variant)
+                if vlm.engine == "vllm":
+                    asked_by |= vlm.engines["vllm"].told()
+            finally:
+                if vlm.engine == "vllm":
+                    vlm.engines["vllm"].close()
+            write_json(asked_by, folder / f"{variant}-{key}.json")
+            return table
 
         replies = kept_or_asked(folder, variant, key, make)
         seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from csp_utils.asking import ask_variants
+from csp_utils.asking import CHECKED, FEW, ask_variants
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.datasets import find_images, read_amber, read_pope
 from csp_utils.elicitation_table import elicitations_table
@@ -165,7 +165,7 @@ def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataF
         folder: as for :func:`csp_utils.asking.ask_variants`, whose errors this raises.
     """
     plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
-    first = unique_questions(questions).head(2).itertuples(index=False)
+    first = unique_questions(questions).head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
     some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
     facts = asdict(plan) | {
         "questions": unique_questions(questions).values.tolist(),

@@ -164,9 +164,10 @@ class Eval(Stage):
     blurs: list[Annotated[float, Field(gt=0)]] = Field(
         [], description="blurs (sigma, % of the shorter side) under which the plain question is asked again"
     )
-    engine: Literal["auto", "shared", "plain"] = Field(
-        "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
-    )
+    engine: Literal["auto", "shared", "plain", "vllm"] = Field(
+        "auto", description="shared computes once what prompts have in common; auto: where it can ask the model; "
+        "vllm: on a GPU, compared with plain on 50 questions"
+    )  # fmt: skip
     ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
     n_bins: int = Field(10, ge=1, description="ECE bins")

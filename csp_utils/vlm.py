@@ -1,8 +1,9 @@
 """A vision-language model and its ms-swift template: prompts with an image in, replies out.
 
 ms-swift loads the model and knows its chat template, so that training and evaluation show a model the same tokens and
-pixels. Two engines ask it: the plain one (:mod:`csp_utils.vlm_plain`) asks any model and is the reference, the shared
-one (:mod:`csp_utils.vlm_shared`) computes once what prompts have in common.
+pixels. Three engines ask it: the plain one (:mod:`csp_utils.vlm_plain`) asks any model and is the reference, the shared
+one (:mod:`csp_utils.vlm_shared`) computes once what prompts have in common, and vLLM (:mod:`csp_utils.vlm_swift`) is
+for GPU machines.
 """
 
 import os
@@ -12,45 +13,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+from csp_utils import vlm_swift
 from csp_utils.checkpoints import adapter_base, check_max_pixels
 from csp_utils.errors import UserError
 from csp_utils.replies import CANDIDATES, Progress, Prompt, Reply
 from csp_utils.vlm_plain import PlainEngine
 from csp_utils.vlm_shared import SharedEngine, why_not_shared
 
-Engine = Literal["auto", "shared", "plain"]
+Engine = Literal["auto", "shared", "plain", "vllm"]
+Asking = PlainEngine | SharedEngine | vlm_swift.SwiftEngine
 
 
 class VLM:
-    """A vision-language model with its ms-swift template, ready to be asked.
+    """A vision-language model, ready to be asked.
 
     Attributes:
-        model: the transformers model, in evaluation mode.
-        template: ms-swift's template; it makes a prompt's tokens and pixels, and pads a batch on the left.
-        engines: the engines that can ask it: plain, and shared unless ``why_not_shared`` says why not.
-        engine: the one that :meth:`ask` uses, "plain" or "shared".
-
-    Raises:
-        UserError: no token begins a candidate, or the engine that is asked for cannot ask this model.
+        engines: the engines that can ask it, by name.
+        engine: the name of the one that :meth:`ask` uses.
     """
 
-    def __init__(self, model: Any, template: Any, engine: Engine = "auto"):
-        self.model, self.template = model.eval(), template
-        template.model = model
-        template.set_mode("transformers")
-        self.tokenizer = template.tokenizer
-        first_tokens = {c: candidate_tokens(self.tokenizer, c) for c in CANDIDATES}
-        for candidate, tokens in first_tokens.items():
-            if not tokens:
-                raise UserError(f"no token of this model's vocabulary begins {candidate!r}; use another model")
-        parts = (model, template, self._end_tokens(), first_tokens)
-        self.engines: dict[str, PlainEngine | SharedEngine] = {"plain": PlainEngine(*parts)}
-        self.why_not_shared = why_not_shared(model)
-        if self.why_not_shared is None:
-            self.engines["shared"] = SharedEngine(*parts)
-        elif engine == "shared":
-            raise UserError(f"engine shared cannot ask this model: {self.why_not_shared}; use engine plain")
-        self.engine = next(reversed(self.engines)) if engine == "auto" else engine
+    def __init__(self, engines: dict[str, Asking], engine: str):
+        self.engines, self.engine = engines, engine
 
     def ask(self, prompts: Sequence[Prompt | tuple[Path, str]], batch_size: int, max_new_tokens: int,
             progress: Progress = lambda batches, _: batches, description: str = "asking", temperature: float = 1.0,
@@ -58,13 +41,13 @@ class VLM:
         """The replies, in the order of ``prompts``.
 
         A batch is encoded while the model works on the one before. In float32 the replies depend neither on the batch
-        size nor on the order, and the engines agree.
+        size nor on the order, and the engines agree (draws of vLLM are its own).
 
         Args:
             prompts: the template puts the image before the text. (image, text) alone wants the greedy reply.
             progress: wraps the list of batches, for a progress bar.
             temperature: of the sampled replies; above 0.
-            engine: "plain" or "shared" for this call; None for :attr:`engine`.
+            engine: the name of one of :attr:`engines` for this call; None for :attr:`engine`.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
         batches = self._batches(prompts, batch_size, engine or self.engine)
@@ -85,39 +68,60 @@ class VLM:
                     replies[i] = reply
         return replies
 
-    def _batches(self, prompts: list[Prompt], batch_size: int, engine: str
-                 ) -> list[tuple[PlainEngine | SharedEngine, list[int]]]:
+    def _batches(self, prompts: list[Prompt], batch_size: int, engine: str) -> list[tuple[Asking, list[int]]]:
         """Which engine asks which prompts. The plain one asks those without an image: there is nothing to share."""
         blind = [i for i, prompt in enumerate(prompts) if prompt.image is None]
         seeing = [i for i, prompt in enumerate(prompts) if prompt.image is not None]
         return [(self.engines[name], [own[i] for i in batch])
-                for name, own in (("plain", blind), (engine, seeing))
+                for name, own in (("plain" if engine == "shared" else engine, blind), (engine, seeing))
                 for batch in self.engines[name].batches([prompts[i] for i in own], batch_size)]
 
-    def compare_engines(self, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int,
-                        temperature: float = 1.0) -> dict[str, Any]:
-        """How far its engine agrees with the plain one: {"prompts", "replies", "different_replies",
-        "largest_difference"}.
 
-        The difference is between probabilities, 0..1, of first tokens and of whole answers.
-        """
-        one, two = (self.ask(prompts, batch_size, max_new_tokens, temperature=temperature, engine=engine)
-                    for engine in ("plain", self.engine))
-        texts = [(a, b) for x, y in zip(one, two, strict=True)
-                 for a, b in zip((x.text, *x.samples), (y.text, *y.samples), strict=True)]
-        numbers = [abs(a - b) for x, y in zip(one, two, strict=True)
-                   for a, b in zip((*x.first.values(), *x.answers), (*y.first.values(), *y.answers), strict=True)]
-        return {"prompts": len(prompts), "replies": len(texts), "different_replies": sum(a != b for a, b in texts),
-                "largest_difference": max(numbers, default=0.0)}
+class TransformersVLM(VLM):
+    """A transformers model with its ms-swift template, and the engines that ask it.
 
-    def _end_tokens(self) -> list[int]:
-        """Tokens that end a reply: the model's own, the tokenizer's, and the template's end of a turn."""
-        own = self.model.generation_config.eos_token_id
-        ends = set(own if isinstance(own, list) else [own]) | {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        for stop in self.template.template_meta.suffix[-1:]:
-            tokens = self.tokenizer.encode(stop, add_special_tokens=False) if isinstance(stop, str) else []
-            ends |= {t for t in tokens if t in self.tokenizer.all_special_ids}
-        return sorted(t for t in ends if t is not None)
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        template: ms-swift's template; it makes a prompt's tokens and pixels, and pads a batch on the left.
+        why_not_shared: why there is no shared engine among its engines beside the plain one; None if there is.
+
+    Raises:
+        UserError: no token begins a candidate, or the engine that is asked for cannot ask this model.
+    """
+
+    def __init__(self, model: Any, template: Any, engine: Engine = "auto"):
+        self.model, self.template = model.eval(), template
+        template.model = model
+        template.set_mode("transformers")
+        self.tokenizer = template.tokenizer
+        ends = end_tokens(template, model.generation_config.eos_token_id)
+        parts = (model, template, ends, first_tokens(self.tokenizer))
+        engines: dict[str, Asking] = {"plain": PlainEngine(*parts)}
+        self.why_not_shared = why_not_shared(model)
+        if self.why_not_shared is None:
+            engines["shared"] = SharedEngine(*parts)
+        elif engine == "shared":
+            raise UserError(f"engine shared cannot ask this model: {self.why_not_shared}; use engine plain")
+        super().__init__(engines, next(reversed(engines)) if engine == "auto" else engine)
+
+
+def end_tokens(template: Any, own: int | list[int] | None) -> list[int]:
+    """Tokens that end a reply: the model's ``own``, the tokenizer's, and the template's end of a turn."""
+    tokenizer = template.tokenizer
+    ends = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    for stop in template.template_meta.suffix[-1:]:
+        tokens = tokenizer.encode(stop, add_special_tokens=False) if isinstance(stop, str) else []
+        ends |= {t for t in tokens if t in tokenizer.all_special_ids}
+    return sorted(t for t in ends if t is not None)
+
+
+def first_tokens(tokenizer: Any) -> dict[str, list[int]]:
+    """:func:`candidate_tokens` of every candidate. Raises UserError if one has none."""
+    found = {c: candidate_tokens(tokenizer, c) for c in CANDIDATES}
+    for candidate, tokens in found.items():
+        if not tokens:
+            raise UserError(f"no token of this model's vocabulary begins {candidate!r}; use another model")
+    return found
 
 
 def candidate_tokens(tokenizer: Any, candidate: str) -> list[int]:
@@ -140,19 +144,23 @@ def candidate_tokens(tokenizer: Any, candidate: str) -> list[int]:
 
 
 def load_vlm(model: str, model_type: str | None, template: str | None, max_pixels: int | None,
-             torch_dtype: Literal["float32", "bfloat16", "float16"], device: str, engine: Engine = "auto") -> VLM:
+             torch_dtype: Literal["float32", "bfloat16", "float16"], device: str, engine: Engine = "auto",
+             batch_size: int = 32) -> VLM:
     """Load a model folder or hub id through ms-swift.
 
     Args:
         model_type, template: ms-swift's names; None lets ms-swift find them.
         max_pixels: ms-swift's MAX_PIXELS (it is read once per process); None for its default.
         device: as :func:`csp_utils.devices.pick_device` returns it.
-        engine: auto takes the shared one where it can ask the model, else the plain one.
+        engine: auto takes the shared one where it can ask the model, else the plain one; of vllm, there is no other.
+        batch_size: prompts that vLLM works on at a time.
 
     Raises:
         UserError: the folder holds no model, it was trained with another MAX_PIXELS, or this process already works
             with another one, or the engine cannot ask it.
     """
+    if engine == "vllm":
+        vlm_swift.refuse_vllm(model, device)
     base = adapter_base(model)  # the model that a LoRA adapter belongs to
     if base is None and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no config.json, so no model; make it again or correct the path")
@@ -171,14 +179,30 @@ def load_vlm(model: str, model_type: str | None, template: str | None, max_pixel
     try:
         loaded, processor = get_model_processor(
             str(base or model), torch_dtype=getattr(torch, torch_dtype), model_type=model_type, device_map=device,
-            use_hf=True,
+            use_hf=True, load_model=engine != "vllm",
         )  # fmt: skip
         if base is not None:
             loaded = Swift.from_pretrained(loaded, str(model))
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"ms-swift cannot load {model} ({reason}); check the model") from error
-    return VLM(loaded, get_template(processor, template_type=template), engine)
+    made = get_template(processor, template_type=template)
+    return _in_vllm(model, made, batch_size) if engine == "vllm" else TransformersVLM(loaded, made, engine)
+
+
+def _in_vllm(model: str, template: Any, batch_size: int) -> VLM:
+    """The model in vLLM; no transformers model is loaded, so that what ends a reply is read from its files."""
+    from transformers import GenerationConfig
+
+    first = first_tokens(template.tokenizer)
+    info = template.processor.model_info
+    try:
+        own = GenerationConfig.from_pretrained(info.model_dir).eos_token_id
+    except OSError:  # a model without this file says it in config.json
+        own = getattr(info.config.get_text_config(), "eos_token_id", None)
+    engine = vlm_swift.vllm_engine(model, template, batch_size)
+    ends = end_tokens(template, own)
+    return VLM({"vllm": vlm_swift.SwiftEngine(engine, ends, first, vlm_swift.TOP_LOGPROBS, seeded=True)}, "vllm")
 
 
 def _set_max_pixels(max_pixels: int | None) -> None:

@@ -325,6 +325,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] != "check":
         sys.exit("usage: python -m csp_utils.params check FILE")
     try:
-        print(f"{sys.argv[2]}: {', '.join(params_file.load(sys.argv[2]))}: all parameters are valid")
+        for run in params_file.load(sys.argv[2]):
+            print(f"{sys.argv[2]}: run {next(iter(run.values())).run}: {', '.join(run)}: all parameters are valid")
     except UserError as error:
         sys.exit(str(error))

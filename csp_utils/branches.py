@@ -66,9 +66,17 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
                 if name in changes:
                     sections[name] = _laid_over(sections.get(name), changes[name])
             sections = {name: value for name, value in sections.items() if value is not None}
+            own = {key: value for key, value in own.items() if _is_for(key, sections)}
             run = own | {"run": f"{main.get('run')}.{branch}.{seed}", "seed": seed} | sections
             runs.append(_filled(run, {"seed": str(seed), "branch": branch}))
     return runs
+
+
+def _is_for(key: str, sections: Mapping[str, Any]) -> bool:
+    """False for a parameter that other notebooks have, but none of this run: another branch needs it. What no notebook
+    has is kept, so that the check names it."""
+    having = {name for name, model in params.NOTEBOOKS.items() if key in model.model_fields}
+    return not having or bool(having & set(sections))
 
 
 def _seeds(seeds: Any, branch: str, path: Path | str) -> list[int]:

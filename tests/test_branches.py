@@ -38,6 +38,12 @@ def test_branches_lay_their_changes_over_what_each_shares() -> None:
     assert others[0]["rlaif_v"] == "outputs/plain/rows.csv" and main["rlaif_v"] == "rows.csv"
 
 
+def test_a_shared_key_reaches_only_branches_that_have_a_use_for_it() -> None:
+    text = MORE.replace("each:\n", "each:\n  box_threshold: 0.3\n  no_such_key: 1\n")
+    assert ["box_threshold" in run for run in expanded(text)[1:]] == [True] * 4 + [False]  # without 02_mask
+    assert all("no_such_key" in run for run in expanded(text)[1:])
+
+
 def test_a_file_without_branches_is_one_run() -> None:
     assert expanded(PARAMS) == [params_file.yaml.safe_load(PARAMS)]
 

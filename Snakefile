@@ -31,6 +31,6 @@ for step in STEPS:
         params:
             folder=step.run_folder,
             values=json.dumps(step.parameters, sort_keys=True),
-        threads: workflow.cores
+        threads: pipeline.threads(STEPS, workflow.cores)
         shell:
             "python -m csp_utils.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q}"

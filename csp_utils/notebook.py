@@ -64,11 +64,11 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
     elif name == "02_mask":
         files += [paths.keywords]
     elif name == "03_perturb":
-        files += [paths.masks]
+        files += [Path(p.masks_file) if p.masks_file else paths.masks]
     elif name == "04_sft":
-        files += [paths.sft_jsonl]
+        files += [Path(p.rows_file) if p.rows_file else paths.sft_jsonl]
     elif name == "05_simpo":
-        files += [paths.simpo_jsonl] + ([] if p.model else [paths.sft_checkpoint])
+        files += [Path(p.rows_file) if p.rows_file else paths.simpo_jsonl] + ([] if p.model else [paths.sft_checkpoint])
     elif name in ("06_eval", "08_stress"):
         files += [paths.sft_checkpoint] if "sft" in p.variants else []
         files += [paths.simpo_checkpoint] if "csp" in p.variants else []

@@ -77,6 +77,10 @@ class Perturb(Stage):
     """Notebook 03: confidence labels and diffusion noise."""
 
     rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
+    masks_file: str | None = Field(None, description="masks.parquet of another run; null for the run's own")
+    answers: Literal["confidence", "original"] = Field(
+        "confidence", description="what is taught: to say c, or RLAIF-V's own answers to its own pictures (an ablation)"
+    )
     t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
@@ -100,6 +104,7 @@ class Perturb(Stage):
 class Sft(Stage):
     """Notebook 04: supervised fine-tuning by ms-swift."""
 
+    rows_file: str | None = Field(None, description="sft.jsonl of another run; null for the run's own")
     model: str = Field("assets/tiny_world/vlm", description="base VLM: folder or hub id")
     model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
     template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
@@ -119,6 +124,7 @@ class Sft(Stage):
 class Simpo(Stage):
     """Notebook 05: SimPO by ms-swift, from the SFT checkpoint."""
 
+    rows_file: str | None = Field(None, description="simpo.jsonl of another run; null for the run's own")
     model: str | None = Field(None, description="model to start from; null for this run's SFT checkpoint")
     model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
     template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
@@ -320,6 +326,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] != "check":
         sys.exit("usage: python -m csp_utils.params check FILE")
     try:
-        print(f"{sys.argv[2]}: {', '.join(params_file.load(sys.argv[2]))}: all parameters are valid")
+        for run in params_file.load(sys.argv[2]):
+            print(f"{sys.argv[2]}: run {next(iter(run.values())).run}: {', '.join(run)}: all parameters are valid")
     except UserError as error:
         sys.exit(str(error))

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from csp_utils import params
+from csp_utils import branches, params
 from csp_utils.artifacts import RunPaths, maker_of
 from csp_utils.errors import UserError
 from csp_utils.notebook import needs
@@ -56,12 +56,23 @@ def read(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def load(path: Path | str) -> Parameters:
-    """The checked parameters of each notebook that the file has a section for, in the order in which they run.
+def load(path: Path | str) -> list[Parameters]:
+    """The checked parameters of every run of the file (:mod:`csp_utils.branches`), the main one first.
+
+    A run's are those of each notebook that it has a section for, in the order in which they run.
 
     Raises UserError for the first unknown key, wrong type, value out of range or file that does not exist.
     """
-    content = read(path)
+    runs: list[Parameters] = []
+    for content in branches.expand(read(path), path):
+        parameters = _checked(content, path)
+        _check_files(parameters, runs, path)
+        runs.append(parameters)
+    return runs
+
+
+def _checked(content: dict[str, Any], path: Path | str) -> Parameters:
+    """The parameters of one run."""
     shared = {key: value for key, value in content.items() if key not in params.NOTEBOOKS}
     sections = {name: content[name] for name in params.NOTEBOOKS if name in content}
     fields = {field for model in params.NOTEBOOKS.values() for field in model.model_fields}
@@ -88,17 +99,18 @@ def load(path: Path | str) -> Parameters:
             params.build(name, {key: own[key]}, where=f"the top of {path}")
         params.build(name, section, where=f"section {name} of {path}")
         parameters[name] = params.build(name, {**own, **section}, where=f"section {name} of {path}")
-    _check_files(parameters, path)
     return parameters
 
 
-def _check_files(parameters: Parameters, path: Path | str) -> None:
-    """Every file that a notebook needs exists, or an earlier notebook of this file makes it."""
+def _check_files(parameters: Parameters, before: list[Parameters], path: Path | str) -> None:
+    """Every file that a notebook needs exists, or an earlier notebook of this run, or of one ``before``, makes it."""
     paths = RunPaths(next(iter(parameters.values())).run)
     earlier: list[str] = []
     for name, p in parameters.items():
         for needed in needs(name, p, paths):
             if needed.exists() or makes(needed, earlier, parameters):
+                continue
+            if any(makes(needed, list(other), other) for other in before):
                 continue
             maker = maker_of(needed)
             if maker and paths.root in needed.parents:

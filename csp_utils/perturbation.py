@@ -196,17 +196,28 @@ def training_rows(question: str, answer: str, c: int, image: str) -> tuple[dict[
         image: path of the perturbed image, as ms-swift is to read it.
     """
     query = prompts.confidence_question(question, answer)
+    return _samples(query, prompts.confidence_answer(c), prompts.confidence_answer(100 - c), image)
+
+
+def original_rows(
+    question: str, answer: str, rejected: str, image: str
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """One sample of RLAIF-V as it is (the paper's ablation "Original RLAIF", section 4.3.2), as :func:`training_rows`.
+
+    None for SimPO if the data prefer no answer to the other.
+    """
+    return _samples(question.strip(), answer.strip(), (rejected or "").strip() or answer.strip(), image)
+
+
+def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if "<image>" in query:
         raise UserError(
             f"The row of {image} says <image> in its text, which ms-swift reads as a second picture; remove it "
             "from the data."
         )
-    messages = [
-        {"role": "user", "content": f"<image>{query}"},
-        {"role": "assistant", "content": prompts.confidence_answer(c)},
-    ]
+    messages = [{"role": "user", "content": f"<image>{query}"}, {"role": "assistant", "content": chosen}]
     sft = {"messages": messages, "images": [image]}
-    return sft, None if c == 50 else {**sft, "rejected_response": prompts.confidence_answer(100 - c)}
+    return sft, None if chosen == rejected else {**sft, "rejected_response": rejected}
 
 
 def perturb_all(
@@ -218,6 +229,7 @@ def perturb_all(
 ) -> "pd.DataFrame":
     """Perturbs every row that has a mask and writes ``outputs/<run>/perturbed`` whole.
 
+    With ``answers: original`` the rows are RLAIF-V's own, about unchanged images, in the same files: an ablation.
     Images are PNG (lossless: JPEG would smear the noise and touch pixels outside the mask). Their paths in the files
     for ms-swift are relative to the project root where the run lies in it, so that the project can be moved.
 
@@ -235,22 +247,26 @@ def perturb_all(
     import pyarrow as pa
 
     table, sft, simpo = [], [], []
-    rows = kept(masks)
+    rows, original = kept(masks), p.answers == "original"
+    preferred = data.rows.set_index("row_id")["rejected"]
     with whole_folder(paths.perturbed) as folder:
         (folder / paths.perturbed_images.name).mkdir()
         for row in progress(list(rows.itertuples()), "perturb"):
             image, mask = image_and_mask(row, data)
-            for c in draw_levels(p.seed, row.row_id, p.draws_per_row, p.levels):
+            for c in [100] if original else draw_levels(p.seed, row.row_id, p.draws_per_row, p.levels):
                 region = None if p.noise_region == "global" else mask
                 noised = perturb_row(image, region, c, row.row_id, p.seed, p.t_max, p.gamma, p.sampler)
                 name = f"{row.row_id}_c{c:03d}.png"
                 # Noise does not compress; level 1 is several times faster than the default and hardly larger.
                 Image.fromarray(noised).save(folder / paths.perturbed_images.name / name, compress_level=1)
                 path = portable(paths.perturbed_images / name)
-                sample, pair = training_rows(row.question, row.answer, c, path)
+                if original:
+                    sample, pair = original_rows(row.question, row.answer, preferred[row.row_id], path)
+                else:
+                    sample, pair = training_rows(row.question, row.answer, c, path)
                 sft.append(sample)
                 simpo += [pair] if pair else []
-                table.append(_table_row(row, c, path, p))
+                table.append(_table_row(row.row_id, c, sample, pair, p))
         write_jsonl(sft, folder / paths.sft_jsonl.name)
         write_jsonl(simpo, folder / paths.simpo_jsonl.name)
         whole = pa.Table.from_pylist(table, schema=pa.schema(COLUMNS))
@@ -259,19 +275,20 @@ def perturb_all(
     return whole.to_pandas()
 
 
-def _table_row(row: Any, c: int, image: str, p: Perturb) -> dict[str, Any]:
-    """A row of rows.parquet."""
+def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Perturb) -> dict[str, Any]:
+    """A row of rows.parquet, from what ms-swift is given."""
     steps = noise_steps(c, p.t_max)
+    question, chosen = (message["content"] for message in sample["messages"])
     return {
-        "row_id": row.row_id,
+        "row_id": row_id,
         "c": c,
         "T_c": steps,
         "alpha_bar": alpha_bar(steps, p.gamma),
-        "image": image,
-        "q_c": prompts.confidence_question(row.question, row.answer),
-        "r_c": prompts.confidence_answer(c),
-        "rejected": prompts.confidence_answer(100 - c),
-        "simpo_drop_reason": "chosen_equals_rejected" if c == 50 else None,
+        "image": sample["images"][0],
+        "q_c": question.removeprefix("<image>"),
+        "r_c": chosen,
+        "rejected": pair["rejected_response"] if pair else chosen,
+        "simpo_drop_reason": None if pair else "chosen_equals_rejected",
     }
 
 

@@ -4,13 +4,14 @@ import ast
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from csp_utils.notebook import die_with_parent, kill_after, needs, project_root
 FOLDERS = ("pope", "amber", "perturbed_images", "dataset", "sft_checkpoint", "simpo_checkpoint")
 """Those of artifacts.MAKES that are folders."""
 
-MACHINERY = {"errors", "notebook", "params", "params_file", "pipeline", "run_notebook"}
+MACHINERY = {"branches", "errors", "notebook", "params", "params_file", "pipeline", "run_notebook"}
 """Modules that reach a result through the parameters alone, whose values are watched themselves."""
 
 DRY = {"--dry-run", "--dryrun", "-n"}
@@ -48,21 +49,38 @@ class Step:
         """Where the half-run copy lies if the notebook fails."""
         return Path(self.copy).parent / "failed" / Path(self.copy).name
 
+    branch: str = ""
+    """Branch and seed (:mod:`csp_utils.branches`); "" for the main run."""
+
     @property
     def rule(self) -> str:
-        """Name of the rule; Snakemake allows no digit at its start."""
-        return f"notebook_{self.name}"
+        """Name of the rule; Snakemake allows no digit at its start, and nothing but letters, digits and _ in it."""
+        return f"notebook_{self.name}" + (f"_{re.sub(r'[^A-Za-z0-9]', '_', self.branch)}" if self.branch else "")
+
+    @property
+    def title(self) -> str:
+        """What the reader is told."""
+        return f"{self.branch} {self.name}".strip()
 
 
 def steps(path: Path | str) -> list[Step]:
     """The rules of a params file, in the order in which they run. Raises UserError if the file is not valid."""
-    parameters = params_file.load(path)
+    found: list[Step] = []
+    runs = params_file.load(path)
+    main = next(iter(runs[0].values())).run
+    for parameters in runs:
+        found += _steps_of(parameters, main, [output for step in found for output in step.outputs], path)
+    return found
+
+
+def _steps_of(parameters: params_file.Parameters, main: str, made: list[str], path: Path | str) -> list[Step]:
+    """The rules of one run; ``made`` are the files that earlier runs make."""
     found: list[Step] = []
     for name, p in parameters.items():
         paths = RunPaths(p.run)
         earlier = [output for step in found for output in step.outputs]
-        inputs = [file for need in needs(name, p, paths) for file in _files(need, earlier)]
-        if name == "09_report":  # shows everything, so it follows everything
+        inputs = [file for need in needs(name, p, paths) for file in _files(need, [*made, *earlier])]
+        if name == "09_report":  # shows everything of its run, so it follows everything
             inputs += [output for output in earlier if output not in inputs]
         notebook = Path("notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
@@ -72,7 +90,7 @@ def steps(path: Path | str) -> list[Step]:
             code=[str(notebook), *map(str, modules(notebook))],
             outputs=[str(getattr(paths, attribute)) for attribute in MAKES[name]],
             folders=[str(getattr(paths, attribute)) for attribute in MAKES[name] if attribute in FOLDERS],
-            copy=str(paths.notebooks / notebook.name),
+            copy=str(paths.notebooks / notebook.name), branch=p.run.removeprefix(main).removeprefix("."),
         ))
     return found
 
@@ -113,6 +131,12 @@ def _imports(code: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def threads(plan: list[Step], cores: int) -> int:
+    """Threads of a notebook: all for a single run, whose notebooks follow one another; one where runs stand side by
+    side, because small models gain more from that than from a second thread."""
+    return cores if len({step.run_folder for step in plan}) == 1 else 1
+
+
 @contextmanager
 def _alone(run_folder: Path) -> Iterator[None]:
     """Holds the run's folder, so that two pipelines never write one run; the system lets go if this process dies."""
@@ -125,7 +149,7 @@ def _alone(run_folder: Path) -> Iterator[None]:
         yield
 
 
-def snakemake(path: str, options: list[str], names: list[str], log: Path | None = None) -> int:
+def snakemake(path: str, options: list[str], plan: list[Step], log: Path | None = None) -> int:
     """Runs Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
 
     On Ctrl-C ends it and all that it has started, and raises KeyboardInterrupt.
@@ -138,7 +162,7 @@ def snakemake(path: str, options: list[str], names: list[str], log: Path | None 
         command += ["--quiet", "host"]
     env = {
         **os.environ,
-        "CSP_NOTEBOOKS": " ".join(names),
+        "CSP_NOTEBOOKS": json.dumps({step.copy: step.title for step in plan}),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
     }
@@ -190,15 +214,20 @@ def run(path: str, options: list[str]) -> int:
     run_folder = Path(plan[0].run_folder)
     before = [_written(step.copy) for step in plan]
     if DRY & set(options):
-        return snakemake(path, options, [step.name for step in plan])
+        return snakemake(path, options, plan)
     print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
-    with _alone(run_folder):
+    folders = list(dict.fromkeys(Path(step.run_folder) for step in plan))
+    with ExitStack() as alone:
+        for folder in folders:
+            alone.enter_context(_alone(folder))
         log = run_folder / "snakemake.log"
         try:
-            sweep(run_folder)  # of a run that was killed outright
-            status = snakemake(path, options, [step.name for step in plan], log)
+            for folder in folders:
+                sweep(folder)  # of a run that was killed outright
+            status = snakemake(path, options, plan, log)
         finally:
-            sweep(run_folder)
+            for folder in folders:
+                sweep(folder)
     done = [step for step, then in zip(plan, before, strict=True) if _written(step.copy) != then]
     if status:
         if not any(_written(step.failed) > began for step in plan):  # not a notebook: Snakemake itself has a reason

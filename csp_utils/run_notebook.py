@@ -37,13 +37,13 @@ def clock(seconds: float) -> str:
 class Run:
     """One execution of one notebook, in a thread of its own: the main thread reports and receives Ctrl-C."""
 
-    def __init__(self, notebook: Path, run_folder: Path, parameters: dict[str, Any], place: str = "") -> None:
+    def __init__(self, notebook: Path, run_folder: Path, parameters: dict[str, Any], title: str) -> None:
         self.name = notebook.stem
         self.notebook = notebook
         self.done = run_folder / "notebooks" / notebook.name
         self.half = run_folder / "notebooks" / "failed" / notebook.name
         self.parameters = parameters
-        self.title = f"{place} {self.name}".strip()
+        self.title = title
         self.cell, self.cells, self.heading = 0, 0, ""
         self.error: BaseException | None = None
         self.start = time.monotonic()
@@ -168,8 +168,9 @@ def end_children() -> None:
 def main(arguments: list[str]) -> int:
     """Runs the notebook that the command line names; returns the exit status."""
     notebook, run_folder, parameters = Path(arguments[0]), Path(arguments[1]), json.loads(arguments[2])
-    names = os.environ.get("CSP_NOTEBOOKS", "").split()
-    place = f"[{names.index(notebook.stem) + 1}/{len(names)}]" if notebook.stem in names else ""
+    titles = json.loads(os.environ.get("CSP_NOTEBOOKS", "{}"))  # of all notebooks of this call, by their copies
+    copy = str(run_folder / "notebooks" / notebook.name)
+    title = f"[{list(titles).index(copy) + 1}/{len(titles)}] {titles[copy]}" if copy in titles else notebook.stem
     # Notebooks draw a grid instead of a slider, and the kernel is this environment's own whatever else is installed.
     os.environ.update(CSP_HEADLESS="1", JUPYTER_PREFER_ENV_PATH="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
@@ -180,7 +181,7 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
-    run = Run(notebook, run_folder, parameters, place)
+    run = Run(notebook, run_folder, parameters, title)
     worker = threading.Thread(target=run.execute, daemon=True)
     try:
         run.report()

@@ -46,6 +46,7 @@ def prepare(p: Sft | Simpo, paths: RunPaths) -> tuple[list[str], dict[str, str],
     Raises UserError for data or a device that are missing, or a model that does not fit the parameters.
     """
     folder, data = (paths.simpo, paths.simpo_jsonl) if isinstance(p, Simpo) else (paths.sft, paths.sft_jsonl)
+    data = Path(p.rows_file) if p.rows_file else data
     work = folder / WORK
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
     used = data if p.n_rows is None else folder / TRAIN

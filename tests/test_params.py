@@ -26,7 +26,9 @@ def here(tmp_path, monkeypatch):
 def load(text, name="mini.yaml"):
     with open(name, "w") as file:
         file.write(text)
-    return params_file.load(name)
+    runs = params_file.load(name)
+    assert len(runs) == 1
+    return runs[0]
 
 
 def test_shared_keys_reach_every_notebook_that_has_them(here):

@@ -224,3 +224,20 @@ def test_no_mask_at_all_is_one_sentence(tmp_path):
 def test_a_second_picture_tag_in_the_text_is_refused():
     with pytest.raises(UserError, match="<image>"):
         P.training_rows("What is in <image>?", "A cat.", 70, "x.png")
+
+
+def test_original_rows_are_rlaif_vs_own(tmp_path):
+    """The ablation: unchanged pictures, the data's own question, preferred and other answer."""
+    (data, masks), paths = world(tmp_path), RunPaths("r", tmp_path / "outputs")
+    table = P.perturb_all(masks, data, paths, Perturb(answers="original", draws_per_row=3))
+    source = data.rows.set_index("row_id")
+    assert len(table) == len(P.kept(masks))  # one row each, however many levels would be drawn
+    for row, line in zip(table.itertuples(), paths.sft_jsonl.read_text().splitlines(), strict=True):
+        own, sample = source.loc[row.row_id], json.loads(line)
+        assert sample["messages"][0]["content"] == f"<image>{own['question']}" and row.q_c == own["question"]
+        assert sample["messages"][1]["content"] == row.r_c == own["answer"]
+        assert np.array_equal(np.asarray(Image.open(row.image)), np.asarray(data.image(row.row_id)))
+    pairs = [json.loads(line) for line in paths.simpo_jsonl.read_text().splitlines()]
+    assert [pair["rejected_response"] for pair in pairs] == [
+        source["rejected"][row] for row in table.loc[table["simpo_drop_reason"].isna(), "row_id"]]
+    assert P.original_rows("What?", "A cat.", "", "x.png")[1] is None  # no other answer: no preference

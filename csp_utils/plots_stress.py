@@ -29,7 +29,7 @@ def curves(table: pd.DataFrame) -> Figure:
     regions = [region for region in REGIONS if ((table["condition"] == region) & (table["c"] < 100)).any()]
     figure, axes = plt.subplots(
         len(QUANTITIES), len(regions) + 1, figsize=(PAGE, 1.55 * len(QUANTITIES) + 0.75), sharey=True, squeeze=False,
-        width_ratios=[3] * len(regions) + [1.3], layout="constrained",
+        width_ratios=[3] * len(regions) + [1.4 if len(regions) < 3 else 2], layout="constrained",
     )  # fmt: skip
     variants = variants_of(table)
     for row, (quantity, label) in zip(axes, QUANTITIES.items(), strict=True):

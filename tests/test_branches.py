@@ -75,6 +75,7 @@ def test_a_branch_may_read_what_another_run_makes_and_nothing_else(tmp_path: Pat
         params_file.load("p.yaml")
 
 
+@pytest.mark.slow
 def test_the_pipeline_runs_every_branch_into_its_folder(project) -> None:
     project.params.write_text(PARAMS + "each:\n  01_extract: {keyword_model: some/model}\nseeds: [0, 1]\n"
                               "branches: {few: {01_extract: {n_rows: 1}}, many: {01_extract: {n_rows: 2}}}\n")

@@ -125,12 +125,14 @@ class Model:
         return replies
 
 
-@pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    monkeypatch.setattr(asking, "load_vlm", lambda model, *_: Model(model == "obedient"))
-    checkpoints = {"base": "stubborn", "csp": "obedient"}
-    table = stress.ask(objects(tmp_path), checkpoints, P, tmp_path / "kept")
-    again = stress.ask(objects(tmp_path), checkpoints, P, tmp_path / "kept")  # the kept replies, read back
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """What a base that always says 95 and an obedient csp say; tests must not change it."""
+    folder, checkpoints = tmp_path_factory.mktemp("stress"), {"base": "stubborn", "csp": "obedient"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "load_vlm", lambda model, *_: Model(model == "obedient"))
+        table = stress.ask(objects(folder), checkpoints, P, folder / "kept")
+        again = stress.ask(objects(folder), checkpoints, P, folder / "kept")  # the kept replies, read back
     pd.testing.assert_frame_equal(table, again)
     return table
 

@@ -17,7 +17,7 @@ rule all:
         [step.copy for step in STEPS],
 
 
-for step in STEPS:
+for position, step in enumerate(STEPS):
 
     rule:
         name:
@@ -32,5 +32,6 @@ for step in STEPS:
             folder=step.run_folder,
             values=json.dumps(step.parameters, sort_keys=True),
         threads: pipeline.threads(STEPS, workflow.cores)
+        priority: len(STEPS) - position  # of notebooks that could run, the first: a reader follows their numbers
         shell:
             "python -m csp_utils.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q}"

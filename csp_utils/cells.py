@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from csp_utils import measures
 from csp_utils.calibration import auc, brier, ece, ratio
@@ -102,8 +102,10 @@ class Cell:
         at, answered = np.searchsorted(self.levels, percent[parsed]), np.searchsorted(self.levels, answer)
         # Only questions whose two confidences were read have a prediction; a tie without one is wrong, as for accuracy.
         self.predictions = self._counts(len(self.levels), answered, sums["right"][known], where[known])
-        self.ordered = self._counts(len(self.levels), at, label[parsed], image[parsed])
-        self.pairs = self.ordered if whole else self._counts(101, nearest, label[parsed], image[parsed])
+        tables = [self._counts(len(self.levels), at, label[parsed], image[parsed]), self.predictions]
+        tables += [] if whole else [self._counts(101, nearest, label[parsed], image[parsed])]
+        self._ends = np.cumsum([table.shape[1] for table in tables])
+        self._tables = hstack(tables, format="csr").T  # beside one another, so that they are weighted in one product
         self._sums = np.stack([*self.sums.values()], 1).astype(np.float32)
 
     def _counts(self, width: int, level: np.ndarray, flag: np.ndarray, image: np.ndarray) -> csr_array:
@@ -115,13 +117,12 @@ class Cell:
     def resample(self, weights: np.ndarray) -> Resampled:
         """The counts under each row of (B, I) weights: whole numbers, exact while they are below 2**24."""
 
-        def weighted(table: csr_array) -> np.ndarray:
-            return (table.T @ weights.T).T.astype(float, order="C").reshape(len(weights), 2, -1)
-
-        ordered = weighted(self.ordered)
-        pairs = ordered if self.pairs is self.ordered else weighted(self.pairs)
+        counts = (self._tables @ weights.T).T.astype(float, order="C")
+        ordered, predictions, *pairs = (part.reshape(len(weights), 2, -1)
+                                        for part in np.split(counts, self._ends[:-1], axis=1))  # fmt: skip
         sums = (weights @ self._sums).T.astype(float)
-        return Resampled(weights, dict(zip(self.sums, sums, strict=True)), pairs, ordered, weighted(self.predictions))
+        named = dict(zip(self.sums, sums, strict=True))
+        return Resampled(weights, named, pairs[0] if pairs else ordered, ordered, predictions)
 
     def answered(self) -> np.ndarray:
         """(2, L) questions by (answered rightly, level of the predicted answer's confidence), of all images."""

@@ -6,7 +6,6 @@ right answer (Yes) follow c, and what becomes of the wrong one (No)? Three contr
 noise beside the object, another image that lacks the object, and no image at all.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,7 +37,7 @@ ANSWERS = {"Yes": "right", "No": "wrong"}
 MOST_OVERLAP = 0.05
 """Part of the object that the moved mask may still cover; a question without such a place has no "elsewhere"."""
 
-_OBJECT = re.compile(r"Is there an? (.+) in the image\?")
+_OBJECT = r"^Is there an? (.+) in the image\?$"
 _TRIES = 200
 
 
@@ -87,7 +86,7 @@ def choose(questions: pd.DataFrame, n_images: int | None, seed: int) -> pd.DataF
     asked = questions.drop_duplicates(["image", "question"])
     absent = asked[asked["label"] == "no"].groupby("question")["path"].agg(list).to_dict()
     present = asked[asked["label"] == "yes"].copy()
-    present["object"] = present["question"].str.strip().str.extract(f"^{_OBJECT.pattern}$")[0]
+    present["object"] = present["question"].str.strip().str.extract(_OBJECT)[0]
     present = present.dropna(subset="object")
     present["order"] = [draw_seed(seed, "stress", *row) for row in zip(present["image"], present["question"],
                                                                       strict=True)]  # fmt: skip
@@ -205,7 +204,8 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Stress, folder
         return pd.DataFrame(rows, columns=columns)
 
     facts = {"prompts": [str(prompt) for prompt in prompts],
-             "images": sorted((path, Path(path).stat().st_mtime_ns) for path in objects["path"])}  # fmt: skip
+             "images": sorted((path, Path(path).stat().st_mtime_ns)
+                              for path in {*objects["path"], *objects["other_path"].dropna()})}  # fmt: skip
     tables = []
     for variant, said in ask_variants(p, checkpoints, facts, folder, prompts[:9], replies):
         tables.append(_table(keys, said).assign(model=p.model_name, variant=variant))

@@ -10,20 +10,18 @@ import numpy as np
 import pandas as pd
 
 
-def histogram(percent: np.ndarray, label: np.ndarray, group: np.ndarray | None = None, n_groups: int = 1) -> np.ndarray:
-    """Counts of (label, percent) in each group.
+def histogram(percent: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Counts of (label, percent).
 
     Args:
         percent: (n,) whole percents 0..100.
         label: (n,) 0 or 1.
-        group: (n,) group numbers below `n_groups`; None for a single group.
 
     Returns:
-        (n_groups, 2, 101) float counts: [group, label, percent].
+        (2, 101) float counts: [label, percent].
     """
-    group = np.zeros(len(percent), dtype=np.int64) if group is None else group
-    cells = (group * 2 + label.astype(np.int64)) * 101 + percent.astype(np.int64)
-    return np.bincount(cells, minlength=n_groups * 202).astype(float).reshape(n_groups, 2, 101)
+    cells = label.astype(np.int64) * 101 + percent.astype(np.int64)
+    return np.bincount(cells, minlength=202).astype(float).reshape(2, 101)
 
 
 def bin_of_percent(n_bins: int, edges: Literal["right", "left"] = "right") -> np.ndarray:

@@ -81,7 +81,7 @@ def variants_of(table: pd.DataFrame) -> list[str]:
 def pair_counts(responses: pd.DataFrame) -> np.ndarray:
     """(2, 101) counts of (label, percent) over the candidate pairs whose confidence was parsed."""
     parsed = responses.dropna(subset="verbalized")
-    return histogram(parsed["verbalized"].to_numpy(int), parsed["label"].to_numpy(int))[0]
+    return histogram(parsed["verbalized"].to_numpy(int), parsed["label"].to_numpy(int))
 
 
 def save(figure: Figure, folder: Path, name: str, caption: str) -> list[Path]:

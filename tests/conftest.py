@@ -1,4 +1,4 @@
-"""What several test modules share: the project's root, and a small project with notebooks of its own."""
+"""What several test modules share: the project's root, a small project with notebooks of its own, and a model."""
 
 import os
 import shutil
@@ -95,3 +95,16 @@ class Project:
 def project(tmp_path: Path) -> Project:
     """A small project of its own."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-VL of random weights that says different things about different images."""
+    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
+
+    folder = tmp_path_factory.mktemp("vlm")
+    model, _ = new_vlm(folder, seed=1)
+    for parameter in model.model.language_model.parameters():
+        parameter.data *= 3  # small random weights say one token for ever
+    save_vlm(model, folder)
+    return folder

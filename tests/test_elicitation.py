@@ -191,18 +191,6 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
-
-    folder = tmp_path_factory.mktemp("vlm")
-    model, _ = new_vlm(folder, seed=1)
-    for parameter in model.model.language_model.parameters():
-        parameter.data *= 3  # small random weights say one token for ever
-    save_vlm(model, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def qwen(model_folder: Path) -> vlm.VLM:
     return vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu")
 

@@ -23,13 +23,13 @@ edges = st.sampled_from(["right", "left"])
 def counts_of(rows: list[tuple[int, int]]) -> np.ndarray:
     """(2, 101) counts of (percent, label) rows."""
     percent, label = np.array(rows).T
-    return histogram(percent, label)[0]
+    return histogram(percent, label)
 
 
 def stream(percent: np.ndarray, chance: np.ndarray | float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidences 0..1, labels that are 1 with the given chance, and their counts."""
     label = (np.random.default_rng(seed).random(len(percent)) < chance).astype(int)
-    return percent / 100, label, histogram(percent, label)[0]
+    return percent / 100, label, histogram(percent, label)
 
 
 # Imported by the tests that ask for them, so that others need not wait when this module is collected: netcal takes 2 s

@@ -97,13 +97,13 @@ def test_ece_equals_the_definition(pairs: list[tuple[int, int]], edges: str) -> 
             mean = np.mean(inside, axis=0)
             total += len(inside) / len(pairs) * abs(mean[1] - mean[0] / 100)
     percent, label = np.array(pairs).T
-    assert calibration.ece(calibration.histogram(percent, label)[0], 10, edges) == pytest.approx(total, abs=1e-12)
+    assert calibration.ece(calibration.histogram(percent, label), 10, edges) == pytest.approx(total, abs=1e-12)
 
 
 @given(st.lists(st.tuples(percents, st.integers(0, 1)), min_size=1, max_size=60), st.sampled_from(["right", "left"]))
 def test_the_reliability_table_adds_up_to_the_error(pairs: list[tuple[int, int]], edges: str) -> None:
     percent, label = np.array(pairs).T
-    counts = calibration.histogram(percent, label)[0]
+    counts = calibration.histogram(percent, label)
     diagram = calibration.reliability(counts, 10, edges)
     gaps = (diagram["accuracy"] - diagram["confidence"]).abs().fillna(0) * diagram["n"]
     assert gaps.sum() / diagram["n"].sum() == pytest.approx(calibration.ece(counts, 10, edges), abs=1e-12)
@@ -127,7 +127,7 @@ def test_scikit_learn_agrees(rows: list[tuple]) -> None:
         assert pd.isna(got["brier"]) and pd.isna(got["ece"])
     if 0 < y.sum() < len(y):
         assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
-        curve = calibration.roc(calibration.histogram(parsed["verbalized"].to_numpy(int), y)[0])
+        curve = calibration.roc(calibration.histogram(parsed["verbalized"].to_numpy(int), y))
         assert sk.auc(curve["fpr"], curve["tpr"]) == pytest.approx(got["auc"], abs=1e-12)
     else:
         assert pd.isna(got["auc"])

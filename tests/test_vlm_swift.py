@@ -95,18 +95,6 @@ def test_what_the_engine_cannot_give_is_said() -> None:
 # ---------------------------------------------------------------------------------------- a Qwen2-VL of random weights
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
-
-    folder = tmp_path_factory.mktemp("vlm")
-    model, _ = new_vlm(folder, seed=1)
-    for parameter in model.model.language_model.parameters():
-        parameter.data *= 3  # small random weights say one token for ever
-    save_vlm(model, folder)
-    return folder
-
-
 def loaded(folder: Path) -> vlm.TransformersVLM:
     return vlm.load_vlm(str(folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu", "plain")
 

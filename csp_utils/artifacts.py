@@ -85,6 +85,15 @@ class RunPaths:
         self.notebooks = root / "notebooks"
         self.report = root / "report.html"
 
+        self.schedule = root / "schedule.json"
+        self.schedule_curve = root / "schedule_curve.parquet"
+        self.claims = root / "claims.parquet"
+        self.claim_checks = root / "claim_checks.parquet"
+        self.claim_values = root / "claim_values.parquet"
+        self.claim_differences = root / "claim_differences.parquet"
+        self.claim_curves = root / "claim_curves.parquet"
+        self.claims_page = root / "claims.html"
+
     def __repr__(self) -> str:
         return f"RunPaths({str(self.root)!r})"
 
@@ -102,6 +111,8 @@ MAKES: dict[str, tuple[str, ...]] = {
     "07_correlation": ("correlation",),
     "08_stress": ("stress", "stress_curves", "stress_correlation", "stress_differences"),
     "09_report": ("report",),
+    "10_schedule": ("schedule", "schedule_curve"),
+    "11_claims": ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves", "claims_page"),
 }
 
 

@@ -14,8 +14,9 @@
       simpo_only: {04_sft: null, 05_simpo: {model: assets/tiny_world/vlm}}
       lora: {seeds: [0], 04_sft: {tuner_type: lora}}
 
-A section of a branch is laid over that of ``each``; null leaves the notebook out. In any text ``{seed}`` and
-``{branch}`` stand for the run's own. A branch is a few parameters, never code.
+A section 11_claims at the top runs last and compares all runs. A section of a branch is laid over that of ``each``;
+null leaves the notebook out. In any text ``{seed}`` and ``{branch}`` stand for the run's own. A branch is a few
+parameters, never code.
 """
 
 import re
@@ -69,6 +70,8 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
             own = {key: value for key, value in own.items() if _is_for(key, sections)}
             run = own | {"run": f"{main.get('run')}.{branch}.{seed}", "seed": seed} | sections
             runs.append(_filled(run, {"seed": str(seed), "branch": branch}))
+    if isinstance(main.get("11_claims", 0), dict | None):  # compares them all, if the file names no others
+        main["11_claims"] = {"runs": [run["run"] for run in runs[1:] if "06_eval" in run]} | (main["11_claims"] or {})
     return runs
 
 

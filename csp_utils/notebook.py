@@ -65,6 +65,7 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         files += [paths.keywords]
     elif name == "03_perturb":
         files += [Path(p.masks_file) if p.masks_file else paths.masks]
+        files += [Path(p.schedule_file)] if p.schedule_file else []
     elif name == "04_sft":
         files += [Path(p.rows_file) if p.rows_file else paths.sft_jsonl]
     elif name == "05_simpo":
@@ -76,6 +77,10 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         files += [paths.responses]
     elif name == "09_report":
         files += [paths.responses, paths.metrics]  # of all else it says what is not there
+    elif name == "10_schedule":
+        files += [Path(p.masks_file) if p.masks_file else paths.masks]
+    elif name == "11_claims":
+        files += [RunPaths(run).responses for run in (p.run, *p.runs)]
     return files
 
 

@@ -84,11 +84,24 @@ class Perturb(Stage):
     t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
+    schedule_file: str | None = Field(
+        None, description="schedule.json of notebook 10, whose t_max and gamma take the place of these; null: none"
+    )
     noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")
+    leave_out: list[str] = Field(
+        [], description="words; rows that speak of one are not used (does what is taught carry over to it?)"
+    )
     draws_per_row: int = Field(1, ge=1, le=101, description="levels of c drawn for each row")
     levels: list[Annotated[int, Field(ge=0, le=100)]] | None = Field(
         None, min_length=1, description="levels of c to draw from; null for 0..100"
     )
+
+    @field_validator("leave_out")
+    @classmethod
+    def _are_words(cls, words: list[str]) -> list[str]:
+        if any(not re.fullmatch(r"\w+", word) for word in words):
+            raise ValueError("not all of them are single words")
+        return words
 
     @field_validator("levels")
     @classmethod
@@ -230,6 +243,42 @@ class Stress(Stage):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
+class Schedule(Stage):
+    """Notebook 10: the gamma with which the base loses sight of the object evenly; before 03 where it is used."""
+
+    rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
+    masks_file: str | None = Field(None, description="masks.parquet of another run; null for the run's own")
+    base_model: str = Field("assets/tiny_world/vlm", description="the model that looks: folder or hub id")
+    model_type: str | None = Field("qwen2_vl", description="ms-swift's model type; null lets ms-swift find it")
+    template: str | None = Field("qwen2_vl", description="ms-swift's template; null lets ms-swift find it")
+    max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
+    n_rows: int | None = Field(16, ge=1, description="rows with a mask to look at, drawn by the seed; null for all")
+    signals: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0, 0.8, 0.6, 0.4, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007, 0.003, 0.001], min_length=3,
+        description="shares of the signal's variance that are left (alpha-bar) when it is asked",
+    )  # fmt: skip
+    t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
+    least_fall: float = Field(0.1, gt=0, lt=1, description="the accuracy must fall by as much, or nothing is fitted")
+    batch_size: int = Field(32, ge=1, description="prompts a batch")
+    max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
+    engine: Literal["auto", "shared", "plain"] = Field(
+        "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
+    )
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+class Claims(Stage):
+    """Notebook 11: the paper's claims, judged by what the runs of a params file measured."""
+
+    runs: list[str] = Field(
+        [], description="runs to compare, <run>.<branch>.<seed>; ./run_all.sh gives those of the params file"
+    )
+    leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
+    title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
+    n_bootstrap: int = Field(200, ge=1, description="resamples of images and seeds behind an interval")
+
+
 class Report(Stage):
     """Notebook 09: one HTML page of all that was measured."""
 
@@ -244,6 +293,7 @@ NOTEBOOKS: dict[str, type[Stage]] = {
     "00_tiny_world": TinyWorld,
     "01_extract": Extract,
     "02_mask": Mask,
+    "10_schedule": Schedule,
     "03_perturb": Perturb,
     "04_sft": Sft,
     "05_simpo": Simpo,
@@ -251,6 +301,7 @@ NOTEBOOKS: dict[str, type[Stage]] = {
     "07_correlation": Correlation,
     "08_stress": Stress,
     "09_report": Report,
+    "11_claims": Claims,
 }
 """Each notebook and the model of its parameters, in the order in which they run."""
 

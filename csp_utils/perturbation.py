@@ -12,6 +12,7 @@ rows nor their distribution over machines changes a pixel.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from csp_utils import prompts
-from csp_utils.artifacts import RunPaths, portable, whole_folder, write_jsonl, write_parquet
+from csp_utils.artifacts import RunPaths, missing, portable, whole_folder, write_jsonl, write_parquet
 from csp_utils.errors import UserError
 from csp_utils.params import Perturb
 from csp_utils.rle import decode_mask
@@ -159,15 +160,45 @@ def perturb_row(
     return perturb(image, mask, c, generator(seed, row_id, f"noise {c}"), t_max, gamma, sampler)
 
 
-def kept(masks: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of masks.parquet that have a mask. Raises UserError if there is none."""
+def scheduled(p: Perturb) -> Perturb:
+    """The parameters with t_max and gamma of ``schedule_file``, if one is given.
+
+    Raises UserError if the file is missing or holds no schedule.
+    """
+    if p.schedule_file is None:
+        return p
+    path = Path(p.schedule_file)
+    if not path.is_file():
+        raise missing(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Perturb(**p.model_dump() | {name: found[name] for name in ("t_max", "gamma")})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no schedule (t_max and gamma); make it with notebook 10_schedule.") from error
+
+
+def speaks_of(texts: "pd.Series", words: Sequence[str]) -> "pd.Series":
+    """Which texts hold one of ``words``, whole or with a plural's s, in any case; none if there are no words."""
+    if not words:
+        return texts.notna() & False
+    return texts.fillna("").str.contains(rf"\b(?:{'|'.join(words)})s?\b", case=False)
+
+
+def kept(masks: "pd.DataFrame", leave_out: Sequence[str] = ()) -> "pd.DataFrame":
+    """The rows of masks.parquet that have a mask, without those whose texts speak of a word to leave out.
+
+    Raises UserError if there is none.
+    """
     rows = masks[masks["drop_reason"].isna()]
     if rows.empty:
         why = ", ".join(f"{n} {reason}" for reason, n in masks["drop_reason"].value_counts().items()) or "no rows"
         raise UserError(
             f"No row of masks.parquet has a mask ({why}); lower box_threshold in 02_mask, or use more rows."
         )
-    return rows
+    left = rows[~(rows["question"] + "\n" + rows["answer"] + "\n" + rows["keyword"]).pipe(speaks_of, leave_out)]
+    if left.empty:
+        raise UserError(f"Every row speaks of one of {', '.join(leave_out)}; name fewer words in leave_out.")
+    return left
 
 
 def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +278,7 @@ def perturb_all(
     import pyarrow as pa
 
     table, sft, simpo = [], [], []
-    rows, original = kept(masks), p.answers == "original"
+    rows, original = kept(masks, p.leave_out), p.answers == "original"
     preferred = data.rows.set_index("row_id")["rejected"]
     with whole_folder(paths.perturbed) as folder:
         (folder / paths.perturbed_images.name).mkdir()

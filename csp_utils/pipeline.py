@@ -66,9 +66,10 @@ class Step:
 def steps(path: Path | str) -> list[Step]:
     """The rules of a params file, in the order in which they run. Raises UserError if the file is not valid."""
     found: list[Step] = []
-    runs = params_file.load(path)
-    main = next(iter(runs[0].values())).run
-    for parameters in runs:
+    first, *branches = params_file.load(path)
+    main = next(iter(first.values())).run
+    last = {name: first.pop(name) for name in ("11_claims",) if name in first}  # compares all runs, so it is the last
+    for parameters in (first, *branches, last):
         found += _steps_of(parameters, main, [output for step in found for output in step.outputs], path)
     return found
 
@@ -82,6 +83,9 @@ def _steps_of(parameters: params_file.Parameters, main: str, made: list[str], pa
         inputs = [file for need in needs(name, p, paths) for file in _files(need, [*made, *earlier])]
         if name == "09_report":  # shows everything of its run, so it follows everything
             inputs += [output for output in earlier if output not in inputs]
+        if name == "11_claims":  # shows their stress tests too, where they have one
+            folders = [RunPaths(run) for run in (p.run, *p.runs)]
+            inputs += [str(folder.stress) for folder in folders if str(folder.stress) in made]
         notebook = Path("notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
             raise UserError(f"{notebook} is missing, but {path} runs it; restore it (git checkout {notebook}).")
@@ -158,6 +162,8 @@ def snakemake(path: str, options: list[str], plan: list[Step], log: Path | None 
     given = {option.split("=")[0] for option in options}
     if not given & {"--cores", "-c", "--jobs", "-j"}:
         command += ["--cores", "all"]
+    if len({step.run_folder for step in plan}) > 1 and not given & {"--keep-going", "-k"}:
+        command += ["--keep-going"]  # a branch that fails does not stop the others
     if given & DRY and not given & {"--quiet", "-q"}:
         command += ["--quiet", "host"]
     env = {
@@ -234,8 +240,10 @@ def run(path: str, options: list[str]) -> int:
             print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
         print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
         return status
-    report = RunPaths(run_folder.name).report
-    end = f"the report is {report}" if report.exists() else f"the results are in {run_folder}"
+    paths = RunPaths(run_folder.name)
+    pages = [page for name, page in (("09_report", paths.report), ("11_claims", paths.claims_page))
+             if any(step.name == name and step.run_folder == str(run_folder) for step in plan) and page.exists()]
+    end = f"the report is {' and '.join(map(str, pages))}" if pages else f"the results are in {run_folder}"
     if done:
         print(f"{path}: {len(done)} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {end}")
     else:

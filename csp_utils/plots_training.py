@@ -56,6 +56,27 @@ def plot_schedule(t_max: int, gamma: float) -> Figure:
     return figure
 
 
+def plot_fitted(curve: pd.DataFrame, by_level: Mapping[str, np.ndarray], even: np.ndarray) -> Figure:
+    """How often the base sees an object: by what is left of the signal, and by the label c under several schedules.
+
+    Args:
+        curve: of :func:`csp_utils.schedule.curve`.
+        by_level: name of a schedule -> (101,) shares at c = 0 .. 100.
+        even: (101,) the straight line that is aimed at.
+    """
+    figure, (first, second) = plt.subplots(1, 2, figsize=(8.5, 3.2), sharey=True, layout="constrained")
+    first.semilogx(curve["signal"], 100 * curve["seen"], "o", color="black", markersize=4, label="measured")
+    first.semilogx(curve["signal"], 100 * curve["fitted"], color="tab:blue", label="made monotone")
+    first.set(xlabel=r"what is left of the signal, $\bar\alpha$", ylabel="objects seen (%)", ylim=(-3, 103))
+    second.plot(100 * even, color="black", linewidth=0.8, linestyle=(0, (1, 2)), label="even")
+    for (name, seen), line in zip(by_level.items(), ("--", "-"), strict=False):
+        second.plot(100 * seen, line, label=name)
+    second.set(xlabel="confidence label c (%)")
+    for axis in (first, second):
+        axis.legend(fontsize=8)
+    return figure
+
+
 def plot_levels(table: pd.DataFrame) -> Figure:
     """How often each tenth of the scale occurs (100 belongs to the last). ``table``: rows.parquet."""
     figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")

@@ -8,18 +8,17 @@ noise beside the object, another image that lacks the object, and no image at al
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from csp_utils.asking import ask_variants
 from csp_utils.datasets import find_images, read_pope
 from csp_utils.errors import UserError
-from csp_utils.images import load_image
+from csp_utils.noised import Noised
 from csp_utils.params import Mask, Stress
-from csp_utils.perturbation import generator, perturb_row
+from csp_utils.perturbation import generator
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
 from csp_utils.replies import CANDIDATES, Progress, Prompt, draw_seed
 from csp_utils.rle import decode_mask, encode_mask
@@ -39,27 +38,6 @@ MOST_OVERLAP = 0.05
 
 _OBJECT = r"^Is there an? (.+) in the image\?$"
 _TRIES = 200
-
-
-class Noised(NamedTuple):
-    """An image with the noise of confidence level ``c`` in a mask (:func:`csp_utils.perturbation.perturb_row`)."""
-
-    path: Path
-    c: int
-    row_id: str
-    seed: int
-    t_max: int
-    gamma: float
-    rle_counts: str | None = None
-    """COCO's run lengths of the mask; None for the whole image."""
-    width: int = 0
-    height: int = 0
-
-    def load(self) -> Image.Image:
-        """The noised picture."""
-        mask = None if self.rle_counts is None else decode_mask(self.rle_counts, self.width, self.height)
-        image = np.asarray(load_image(self.path))
-        return Image.fromarray(perturb_row(image, mask, self.c, self.row_id, self.seed, self.t_max, self.gamma))
 
 
 # --------------------------------------------------------------------------------------------------- the questions

@@ -41,12 +41,12 @@ def test_differences_are_means_over_seeds_and_paired() -> None:
     of = claims.draws(runs({"csp": [0.8, 0.7, 0.75], "twin": [0.8, 0.7, 0.75]}), Protocol(), 300)
     values = of["csp", "pope_random", "acc"][:, 0]
     gain = claims.difference(of, "csp", "base", "pope_random", "acc")
-    assert gain.diff == pytest.approx(values.mean()) and gain.n_seeds == 3  # the base is always wrong
+    assert gain.value == pytest.approx(values.mean()) and gain.n_seeds == 3  # the base is always wrong
     assert (gain.seed_low, gain.seed_high) == (pytest.approx(values.min()), pytest.approx(values.max()))
-    assert 0 < gain.ci_low < gain.diff < gain.ci_high < 1 and gain.p < 0.01
+    assert 0 < gain.ci_low < gain.value < gain.ci_high < 1 and gain.p < 0.01
     same = claims.difference(of | {("twin", *key[1:]): v for key, v in of.items() if key[0] == "csp"}, "twin", "csp",
                              "pope_random", "acc")  # fmt: skip
-    assert same.diff == same.ci_low == same.ci_high == 0 and same.p == 1  # seeds and images are the same on both sides
+    assert same.value == same.ci_low == same.ci_high == 0 and same.p == 1  # seeds and images are the same on both sides
 
 
 def test_the_interval_grows_with_the_spread_of_the_seeds() -> None:
@@ -61,7 +61,7 @@ def test_the_interval_grows_with_the_spread_of_the_seeds() -> None:
 def test_an_undefined_metric_stays_undefined() -> None:
     of = claims.draws(runs({"csp": [0.8, 0.7]}), Protocol(), 30)
     found = claims.difference(of, "csp", "base", "pope_random", "spearman")  # the base always says the same
-    assert found.diff is None and found.p is None and found.seed_low is None
+    assert found.value is None and found.p is None and found.seed_low is None
     assert claims.table(of).set_index(["arm", "metric"])["value"].isna()["base", "spearman"]
 
 

@@ -30,7 +30,7 @@ def code(book):
 
 
 def test_the_notebooks_are_those_that_have_parameters():
-    assert [path.stem for path in FILES] == list(NOTEBOOKS)
+    assert [path.stem for path in FILES] == sorted(NOTEBOOKS)
 
 
 def test_parameters_cell_holds_exactly_the_fields_and_defaults_of_the_model(book, path):

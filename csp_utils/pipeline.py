@@ -188,8 +188,9 @@ def _end(process: subprocess.Popen) -> None:
     import psutil
 
     parent = psutil.Process(process.pid)
-    family = [*parent.children(recursive=True), parent]
-    process.send_signal(signal.SIGINT)  # starts no other notebook
+    process.send_signal(signal.SIGSTOP)  # what it has started is now all there is
+    family = parent.children(recursive=True)
+    process.kill()  # asked to end, it would first start what could run beside the notebooks that are stopped
     for member in family:
         try:
             if "csp_utils.run_notebook" in member.cmdline():
@@ -197,6 +198,7 @@ def _end(process: subprocess.Popen) -> None:
         except psutil.NoSuchProcess:
             pass
     kill_after(family, 30)
+    process.wait()
 
 
 def sweep(run_folder: Path) -> None:

@@ -17,6 +17,7 @@ from conftest import PARAMS, ROOT, Project
 from csp_utils import pipeline
 from csp_utils.params import NOTEBOOKS
 
+BRANCHES = PARAMS + "each: {01_extract: {keyword_model: some/model}}\nseeds: [0, 1, 2]\nbranches: {a: {}, b: {}}\n"
 SLEEP = "notebook.stream([sys.executable, '-c', 'import time; print(1); time.sleep(600)'], paths.root / 'x.log')"
 
 
@@ -127,15 +128,16 @@ def test_a_wrong_params_file_stops_before_anything(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign):
+@pytest.mark.parametrize(("sign", "text"), [(signal.SIGINT, PARAMS), (signal.SIGTERM, BRANCHES)])
+def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign, text):
     project.notebook("01_extract", "import sys", SLEEP)
+    project.params.write_text(text)
     process = subprocess.Popen(project.command(), cwd=project.folder, env=project.env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 300
-        log = project.folder / "outputs" / "mini" / ".x.tmp.log"
-        while not (log.exists() and log.stat().st_size):  # its first line: the subprocess of the cell runs
+        said_first = (project.folder / "outputs").glob
+        while not any(log.stat().st_size for log in said_first("*/.x.tmp.log")):  # the subprocess of a cell runs
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.2)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -147,6 +149,8 @@ def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign
     assert any("time.sleep(600)" in command for command in commands)
     assert process.returncode == 130 and "Stopped. Nothing half-written is left" in said and "Traceback" not in said
     assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
+    assert not [each for each in psutil.process_iter() if each.status() != psutil.STATUS_ZOMBIE
+                and "run_notebook" in str(each.cmdline()) and Path(each.cwd()) == project.folder]
     left = {path.name for path in (project.folder / "outputs").rglob("*") if path.is_file()}
     assert left <= {".lock", "snakemake.log"}
     project.notebook("01_extract", "from csp_utils.artifacts import write_text", "write_text('3', paths.keywords)")

@@ -276,6 +276,10 @@ class Claims(Stage):
     )
     leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
     title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
+    ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
+    ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
+    n_bins: int = Field(10, ge=1, description="ECE bins")
+    positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
     n_bootstrap: int = Field(200, ge=1, description="resamples of images and seeds behind an interval")
 
 

@@ -71,7 +71,9 @@ def _nearly_nothing(arm: str) -> list[Check]:
 def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
     """The eight claims, on the splits that were evaluated."""
     base, csp = {"base": 1.0}, {FULL: 1.0, "base": -1.0}
-    little = f"On POPE adversarial it gains less than {NEARLY_NOTHING:.0%} of what CSP gains, in each of the five."
+    little = (
+        f"On POPE adversarial it gains less than {100 * NEARLY_NOTHING:.0f} % of what CSP gains, in all five metrics."
+    )
     five = "accuracy and F1 by confidence and AUC {}, Brier score and ECE {}"
     return [
         Claim(1, "The base model is badly calibrated", "section 4.3.1, table 1",
@@ -85,7 +87,7 @@ def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
         Claim(3, "It does not cost task performance", "section 4.3.1, figure 5",
               "Plain answers (no word about confidence) lose less than 2 points of accuracy, on every split.",
               [Check(split, "plain_acc", csp, 1, -0.02) for split in splits]),
-        Claim(4, "Spoken and internal confidence move together", "section 4.3.3, table 2 and figure 6",
+        Claim(4, "Spoken confidence follows internal", "section 4.3.3, table 2 and figure 6",
               "Spearman's and Kendall's correlation of the two rise, on every split (of a base that always says the "
               "same number it is undefined, and counts as 0).",
               [Check(split, metric, csp, 1, 0.0, 0.0) for split in splits for metric in RANK]),

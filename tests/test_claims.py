@@ -79,5 +79,49 @@ def test_other_questions_or_other_seeds_are_refused() -> None:
     with pytest.raises(UserError, match=r"csp has the seeds \[0\] for pope_popular and \[0, 1\] for another split"):
         claims.draws({("csp", 0): half, ("csp", 1): said(0.5, 2)}, Protocol(), 5)
     of = claims.draws(runs({"two": [0.5, 0.6], "three": [0.5, 0.6, 0.7]}), Protocol(), 5)
-    with pytest.raises(UserError, match="three has 3 seeds and two 2"):
+    with pytest.raises(UserError, match="two has 2 seeds and another arm 3"):
         claims.difference(of, "three", "two", "pope_random", "acc")
+
+
+def test_an_arm_is_compared_over_the_seeds_that_both_have() -> None:
+    of = runs({"csp": [0.9, 0.8, 0.1], "few": [0.7, 0.6]})
+    drawn, seeds = claims.draws(of, Protocol(), 20), claims.seeds_of(of)
+    assert seeds == {"csp": [0, 1, 2], "few": [0, 1]}
+    found = claims.differences(drawn, seeds, [("few", "csp"), ("csp", "base")]).set_index(["arm", "metric"])
+    each = drawn["few", "pope_random", "acc"][:, 0] - drawn["csp", "pope_random", "acc"][:2, 0]
+    assert found["value"]["few", "acc"] == pytest.approx(each.mean()) and found["n_seeds"]["few", "acc"] == 2
+    assert found["n_seeds"]["csp", "acc"] == 3
+    with pytest.raises(UserError, match="a and b have no training seed in common"):
+        claims.common(drawn, {"a": [1], "b": [2]}, ["a", "b"])
+
+
+def test_a_value_that_stands_for_an_undefined_one_is_taken_in_every_resample() -> None:
+    of = {("csp", "s", "spearman"): np.array([[0.4, 0.5, np.nan]]), ("base", "s", "spearman"): np.full((1, 3), np.nan)}
+    found = claims.combine(of, {"csp": 1, "base": -1}, "s", "spearman", undefined=0.0)
+    assert found.value == 0.4 and found.ci_low == pytest.approx(0.0125) and found.ci_high == pytest.approx(0.4875)
+    assert claims.combine(of, {"csp": 1, "base": -1}, "s", "spearman").value is None
+
+
+def test_questions_are_split_anew_by_the_words_they_speak_of() -> None:
+    rows = pd.concat([said(0.5, 1).assign(split=split) for split in ("pope_random", "pope_popular", "amber_relation")])
+    rows["question"] = np.where(rows["question_id"].str[-1].isin(list("02468")), "Is there an ox?", "Are there Boxes?")
+    found = claims.by_words({("csp", 1): rows}, ["ox"])["csp", 1]
+    assert set(found["split"]) == {f"{b}, {w}" for b in ("pope", "amber") for w in ("left out", "others")}
+    assert (found["split"].str.endswith("left out") == (found["question"] == "Is there an ox?")).all()
+    pairs = rows[rows["split"] == "pope_random"].drop_duplicates(["image", "question", "candidate"])
+    assert found["split"].str.startswith("pope").sum() == len(pairs)  # asked twice, counted once
+
+
+def test_runs_are_read_by_their_names(tmp_path) -> None:
+    from csp_utils.artifacts import RunPaths, write_parquet
+
+    write_parquet(pd.concat([said(0, 0, "base"), said(0.5, 1)]), RunPaths("m", tmp_path).responses)
+    write_parquet(said(0.7, 2), RunPaths("m.csp.3", tmp_path).responses)
+    found = claims.read_responses("m", 0, ["m.csp.3"], str(tmp_path))
+    assert list(found) == [("", 0), ("csp", 0), ("csp", 3)] and set(found["", 0]["variant"]) == {"base"}
+    with pytest.raises(UserError, match="Both m and m.csp.0 trained branch csp with seed 0"):
+        claims.read_responses("m", 0, ["m.csp.0"], str(tmp_path))
+    for name in ("other.csp.1", "m.csp", "m.csp.x"):
+        with pytest.raises(UserError, match=f"{name} is no run of m"):
+            claims.branch_of(name, "m")
+    assert claims.read_stress("m", ["m.csp.3"], str(tmp_path)) is None

@@ -241,3 +241,37 @@ def test_original_rows_are_rlaif_vs_own(tmp_path):
     assert [pair["rejected_response"] for pair in pairs] == [
         source["rejected"][row] for row in table.loc[table["simpo_drop_reason"].isna(), "row_id"]]
     assert P.original_rows("What?", "A cat.", "", "x.png")[1] is None  # no other answer: no preference
+
+
+@pytest.mark.parametrize(("text", "speaks"), [
+    ("Is there an anchor?", True), ("Two ANCHORS.", True), ("It is red.", True), ("An anchorage.", False),
+    ("It is reddish.", False), ("", False), (None, False),
+])
+def test_words_are_left_out_whole(text, speaks):
+    assert P.speaks_of(pd.Series([text], dtype=object), ["anchor", "red"]).tolist() == [speaks]
+    assert P.speaks_of(pd.Series([text], dtype=object), []).tolist() == [False]
+
+
+def test_rows_that_speak_of_a_word_are_left_out_wherever_they_say_it(tmp_path):
+    data, masks = world(tmp_path)
+    masks.loc[0, "question"], masks.loc[1, "answer"], masks.loc[2, "keyword"] = "A gear?", "Gears.", "gear"
+    table = P.perturb_all(masks, data, RunPaths("r", tmp_path / "o"), Perturb(leave_out=["gear"], levels=[30]))
+    assert table["row_id"].tolist() == ["000003", "000004"]
+    with pytest.raises(UserError, match="Every row speaks of one of Q3, Q4, gear"):
+        P.kept(masks, ["Q3", "Q4", "gear"])
+    with pytest.raises(ValueError, match="not all of them are single words"):
+        Perturb(leave_out=["two words"])
+
+
+def test_a_fitted_schedule_takes_the_place_of_the_parameters(tmp_path):
+    path = tmp_path / "schedule.json"
+    with pytest.raises(UserError, match="schedule.json is missing"):
+        P.scheduled(Perturb(schedule_file=str(path)))
+    path.write_text('{"t_max": 500, "gamma": 0.01, "fall": 0.4}')
+    p = P.scheduled(Perturb(schedule_file=str(path), draws_per_row=2))
+    assert (p.t_max, p.gamma, p.draws_per_row) == (500, 0.01, 2)
+    assert P.scheduled(Perturb()) == Perturb()
+    for text in ("{}", '{"t_max": 500, "gamma": 7.0}', "no JSON"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="holds no schedule"):
+            P.scheduled(Perturb(schedule_file=str(path)))

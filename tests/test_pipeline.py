@@ -56,6 +56,45 @@ def test_the_report_follows_everything(monkeypatch):
     assert {output for step in earlier for output in step.outputs} <= set(report.inputs)
 
 
+def test_the_claims_follow_every_run_of_the_file(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    *earlier, claims = pipeline.steps("params/tiny_claims.yaml")
+    assert claims.name == "11_claims" and claims.run_folder == "outputs/claims"
+    asked = {step.run_folder for step in earlier if step.name == "06_eval"}
+    assert {f"outputs/{run}" for run in claims.parameters["runs"]} == asked - {"outputs/claims"}
+    assert {f"{folder}/responses.parquet" for folder in asked} <= set(claims.inputs)
+    stressed = {f"{step.run_folder}/stress.parquet" for step in earlier if step.name == "08_stress"}
+    assert stressed == {file for file in claims.inputs if file.endswith("stress.parquet")}
+    assert len({step.rule for step in [*earlier, claims]}) == len(earlier) + 1
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_claims_shows_every_notebook_and_makes_nothing(tmp_path):
+    for name in ("csp_utils", "notebooks", "params", "assets"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "Snakefile").write_bytes((ROOT / "Snakefile").read_bytes())
+    command = [sys.executable, "-m", "snakemake", "--config", "params=params/tiny_claims.yaml", "-n", "--cores", "2",
+               "--quiet", "host"]  # fmt: skip
+    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                         text=True, timeout=300)  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    steps = pipeline.steps("params/tiny_claims.yaml")
+    assert set(re.findall(r"rule (notebook_\w+):", run.stdout + run.stderr)) == {step.rule for step in steps}
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_branch_that_fails_does_not_stop_the_others(project):
+    project.notebook("01_extract", "from csp_utils.artifacts import write_text", "assert p.n_rows != 2, 'two'",
+                     "write_text('1', paths.keywords)")  # fmt: skip
+    project.params.write_text(PARAMS + "each: {01_extract: {keyword_model: some/model}}\nseeds: [0]\n"
+                              "branches: {bad: {01_extract: {n_rows: 2}}, good: {01_extract: {n_rows: 1}}}\n")
+    run = project.run("--cores", "1")
+    assert run.returncode == 1 and "bad.0 01_extract  " in run.stdout and "FAILED" in run.stdout
+    assert (project.folder / "outputs/mini.good.0/keywords.parquet").exists()
+    assert (project.folder / "outputs/mini/masks.parquet").exists()
+
+
 @pytest.mark.slow
 def test_a_run_says_where_it_is_and_what_it_made(finished):
     project, said = finished

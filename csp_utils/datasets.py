@@ -35,7 +35,7 @@ SPLITS = (*(f"pope_{kind}" for kind in POPE_KINDS), *(f"amber_{kind}" for kind i
 QUESTION_COLUMNS = ["split", "question_id", "image", "question", "label", "kind"]
 
 # AMBER's type names (annotations.json). Its relation questions carry one name if the truth is yes, another if it is no.
-_AMBER_TYPES = {
+AMBER_TYPES = {
     "discriminative-attribute-state": "state",
     "discriminative-attribute-number": "number",
     "discriminative-attribute-action": "action",
@@ -214,11 +214,11 @@ def read_amber(folder: str | Path) -> pd.DataFrame:
             number = _field(query, "id", str(path))
             where = f"question {number} of {path}"
             truth = truths[number - 1] if 1 <= number <= len(truths) else {}
-            if truth.get("id") != number or truth.get("type") not in _AMBER_TYPES:
+            if truth.get("id") != number or truth.get("type") not in AMBER_TYPES:
                 raise UserError(f"{where} has no {kind} annotation at its place in annotations.json; fetch both again")
             image, question = (_field(query, name, where) for name in ("image", "query"))
             label = _label(truth, "truth", where)
-            rows.append((f"amber_{kind}", str(number), image, question, label, _AMBER_TYPES[truth["type"]]))
+            rows.append((f"amber_{kind}", str(number), image, question, label, AMBER_TYPES[truth["type"]]))
         tables.append(_table(rows, path))
     return pd.concat(tables, ignore_index=True)
 

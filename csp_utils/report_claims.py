@@ -1,6 +1,8 @@
 """The page of the claims (claims.html), and the tables of docs/claims.md.
 
-    python -m csp_utils.report_claims outputs/claims docs/claims.md    writes the tables between the marks of that file
+    python -m csp_utils.report_claims outputs/claims docs/claims.md
+
+writes the tables between the marks of that file, and copies the two pictures into the folder img beside it.
 
 Everything shown is read from the tables that notebook 11 has saved.
 """
@@ -13,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from csp_utils import plots_claims, plots_stress, report_run
-from csp_utils.artifacts import RunPaths, read_parquet, write_text
+from csp_utils.artifacts import RunPaths, read_parquet, write_bytes, write_text
 from csp_utils.claims import FULL
 from csp_utils.datasets import SPLITS
 from csp_utils.errors import UserError
@@ -162,6 +164,10 @@ def main(arguments: list[str]) -> str:
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     made = tables_of_docs(RunPaths(folder.resolve().name, folder.parent))
+    pictures = RunPaths(folder.resolve().name, folder.parent).figures
+    for name in ("claims.png", "claims_noise.png"):
+        if (pictures / name).is_file():
+            write_bytes((pictures / name).read_bytes(), path.parent / "img" / name)
     write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", path)
     return f"wrote the tables of {folder} into {path}"
 

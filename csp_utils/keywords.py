@@ -20,6 +20,9 @@ from csp_utils.prompts import keyword_prompt
 NO_KEYWORD = "no_keyword"
 """The drop reason of a row whose answer holds no keyword."""
 
+BENCHMARK_IMAGE = "benchmark_image"
+"""The drop reason of a row whose picture is a benchmark's: it is not asked about, as it must not be trained on."""
+
 COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason"]
 
 _LABEL = re.compile(r"^(?:the )?(?:most important )?key ?words?(?: is)?\s*[:=-]?\s*|^(?:a|an|the)\s+")
@@ -187,17 +190,27 @@ def extract_keywords(
     model: KeywordModel,
     batch_size: int = 32,
     progress: Callable[[Iterable, str], Iterable] | None = None,
+    held_out: pd.Series | None = None,
 ) -> pd.DataFrame:
     """The table ``keywords.parquet`` for all rows of ``data``.
 
+    Args:
+        held_out: bool for each row, in order: True where its picture is a benchmark's
+            (:func:`csp_utils.datasets.rows_with_benchmark_images`); None for nowhere.
+
     Returns:
         data frame, one row per row of ``data``, in its order: row_id, image_path, question, answer, keyword (None if
-        there is none), raw (the model's words), drop_reason (None or "no_keyword"); all str or None.
+        there is none), raw (the model's words), drop_reason (None, "no_keyword" or "benchmark_image"); all str or None.
     """
-    pairs = list(zip(data.rows["question"], data.rows["answer"], strict=True))
-    found = model.extract(pairs, batch_size, progress)
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
-    table["keyword"] = pd.Series([f.keyword for f in found], dtype=object)
-    table["raw"] = pd.Series([f.raw for f in found], dtype=object)
-    table["drop_reason"] = pd.Series([None if f.keyword else NO_KEYWORD for f in found], dtype=object)
+    out = [False] * len(table) if held_out is None else held_out.tolist()
+    asked = [row for row, left in zip(table.itertuples(), out, strict=True) if not left]
+    found = iter(model.extract([(row.question, row.answer) for row in asked], batch_size, progress))
+    rows = [(None, None, BENCHMARK_IMAGE) if left else _table_row(next(found)) for left in out]
+    for position, name in enumerate(("keyword", "raw", "drop_reason")):
+        table[name] = pd.Series([row[position] for row in rows], dtype=object)
     return table[COLUMNS]
+
+
+def _table_row(found: Keyword) -> tuple[str | None, str, str | None]:
+    return found.keyword, found.raw, None if found.keyword else NO_KEYWORD

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from csp_utils.params import Mask
 
-REASONS = ("no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
+REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
 """Why a row is dropped, in the order in which it is found out."""
 
 SCHEMA = pa.schema(
@@ -179,8 +179,10 @@ def mask_rows(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", p
         for row_ids, words, results in zip(groups, wanted, mask_images(models, images, wanted, p), strict=True):
             by_word = dict(zip(words, results, strict=True))
             done.update({row_id: by_word[caption[row_id]] for row_id in row_ids})
-    nothing = MaskResult(drop_reason="no_keyword")
-    results = pd.DataFrame([vars(done.get(row_id, nothing)) for row_id in keywords["row_id"]], index=keywords.index)
+    reasons = keywords["drop_reason"] if "drop_reason" in keywords else pd.Series(None, keywords.index, dtype=object)
+    found = [done.get(row_id, MaskResult(drop_reason=reason if isinstance(reason, str) else "no_keyword"))
+             for row_id, reason in zip(keywords["row_id"], reasons, strict=True)]  # fmt: skip
+    results = pd.DataFrame([vars(result) for result in found], index=keywords.index)
     results = results.astype({"width": "Int32", "height": "Int32"})
     return pd.concat([keywords[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)
 

@@ -56,7 +56,7 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
     }
     files: list[Path] = []
     for field, own in sources.items():
-        if hasattr(p, field):
+        if hasattr(p, field) and (name, field, getattr(p, field)) != ("01_extract", "pope", None):
             files += [Path(getattr(p, field))] if getattr(p, field) else own
     files += [path for path in map(Path, params.local_models(p))]
     if name == "00_tiny_world":

@@ -52,6 +52,9 @@ class Extract(Stage):
 
     rlaif_v: str | None = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
     n_rows: int | None = Field(24, ge=1, description="first rows to use; null for all")
+    pope: str | None = Field(
+        None, description="POPE's folder: rows that show one of its pictures are left out; null looks at none"
+    )
     keyword_model: str = Field("assets/tiny_world/keyword_lm", description="causal LM that answers prompt A.1")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest keyword, in tokens")

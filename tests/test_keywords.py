@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_datasets import rlaif_row
 
@@ -112,6 +113,16 @@ def test_a_row_without_keyword_is_kept_and_marked(model, tmp_path, monkeypatch):
     assert table["keyword"].tolist() == [None, "kite"]
     assert table["drop_reason"].tolist() == ["no_keyword", None]
     assert table["raw"].tolist() == ["...", "kite"]
+
+
+def test_a_row_with_a_picture_of_the_benchmark_is_not_asked_about(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(model, "answer", lambda prompts, batch_size: iter([asked.append(p) or "kite" for p in prompts]))
+    write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1), rlaif_row(2)])
+    held_out = pd.Series([False, True, False])
+    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model, held_out=held_out)
+    assert len(asked) == 2 and table["keyword"].tolist() == ["kite", None, "kite"]
+    assert table["drop_reason"].tolist() == [None, "benchmark_image", None]
 
 
 @pytest.mark.parametrize(("question", "answer"), [(" ", "Yes"), ("Is it?", " \n")])

@@ -141,6 +141,17 @@ def test_a_row_that_the_data_lack_is_one_sentence(paths, fake):
     assert not paths.masks.exists() and not paths.funnel.exists()
 
 
+def test_the_funnel_counts_rows_with_pictures_of_the_benchmark(paths, fake):
+    write_inputs(paths, [(png(1), "cat 0,0,5,5"), (png(2), None), (png(3), None)])
+    table = read_parquet(paths.keywords)
+    table.loc[1, "drop_reason"] = "benchmark_image"
+    write_parquet(table, paths.keywords)
+    found, counts = go(paths)
+    assert found["drop_reason"].fillna("").tolist() == ["", "benchmark_image", "no_keyword"]
+    assert counts.set_index("reason").n[["benchmark_image", "no_keyword"]].tolist() == [1, 1]
+    assert counts.iloc[0].n == counts.iloc[1:].n.sum() == 3
+
+
 def test_no_row_with_a_keyword_is_no_error(paths, fake):
     write_inputs(paths, [(png(1), None), (png(2), None)])
     _, counts = go(paths)

@@ -6,7 +6,8 @@
       n_rows: null
     02_mask: {}
 
-The file is checked completely before the first notebook starts.
+A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.sources`); a key ``sources`` at the top
+can put other folders in place of these. The file is checked completely before the first notebook starts.
 """
 
 from collections.abc import Hashable
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from csp_utils import branches, params
+from csp_utils import sources as catalogue
 from csp_utils.artifacts import RunPaths, maker_of
 from csp_utils.errors import UserError
 from csp_utils.notebook import needs
@@ -64,13 +66,39 @@ def load(path: Path | str) -> list[Parameters]:
     Raises UserError for the first unknown key, wrong type, value out of range or file that does not exist.
     """
     runs: list[Parameters] = []
-    for content in branches.expand(read(path), path):
-        parameters = _checked(content, path)
-        _check_files({name: p for name, p in parameters.items() if name != "11_claims"}, runs, path)
+    content, used = _sourced(read(path), path)
+    fetched = {source.folder for source in used}  # may come later
+    for one in branches.expand(content, path):
+        parameters = _checked(one, path)
+        _check_files({name: p for name, p in parameters.items() if name != "11_claims"}, runs, fetched, path)
         runs.append(parameters)
     if "11_claims" in runs[0]:  # reads what all runs make
-        _check_files({"11_claims": runs[0]["11_claims"]}, runs, path)
+        _check_files({"11_claims": runs[0]["11_claims"]}, runs, fetched, path)
     return runs
+
+
+def sources(path: Path | str) -> list[catalogue.Source]:
+    """The sources that the file names, each once; fetched or not. Raises UserError for one that there is not."""
+    return _sourced(read(path), path)[1]
+
+
+def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any], list[catalogue.Source]]:
+    """The content with the folder of each "source:NAME" in its place, and these sources."""
+    known = catalogue.catalogue(content.pop("sources", None), str(path))
+    used: dict[str, catalogue.Source] = {}
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [placed(one) for one in value]
+        name = catalogue.named(value)
+        if name is None:
+            return value
+        used[name] = catalogue.get(name, known)
+        return str(used[name].folder)
+
+    return placed(content), list(used.values())
 
 
 def _checked(content: dict[str, Any], path: Path | str) -> Parameters:
@@ -104,13 +132,20 @@ def _checked(content: dict[str, Any], path: Path | str) -> Parameters:
     return parameters
 
 
-def _check_files(parameters: Parameters, before: list[Parameters], path: Path | str) -> None:
-    """Every file that a notebook needs exists, or an earlier notebook of this run, or of one ``before``, makes it."""
+def _check_files(
+    parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str
+) -> None:
+    """Every file that a notebook needs exists, or is fetched, or an earlier notebook of this or another run makes it.
+
+    Args:
+        before: the runs before this one.
+        fetched: folders that are fetched before the first notebook.
+    """
     paths = RunPaths(next(iter(parameters.values())).run)
     earlier: list[str] = []
     for name, p in parameters.items():
         for needed in needs(name, p, paths):
-            if needed.exists() or makes(needed, earlier, parameters):
+            if needed.exists() or needed in fetched or makes(needed, earlier, parameters):
                 continue
             if any(makes(needed, list(other), other) for other in before):
                 continue

@@ -20,11 +20,12 @@ from csp_utils import params_file
 from csp_utils.artifacts import MAKES, RunPaths
 from csp_utils.errors import UserError
 from csp_utils.notebook import die_with_parent, kill_after, needs, project_root
+from csp_utils.sources import fetch
 
 FOLDERS = ("pope", "amber", "perturbed_images", "dataset", "sft_checkpoint", "simpo_checkpoint")
 """Those of artifacts.MAKES that are folders."""
 
-MACHINERY = {"branches", "errors", "notebook", "params", "params_file", "pipeline", "run_notebook"}
+MACHINERY = {"branches", "errors", "notebook", "params", "params_file", "pipeline", "run_notebook", "sources"}
 """Modules that reach a result through the parameters alone, whose values are watched themselves."""
 
 DRY = {"--dry-run", "--dryrun", "-n"}
@@ -223,6 +224,11 @@ def run(path: str, options: list[str]) -> int:
     before = [_written(step.copy) for step in plan]
     if DRY & set(options):
         return snakemake(path, options, plan)
+    missing = [source for source in params_file.sources(path) if not source.here]
+    if missing:
+        for source in missing:
+            fetch(source)
+        plan = steps(path)  # what was fetched is watched from now on
     print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
     folders = list(dict.fromkeys(Path(step.run_folder) for step in plan))
     with ExitStack() as alone:

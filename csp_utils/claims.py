@@ -62,14 +62,15 @@ def read_responses(main: str, seed: int, runs: Sequence[str], outputs: str = "ou
 def read_stress(main: str, runs: Sequence[str], outputs: str = "outputs") -> pd.DataFrame | None:
     """The replies of the stress tests (notebook 08), those of all seeds below one another; None if no run has one.
 
-    The column variant holds base, sft and csp of the main run and of branch :data:`FULL`, and the names of others.
+    The column variant holds base, sft and csp of the main run and of branch :data:`FULL`, and others as figures call them.
     """
     found = []
     for run in (main, *runs):
         path = RunPaths(run, outputs).stress
         if path.is_file():
             rows, branch = read_parquet(path), FULL if run == main else branch_of(run, main)[0]
-            names = [variant if branch == FULL else arm_of(branch, variant) for variant in rows["variant"]]
+            names = [variant if branch == FULL else arm_of(branch, variant).replace("_", " ")
+                     for variant in rows["variant"]]  # fmt: skip
             found.append(rows.assign(variant=names))
     return pd.concat(found, ignore_index=True) if found else None
 

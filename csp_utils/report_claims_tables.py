@@ -63,12 +63,12 @@ def _differs(told: Mapping[str, Mapping[str, str]], full: Mapping[str, Mapping[s
 
 def verdicts_table(claims: pd.DataFrame) -> Table:
     """The eight verdicts."""
-    rows = [[str(row.number), Cell(row.title, row.source, "words"), f"{VERDICTS[row.verdict]} {row.verdict}",
+    rows = [[Cell(f"{row.number}. {row.title}", row.source), f"{VERDICTS[row.verdict]} {row.verdict}",
              f"{row.kept} / {row.open} / {row.broken}", str(row.n_seeds) if row.n_seeds else "–",
              Cell(row.criterion, kind="words")] for row in claims.itertuples()]  # fmt: skip
     return Table("The paper's claims, in miniature. A check is kept (broken) if its whole 95 % interval lies on the "
                  "side that the criterion asks for (on the other), else open.",
-                 ["", "claim", "verdict", "kept / open / broken", "seeds", "it holds if"], [("", rows)])  # fmt: skip
+                 ["claim", "verdict", "kept / open / broken", "seeds", "it holds if"], [("", rows)])  # fmt: skip
 
 
 def checks_table(checks: pd.DataFrame, claim) -> Table:

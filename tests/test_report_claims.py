@@ -81,7 +81,7 @@ def test_the_verdicts_and_values_on_the_page_are_those_of_the_tables(run) -> Non
     tables = report_claims.load(paths)
     text = report_claims.tables_of_docs(paths)
     for row in tables.claims.itertuples():
-        assert re.search(rf"\| {row.number} \| {re.escape(row.title)} .*{row.verdict}", text)
+        assert re.search(rf"\| {row.number}. {re.escape(row.title)} .*{row.verdict}", text)
     value = tables.values.set_index(["arm", "split", "metric"])["value"]["csp", "pope_adversarial", "auc"]
     line = next(line for line in text.splitlines() if line.startswith("| SFT + SimPO | 2"))
     assert f"| {value:.3f} [" in line

@@ -62,7 +62,7 @@ def read_responses(main: str, seed: int, runs: Sequence[str], outputs: str = "ou
 def read_stress(main: str, runs: Sequence[str], outputs: str = "outputs") -> pd.DataFrame | None:
     """The replies of the stress tests (notebook 08), those of all seeds below one another; None if no run has one.
 
-    The column variant holds base, sft and csp of the main run and of branch :data:`FULL`, and others as figures call them.
+    The column variant holds base, sft and csp of the main run and of branch :data:`FULL`; others as figures call them.
     """
     found = []
     for run in (main, *runs):

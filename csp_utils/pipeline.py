@@ -248,10 +248,8 @@ def run(path: str, options: list[str]) -> int:
             print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
         print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
         return status
-    paths = RunPaths(run_folder.name)
-    pages = [page for name, page in (("09_report", paths.report), ("11_claims", paths.claims_page))
-             if any(step.name == name and step.run_folder == str(run_folder) for step in plan) and page.exists()]
-    end = f"the report is {' and '.join(map(str, pages))}" if pages else f"the results are in {run_folder}"
+    pages = [page for step in plan for page in step.outputs if page.endswith(".html") and Path(page).exists()]
+    end = f"the report is {', '.join(pages)}" if pages else f"the results are in {run_folder}"
     if done:
         print(f"{path}: {len(done)} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {end}")
     else:

@@ -52,7 +52,7 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
     """The command line of ms-swift.
 
     ``swift sft`` is a launcher that imports torch only to start this module; without it a run is four seconds shorter.
-    If NPROC_PER_NODE or NNODES is set, the launcher is used, because it then calls torchrun.
+    With several processes (or NPROC_PER_NODE or NNODES set by hand) the launcher is used, because it calls torchrun.
 
     Args:
         p: parameters of notebook 04 (SFT) or 05 (SimPO).
@@ -62,7 +62,7 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
     """
     simpo = isinstance(p, Simpo)
     method = "rlhf" if simpo else "sft"
-    spread = "NPROC_PER_NODE" in os.environ or "NNODES" in os.environ
+    spread = p.processes > 1 or "NPROC_PER_NODE" in os.environ or "NNODES" in os.environ
     start = ["-m", "swift.cli.main", method] if spread else ["-m", f"swift.cli.{method}"]
     objective = {
         "--rlhf_type": "simpo", "--beta": p.beta, "--simpo_gamma": p.simpo_gamma,
@@ -96,6 +96,8 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--add_version": False,
         "--output_dir": output_dir,
     }
+    if spread and pick_device("cpu" if p.device == "cpu" else "auto") == "cpu":
+        arguments["--use_cpu"] = True  # else every process trains a model of its own, and nothing says so
     words = [sys.executable, *start, *model_arguments(p, model)]
     for name, value in (objective | arguments).items():
         words += [name, str(value).lower() if isinstance(value, bool) else str(value)]
@@ -116,6 +118,8 @@ def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
                         "parameter to it, so that it is recorded, or unset the variable.")
     if not is_hub_id(base):
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # nothing to look up: wait for no network
+    if p.processes > 1:
+        variables["NPROC_PER_NODE"] = str(p.processes)
     variables["HF_DATASETS_CACHE"] = str(work / "cache")  # goes away with the work folder
     # Threads only get in each other's way on small matrices (five times slower on a busy machine with two cores), and
     # a GPU needs none; torchrun has the same default.

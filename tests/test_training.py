@@ -272,3 +272,22 @@ def test_a_row_that_does_not_encode_stops_the_training_and_leaves_the_old_checkp
     assert "\n" not in str(error.value)
     assert (paths.sft_checkpoint / "model.safetensors").stat() == before
     assert not (paths.sft / training_run.WORK).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Sft, Simpo])
+def test_two_processes_train_as_one_does(kind, tmp_path):
+    """The same rows in each update, divided among two processes: the same losses. Without a word, ms-swift would train
+    two models on a machine without a GPU; --use_cpu makes them one."""
+    losses = {}
+    for processes in (1, 2):
+        paths = RunPaths(f"p{processes}", tmp_path)
+        write_rows(paths, 36)  # 32 pairs: an update that is not full pads its rows
+        p = kind(model=VLM, n_rows=32 if kind is Sft else 16, batch_size=2, learning_rate=1e-3, device="cpu",
+                 gradient_accumulation_steps=8 // processes, processes=processes)  # fmt: skip
+        training_run.train(p, paths, show=lambda line: None)
+        log = paths.sft_log if kind is Sft else paths.simpo_log
+        losses[processes] = pd.read_parquet(log)["loss"].tolist()
+        command = (paths.sft_command if kind is Sft else paths.simpo_command).read_text()
+        assert ("NPROC_PER_NODE=2" in command and "--use_cpu true" in command) == (processes == 2)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-4) and len(losses[1]) == (2 if kind is Sft else 1)

@@ -103,6 +103,7 @@ MAKES: dict[str, tuple[str, ...]] = {
     "00_tiny_world": ("rlaif_v", "pope", "amber", "truth_objects", "truth_keywords", "tiny_world_quality"),
     "01_extract": ("keywords",),
     "02_mask": ("masks", "funnel"),
+    "10_schedule": ("schedule", "schedule_curve"),
     "03_perturb": ("sft_jsonl", "simpo_jsonl", "perturbed_rows", "perturbed_images", "dataset"),
     "04_sft": ("sft_checkpoint", "sft_command", "sft_args", "sft_log", "sft_swift_log"),
     "05_simpo": ("simpo_checkpoint", "simpo_command", "simpo_args", "simpo_log", "simpo_swift_log"),
@@ -111,7 +112,6 @@ MAKES: dict[str, tuple[str, ...]] = {
     "07_correlation": ("correlation",),
     "08_stress": ("stress", "stress_curves", "stress_correlation", "stress_differences"),
     "09_report": ("report",),
-    "10_schedule": ("schedule", "schedule_curve"),
     "11_claims": ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves", "claims_page"),
 }
 

@@ -86,7 +86,8 @@ def sources(path: Path | str) -> list[catalogue.Source]:
 
 def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any], list[catalogue.Source]]:
     """The content with the folder of each "source:NAME" in its place, and these sources."""
-    known = catalogue.catalogue(content.pop("sources", None), str(path))
+    changes = content.pop("sources", None)
+    known = catalogue.catalogue(changes, str(path)) if changes is not None else {}
     used: dict[str, catalogue.Source] = {}
 
     def placed(value: Any) -> Any:
@@ -97,6 +98,8 @@ def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any],
         name = catalogue.named(value)
         if name is None:
             return value
+        if not known:  # read where a source is named at all
+            known.update(catalogue.catalogue())
         used[name] = catalogue.get(name, known)
         return str(used[name].folder)
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from csp_utils.datasets import RlaifV
     from csp_utils.vlm import VLM
 
-GAMMAS = np.geomspace(1e-6, 0.5, 2000)
-"""Among which gamma is sought."""
+GAMMAS = np.union1d(np.geomspace(1e-6, 0.5, 2000), [0.005])
+"""Among which gamma is sought; the default is one of them."""
 
 
 def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:

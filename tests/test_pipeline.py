@@ -52,7 +52,8 @@ def test_the_report_follows_everything(monkeypatch):
     if any(not (ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in NOTEBOOKS):
         pytest.skip("not every notebook exists yet")
     monkeypatch.chdir(ROOT)
-    *earlier, report = pipeline.steps("params/smoke.yaml")
+    *earlier, report, claims = pipeline.steps("params/smoke.yaml")
+    assert (report.name, claims.name) == ("09_report", "11_claims")
     assert {output for step in earlier for output in step.outputs} <= set(report.inputs)
 
 

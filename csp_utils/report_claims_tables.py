@@ -139,5 +139,6 @@ def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Ta
             rows.append([SHORT[metric], *(Cell(number(row.value), interval(row.ci_low, row.ci_high)) for row in cells),
                          Cell(number(difference.value, True), interval(difference.ci_low, difference.ci_high, True))])
         groups.append((split.replace("pope", "POPE").replace("amber", "AMBER"), rows))
-    return Table("Questions that speak of the words that were left out of training, and the others",
+    return Table("Questions that speak of the words that were left out of training, and the others; values over all "
+                 "seeds of an arm, differences over those that both have",
                  ["", "base", arm_name(arm), "SFT + SimPO", f"{arm_name(arm)} − SFT + SimPO"], groups)  # fmt: skip

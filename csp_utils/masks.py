@@ -179,9 +179,8 @@ def mask_rows(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", p
         for row_ids, words, results in zip(groups, wanted, mask_images(models, images, wanted, p), strict=True):
             by_word = dict(zip(words, results, strict=True))
             done.update({row_id: by_word[caption[row_id]] for row_id in row_ids})
-    reasons = keywords["drop_reason"] if "drop_reason" in keywords else pd.Series(None, keywords.index, dtype=object)
-    found = [done.get(row_id, MaskResult(drop_reason=reason if isinstance(reason, str) else "no_keyword"))
-             for row_id, reason in zip(keywords["row_id"], reasons, strict=True)]  # fmt: skip
+    reasons = zip(keywords["row_id"], keywords["drop_reason"].fillna("no_keyword"), strict=True)
+    found = [done.get(row_id, MaskResult(drop_reason=reason)) for row_id, reason in reasons]
     results = pd.DataFrame([vars(result) for result in found], index=keywords.index)
     results = results.astype({"width": "Int32", "height": "Int32"})
     return pd.concat([keywords[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)

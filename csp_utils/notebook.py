@@ -51,21 +51,21 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
     """The files and folders that notebook ``name`` reads with parameters ``p``: data, models, results of others."""
     sources = {
         "rlaif_v": [paths.rlaif_v],
-        "pope": [paths.pope],
+        "pope": [] if name == "01_extract" else [paths.pope],  # 01 only compares with it, where it is given
         "amber": [paths.amber],
     }
     files: list[Path] = []
     for field, own in sources.items():
-        if hasattr(p, field) and (name, field, getattr(p, field)) != ("01_extract", "pope", None):
+        if hasattr(p, field):
             files += [Path(getattr(p, field))] if getattr(p, field) else own
     files += [path for path in map(Path, params.local_models(p))]
     if name == "00_tiny_world":
         files += [Path(p.models)] if p.models and not p.train else []
     elif name == "02_mask":
         files += [paths.keywords]
-    elif name == "03_perturb":
+    elif name in ("03_perturb", "10_schedule"):
         files += [Path(p.masks_file) if p.masks_file else paths.masks]
-        files += [Path(p.schedule_file)] if p.schedule_file else []
+        files += [Path(p.schedule_file)] if getattr(p, "schedule_file", None) else []
     elif name == "04_sft":
         files += [Path(p.rows_file) if p.rows_file else paths.sft_jsonl]
     elif name == "05_simpo":
@@ -77,8 +77,6 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         files += [paths.responses]
     elif name == "09_report":
         files += [paths.responses, paths.metrics]  # of all else it says what is not there
-    elif name == "10_schedule":
-        files += [Path(p.masks_file) if p.masks_file else paths.masks]
     elif name == "11_claims":
         files += [RunPaths(run).responses for run in (p.run, *p.runs)]
     return files

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from csp_utils.captions import interval, number
 from csp_utils.claims import FULL
 from csp_utils.plots import PAGE, for_paper, named
-from csp_utils.verdicts import ADVERSARIAL, DOWN, NEARLY_NOTHING
+from csp_utils.verdicts import ABLATIONS, ADVERSARIAL, DOWN, NEARLY_NOTHING
 
 OUTCOMES = {"kept": "#0b2f5b", "open": "#8c8c8c", "broken": "#c4501b"}
 MARKERS = {"pope_random": "o", "pope_popular": "s", "pope_adversarial": "D", "amber_attribute": "^",
@@ -61,7 +61,7 @@ def claims(verdicts: pd.DataFrame, checks: pd.DataFrame, differences: pd.DataFra
         elif claim.number <= 5:
             _by_metric(axis, own, flip=True)
         else:
-            _beside_full(axis, own, differences, own["check"].iloc[0].split()[0])
+            _beside_full(axis, own, differences, ABLATIONS[claim.number])
     labels = ("value", "gain over the base", "change of accuracy", "gain over the base", "gain over SFT alone",
               *["gain over the base, POPE adversarial"] * 3)  # fmt: skip
     for axis, label in zip(axes.flat, labels, strict=True):
@@ -70,14 +70,14 @@ def claims(verdicts: pd.DataFrame, checks: pd.DataFrame, differences: pd.DataFra
               for split, marker in MARKERS.items() if split in set(checks["split"])]  # fmt: skip
     shapes += [Line2D([], [], color="black", marker="D", linestyle="", markersize=6, markerfacecolor="none",
                       label="SFT + SimPO (in 6 to 8)")]  # fmt: skip
-    colours = [Patch(color=colour, label=f"{name}") for name, colour in OUTCOMES.items()]
+    colours = [Patch(color=colour, label=name) for name, colour in OUTCOMES.items()]
     figure.legend(handles=[*shapes, *colours, Patch(color=_RIGHT, label="where the claim wants it")],
                   loc="outside lower center", ncols=5, frameon=False)  # fmt: skip
     return figure
 
 
 def _point(axis: Axes, y: float, row, sign: int = 1) -> None:
-    """A check: its value, its interval, and as a thin line the range of the seeds."""
+    """A check: its value and its interval."""
     if pd.isna(row.value):
         return
     colour = OUTCOMES[row.outcome]

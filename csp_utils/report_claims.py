@@ -80,8 +80,7 @@ def sections(p: Claims, tables: Tables, told: Mapping[str, str], n_images: int) 
     found.append(Section("checks", "Every check", [
         Folded(f"{row.number}  {row.title}: {row.verdict}", [checks_table(t.checks, row)])
         for row in t.claims.itertuples() if row.verdict != "not tested"]))  # fmt: skip
-    paper = [arm for arm in PAPER_ARMS if arm in set(t.values["arm"])]
-    splits = in_order([split for split in t.values["split"] if split in SPLITS], SPLITS)
+    paper, splits = _paper_arms_and_splits(t.values)
     found.append(Section("values", "Every metric", [values_table(t.values, paper, ADVERSARIAL), Folded(
         "The other splits", [values_table(t.values, paper, split) for split in splits if split != ADVERSARIAL])]))
     if more := further(t.values):
@@ -91,8 +90,7 @@ def sections(p: Claims, tables: Tables, told: Mapping[str, str], n_images: int) 
                   plots_claims.arms_caption(t.values, names), dpi=150),
             against_full(t.differences, more, told), values_table(t.values, names, ADVERSARIAL),
         ]))  # fmt: skip
-    words: list[Block] = [words_table(t.values, t.differences, arm) for arm in more
-                          if p.leave_out and f"leave_out = {p.leave_out}" in told.get(arm, "")]  # fmt: skip
+    words: list[Block] = [*_words_tables(p, t, told)]
     if words:
         found.append(Section("words", "Does it carry over to what was never hidden?", [
             Text(f"One arm was trained without any row that speaks of {', '.join(p.leave_out)}."), *words]))
@@ -102,6 +100,18 @@ def sections(p: Claims, tables: Tables, told: Mapping[str, str], n_images: int) 
         Bullets(facts), Table("What was trained, as what differs from the whole method", ["arm", "parameters"],
                               [("", arms)])]))  # fmt: skip
     return found
+
+
+def _paper_arms_and_splits(values: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """What the tables of every metric show, in the paper's order."""
+    arms = [arm for arm in PAPER_ARMS if arm in set(values["arm"])]
+    return arms, in_order([split for split in values["split"] if split in SPLITS], SPLITS)
+
+
+def _words_tables(p: Claims, t: Tables, told: Mapping[str, str]) -> list[Table]:
+    """A table for each arm that left the words out of its training."""
+    arms = [arm for arm in further(t.values) if p.leave_out and f"leave_out = {p.leave_out}" in told.get(arm, "")]
+    return [words_table(t.values, t.differences, arm) for arm in arms]
 
 
 def _summary(claims: pd.DataFrame) -> str:
@@ -143,13 +153,11 @@ def tables_of_docs(paths: RunPaths) -> str:
     runs = report_run.executed(paths)
     p = report_run.parameters(runs, "11_claims") or Claims(run=paths.run)
     told = trainings(p.run, p.runs, str(paths.root.parent))
-    paper = [arm for arm in PAPER_ARMS if arm in set(t.values["arm"])]
-    splits = in_order([split for split in t.values["split"] if split in SPLITS], SPLITS)
+    paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]
     if more := further(t.values):
         found.append(against_full(t.differences, more, told))
-        found += [words_table(t.values, t.differences, arm) for arm in more
-                  if p.leave_out and f"leave_out = {p.leave_out}" in told.get(arm, "")]  # fmt: skip
+        found += _words_tables(p, t, told)
     return "\n\n".join(map(markdown, found))
 
 

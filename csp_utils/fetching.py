@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from csp_utils.artifacts import sha256, write_json
 from csp_utils.errors import UserError
@@ -20,6 +21,14 @@ TRIES = 3
 """How often one file is asked for before a fetch gives up."""
 
 Say = Callable[[str], None]
+
+
+class Unreachable(UserError):
+    """A server that cannot be reached: what comes from it could not be looked for."""
+
+    def __init__(self, sentence: str, server: str) -> None:
+        super().__init__(sentence)
+        self.server = server
 
 
 def fetch(source: Source, say: Say = print) -> Path:
@@ -77,7 +86,7 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    own = f"sources: {{{source.name}: {{path: FOLDER}}}}"
+    own = _own(source.name)
     try:
         yield
     except GatedRepoError as error:
@@ -91,8 +100,7 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{name} cannot be fetched from the hub ({_reason(error)}); check the network and run the same "
-                        f"command again, or give a folder: {own}.") from error
+        raise _failed(f"{name} cannot be fetched from the hub", error, own) from error
 
 
 def _repo(source: Source, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def ask(source: Source) -> None:
         if "repo" in part:
             if HF_HUB_OFFLINE:
                 raise UserError(f"HF_HUB_OFFLINE is set, and {part['repo']} would come from the hub; unset it, or give "
-                                f"a folder: sources: {{{source.name}: {{path: FOLDER}}}}.")  # fmt: skip
+                                f"a folder: {_own(source.name)}.")
             with _hub(source, part["repo"], part.get("revision")):
                 HfApi().repo_info(part["repo"], repo_type=part.get("type"), revision=part.get("revision"), timeout=15)
         elif url := part.get("url") or part.get("coco_images_of"):
@@ -139,8 +147,7 @@ def ask(source: Source) -> None:
                 if "url" in part:
                     answer.raise_for_status()
             except requests.RequestException as error:
-                raise UserError(f"{url} cannot be fetched ({_reason(error)}); check the network, or give a folder: "
-                                f"sources: {{{source.name}: {{path: FOLDER}}}}.") from error  # fmt: skip
+                raise _failed(f"{url} cannot be fetched", error, _own(source.name)) from error
 
 
 def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]:
@@ -164,8 +171,7 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
             os.replace(partial, path)
         except requests.RequestException as error:
             if attempt == TRIES - 1:
-                raise UserError(f"{url} cannot be fetched ({_reason(error)}); check the network and run the same "
-                                f"command again, or give a folder: sources: {{{name}: {{path: FOLDER}}}}.") from error
+                raise _failed(f"{url} cannot be fetched", error, _own(name)) from error
     if digest:
         _check(path, digest, name)
     return {"url": url, "sha256": sha256(path)}
@@ -207,5 +213,23 @@ def _vlmevalkit(source: Source, name: str) -> dict[str, Any]:
     return {"vlmevalkit": name, "questions": len(table)}
 
 
-def _reason(error: BaseException) -> str:
+def _own(name: str) -> str:
+    """How a params file gives a folder of one's own for a source."""
+    return f"sources: {{{name}: {{path: FOLDER}}}}"
+
+
+def _failed(what: str, error: BaseException, own: str) -> UserError:
+    """The sentence for a request that came to nothing; ``own`` as :func:`_own` says it."""
+    import requests
+
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, (requests.ConnectionError, requests.Timeout)):
+        cause = cause.__cause__ or cause.__context__  # the hub's client wraps them
+    server = urlsplit(getattr(getattr(cause, "request", None), "url", None) or "").hostname
+    reason = f"{server} cannot be reached" if server else _first_line(error)
+    sentence = f"{what} ({reason}); check the network and run the same command again, or give a folder: {own}."
+    return Unreachable(sentence, server) if server else UserError(sentence)
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

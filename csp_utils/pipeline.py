@@ -15,7 +15,7 @@ from pathlib import Path
 from csp_utils import cluster, params_file
 from csp_utils import plan as outlook
 from csp_utils.errors import UserError
-from csp_utils.fetching import ask, fetch
+from csp_utils.fetching import fetch
 from csp_utils.notebook import die_with_parent, kill_after, project_root
 from csp_utils.steps import ELSEWHERE, Step, gpu_count, steps
 
@@ -130,8 +130,8 @@ def run(path: str, options: list[str]) -> int:
         return snakemake(path, options, plan)
     missing = [source for source in used if not source.here]
     if missing:
-        for source in missing:
-            ask(source)
+        if found := list(outlook.unreachable(missing)):  # before gigabytes of another one are fetched
+            raise UserError("\n".join(found))
         for source in missing:
             fetch(source)
         plan = steps(path)  # what was fetched is watched from now on

@@ -282,10 +282,18 @@ def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], else
 
 
 def unreachable(used: Sequence[sources.Source]) -> Iterator[str]:
-    """A sentence for each source that is not here and that its servers do not give."""
+    """A sentence for each source that is not here and that its servers do not give, and for each server that cannot be
+    reached."""
+    silent: dict[str, list[str]] = {}
     for source in used:
         if not source.here:
             try:
                 fetching.ask(source)
+            except fetching.Unreachable as error:
+                silent.setdefault(error.server, []).append(source.name)
             except UserError as error:
                 yield str(error)
+    for server, names in silent.items():
+        own = ", ".join(f"{name}: {{path: FOLDER}}" for name in names)
+        yield (f"{server} cannot be reached, from which {', '.join(names)} would be fetched; check the network, or "
+               f"give folders: sources: {{{own}}}.")  # fmt: skip

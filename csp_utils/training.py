@@ -116,12 +116,13 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--add_version": False,
         "--output_dir": output_dir,
     }
+    if p.torch_dtype == "float32" or (p.deepspeed and _without_gpu(p)):
+        arguments["--fp16"] = False  # else ms-swift trains float32 weights in float16 (mixed precision) on a GPU
     if spread and _without_gpu(p):
         arguments["--use_cpu"] = True  # else every process trains a model of its own, and nothing says so
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
         if _without_gpu(p):
-            arguments["--fp16"] = False  # ms-swift's mixed precision for float32 weights, which DeepSpeed would use
             arguments["--external_plugins"].append(portable(PLUGINS / "deepspeed_cpu.py"))
     words = [sys.executable, *start, *model_arguments(p, model)]
     for name, value in (objective | arguments).items():
@@ -133,15 +134,12 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
 def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
     """Environment variables of the run that matter to its result or its speed; they are part of command.txt.
 
-    Raises UserError if ``device`` asks for a GPU that is not there, or the shell sets a MAX_PIXELS of its own.
+    Raises UserError if ``device`` asks for a GPU that is not there, and as
+    :func:`csp_utils.checkpoints.image_variables`.
     """
     base = checkpoints.adapter_base(model) or model
     variables = {"USE_HF": "1"}  # ids mean the Hugging Face hub, not ModelScope
-    if p.max_pixels is not None:
-        variables["MAX_PIXELS"] = str(p.max_pixels)
-    elif "MAX_PIXELS" in os.environ:
-        raise UserError(f"MAX_PIXELS is {os.environ['MAX_PIXELS']} in this shell, but max_pixels is null; set the "
-                        "parameter to it, so that it is recorded, or unset the variable.")
+    variables |= checkpoints.image_variables(p.max_pixels)
     if not is_hub_id(base):
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # nothing to look up: wait for no network
     if p.processes > 1 or p.deepspeed:
@@ -191,6 +189,8 @@ def recorded(args: dict[str, Any], p: Sft | Simpo) -> None:
         "gradient_accumulation_steps": p.gradient_accumulation_steps, "learning_rate": p.learning_rate,
         "gradient_checkpointing": p.gradient_checkpointing, "seed": p.seed, "strict": True, "split_dataset_ratio": 0,
     }  # fmt: skip
+    if p.torch_dtype == "float32":
+        names["fp16"] = False
     if isinstance(p, Simpo):
         names |= {
             "rlhf_type": "cpo",  # ms-swift takes SimPO as a loss of its CPO trainer, and records it so

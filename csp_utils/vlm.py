@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csp_utils import families, vlm_swift
-from csp_utils.checkpoints import adapter_base, check_max_pixels
+from csp_utils.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.errors import UserError
 from csp_utils.replies import CANDIDATES, Progress, Prompt, Reply
 from csp_utils.vlm_plain import PlainEngine
@@ -221,7 +221,4 @@ def _set_max_pixels(max_pixels: int | None) -> None:
     if vision is not None and hasattr(vision, "_patch") and os.environ.get("MAX_PIXELS") != wanted:
         now = os.environ.get("MAX_PIXELS", "its default")
         raise UserError(f"this process already uses MAX_PIXELS {now}, not {max_pixels}; restart the kernel")
-    if wanted is None:
-        os.environ.pop("MAX_PIXELS", None)
-    else:
-        os.environ["MAX_PIXELS"] = wanted
+    os.environ |= image_variables(max_pixels)

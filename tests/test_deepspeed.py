@@ -27,7 +27,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, installed: bool, device: str) -> No
 
 def test_it_goes_to_ms_swift_by_torchrun_even_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pretend(monkeypatch, True, "cuda")
-    for p, method in ((Sft(deepspeed="zero2"), "sft"), (Simpo(deepspeed="zero3", processes=4), "rlhf")):
+    bf16 = {"torch_dtype": "bfloat16"}
+    for p, method in ((Sft(deepspeed="zero2", **bf16), "sft"), (Simpo(deepspeed="zero3", processes=4, **bf16), "rlhf")):
         words = training.command(p, VLM, "d", "o")
         assert words[1:4] == ["-m", "swift.cli.main", method] and options(words)["--deepspeed"] == p.deepspeed
         assert training.environment(p, VLM, tmp_path)["NPROC_PER_NODE"] == str(p.processes)

@@ -24,6 +24,7 @@ from small_families import FAMILIES, bytes_bpe, make, pieces_bpe
 
 from csp_utils import families, training, training_run, vlm
 from csp_utils.artifacts import RunPaths, write_jsonl
+from csp_utils.checkpoints import image_variables
 from csp_utils.errors import UserError
 from csp_utils.params import Eval, Sft, Simpo
 from csp_utils.perturbed import training_rows
@@ -141,9 +142,10 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_limit_of_another_module() -> Iterator[None]:
-    """MAX_PIXELS, which tests of Qwen2-VL set for their whole process, is for that family alone."""
+    """What tests of Qwen2-VL set for their whole process is for that family alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MAX_PIXELS", raising=False)
+        for name in image_variables(12544):
+            patch.delenv(name, raising=False)
         patch.setattr(vlm, "_set_max_pixels", lambda max_pixels: None)
         yield
 

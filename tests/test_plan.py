@@ -150,14 +150,27 @@ def test_a_run_that_cannot_end_well_does_not_begin(monkeypatch, tmp_path):
     assert started and os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_a_server_that_does_not_answer_is_named(monkeypatch):
+def test_a_server_that_does_not_answer_is_named_once(monkeypatch):
+    """With what would come from it; that the hub is offline by a variable is something else."""
     import requests
 
     def refuse(address, **_):
-        raise requests.ConnectionError("no")
+        raise requests.ConnectionError("long", request=requests.Request("HEAD", address).prepare())
 
     monkeypatch.setattr(requests, "head", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = list(plan.unreachable(params_file.sources("params/paper/qwen2_vl_7b.yaml")))
-    assert len(found) == 7 and any("sam_vit_h_4b8939.pth cannot be fetched (no)" in sentence for sentence in found)
-    assert sum("HF_HUB_OFFLINE is set" in sentence for sentence in found) == 4
+    assert len(found) == 6 and sum("HF_HUB_OFFLINE is set" in sentence for sentence in found) == 4
+    assert found[-2].startswith("raw.githubusercontent.com cannot be reached, from which pope, grounding_dino_swin_t "
+                                "would be fetched")  # fmt: skip
+    assert "pope: {path: FOLDER}, grounding_dino_swin_t: {path: FOLDER}" in found[-2]
+    assert found[-1].startswith("dl.fbaipublicfiles.com cannot be reached, from which sam_vit_h")
+
+
+def test_a_run_asks_all_servers_before_it_fetches(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(pipeline, "fetch", lambda source: fetched.append(source.name))
+    monkeypatch.setattr(plan, "unreachable", lambda used: [f"{source.name} is gone." for source in used])
+    with pytest.raises(UserError, match=r"(?s)^rlaif_v is gone.*qwen2_vl_7b is gone.$") as error:
+        pipeline.run("params/paper/qwen2_vl_7b.yaml", ["--anyway"])
+    assert str(error.value).count("\n") == 6 and not fetched

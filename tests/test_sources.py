@@ -118,7 +118,8 @@ def test_a_wrong_hash_removes_the_file_and_leaves_the_source_unfinished(address:
 
 def test_no_server_and_no_disk_are_one_sentence(address: str) -> None:
     source = Source("one", parts=[{"name": "w.bin", "url": "http://127.0.0.1:9/w.bin"}])
-    with pytest.raises(UserError, match=r"cannot be fetched .* or give a folder: sources: {one: {path: FOLDER}}"):
+    said = r"w.bin cannot be fetched \(127\.0\.0\.1 cannot be reached\); .*: sources: {one: {path: FOLDER}}"
+    with pytest.raises(UserError, match=said):
         fetching.fetch(source, lambda text: None)
     with pytest.raises(UserError, match=r"takes 1e\+06 GB and .* GB free; free some, or set CSP_CACHE"):
         fetching.fetch(Source("huge", gigabytes=1e6), lambda text: None)

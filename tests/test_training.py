@@ -25,7 +25,7 @@ VLM = "assets/tiny_world/vlm"
 def at_the_root(monkeypatch):
     """Notebooks work in the project root; no variable of this shell reaches the training."""
     monkeypatch.chdir(ROOT)
-    for name in ("NPROC_PER_NODE", "NNODES", "MAX_PIXELS"):
+    for name in ("NPROC_PER_NODE", "NNODES", *checkpoints.image_variables(12544)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -91,11 +91,28 @@ def test_a_local_model_waits_for_no_network_and_a_hub_model_may(tmp_path):
     assert "HF_HUB_OFFLINE" not in hub and "MAX_PIXELS" not in hub and hub["USE_HF"] == "1"
 
 
-def test_a_max_pixels_of_the_shell_is_not_taken_in_silence(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAX_PIXELS", "784")
-    with pytest.raises(UserError, match="MAX_PIXELS is 784 in this shell"):
-        training.environment(Sft(max_pixels=None), VLM, tmp_path)
-    assert training.environment(Sft(), VLM, tmp_path)["MAX_PIXELS"] == "12544"
+def test_what_the_shell_says_about_images_is_not_taken_in_silence(tmp_path, monkeypatch):
+    for name in ("MAX_PIXELS", "IMAGE_MAX_TOKEN_NUM"):
+        with monkeypatch.context() as shell:
+            shell.setenv(name, "7")
+            with pytest.raises(UserError, match=f"{name} is 7 in this shell.*max_pixels"):
+                training.environment(Sft(max_pixels=None), VLM, tmp_path)
+            ours = training.environment(Sft(), VLM, tmp_path)
+            assert ours["MAX_PIXELS"] == "12544" and ours["IMAGE_MAX_TOKEN_NUM"] == "16"
+    for name in checkpoints.SHELL:
+        with monkeypatch.context() as shell:
+            shell.setenv(name, "7")
+            for p in (Sft(), Simpo(max_pixels=None)):
+                with pytest.raises(UserError, match=f"{name} is 7 in this shell"):
+                    training.environment(p, VLM, tmp_path)
+
+
+def test_float32_weights_are_not_trained_in_float16():
+    """ms-swift's own choice for them, on a GPU, is mixed precision."""
+    for stage in (Sft, Simpo):
+        assert options(training.command(stage(), VLM, "d", "o"))["--fp16"] == "false"
+        for other in ("bfloat16", "float16"):
+            assert "--fp16" not in options(training.command(stage(torch_dtype=other), VLM, "d", "o"))
 
 
 def test_a_gpu_that_is_not_there_is_said(tmp_path, monkeypatch):
@@ -139,8 +156,10 @@ def test_recorded_arguments_are_compared():
     args = {"tuner_type": "full", "num_train_epochs": 1, "per_device_train_batch_size": 1, "beta": 2.0,
             "gradient_accumulation_steps": 16, "learning_rate": 1e-5, "gradient_checkpointing": True, "seed": 0,
             "strict": True, "split_dataset_ratio": 0.0, "rlhf_type": "cpo", "loss_type": "simpo", "simpo_gamma": 1,
-            "cpo_alpha": 0.0, "warmup_ratio": 0.03}  # fmt: skip
+            "cpo_alpha": 0.0, "warmup_ratio": 0.03, "fp16": False}  # fmt: skip
     training.recorded(args, p)
+    with pytest.raises(UserError, match="fp16 True, not False"):
+        training.recorded(args | {"fp16": True}, p)  # ms-swift's own choice for float32 weights
     with pytest.raises(UserError, match="cpo_alpha 1.0, not 0.0"):
         training.recorded(args | {"cpo_alpha": 1.0}, p)  # ms-swift's default: CPO-SimPO
 

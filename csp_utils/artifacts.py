@@ -66,6 +66,7 @@ class RunPaths:
         self.simpo_log = self.simpo / "log.parquet"
         self.simpo_swift_log = self.simpo / "swift.log"
 
+        self.elicited = root / "elicited"
         self.responses = root / "responses.parquet"
         self.elicitations = root / "elicitations.parquet"
         self.metrics = root / "metrics.parquet"

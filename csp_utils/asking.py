@@ -18,6 +18,7 @@ from csp_utils.artifacts import write_json, write_parquet
 from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
 from csp_utils.replies import Prompt, Reply
+from csp_utils.shards import WHOLE, Shard
 from csp_utils.vlm import VLM, Engine, load_vlm
 from csp_utils.vlm_swift import refuse_answers, refuse_vllm
 
@@ -56,12 +57,13 @@ def fingerprint(model: str, facts: Any) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def kept_or_asked(folder: Path, variant: str, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The replies of a variant: those kept from a run that was cut, if ``key`` is the same, else made and kept."""
-    path = folder / f"{variant}-{key}.parquet"
+def kept_or_asked(folder: Path, name: str, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The replies of a variant, or of a part of them: those kept from a run that was cut, if ``key`` is the same, else
+    made and kept."""
+    path = folder / f"{name}-{key}.parquet"
     if not path.is_file():
         write_parquet(make(), path)
-        for old in folder.glob(f"{variant}-*"):
+        for old in folder.glob(f"{name}-*"):
             if old.stem != path.stem:
                 old.unlink()
     return pd.read_parquet(path)
@@ -129,17 +131,18 @@ def free_memory() -> None:
 
 
 def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str, Any], folder: Path,
-                 some: Sequence[Prompt], ask: Callable[[VLM, str], pd.DataFrame]) -> Iterator[tuple[str, pd.DataFrame]]:
+                 some: Sequence[Prompt], ask: Callable[[VLM, str], pd.DataFrame], shard: Shard = WHOLE
+                 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """(variant, its replies) for every variant.
 
     Args:
         checkpoints: variant -> folder or hub id.
         facts: what else the replies depend on; it is recorded, but for long lists.
-        folder: where the replies of each finished variant are kept, and settings.json says how they were made, by which
-            engine, and how far the engines agree.
+        folder: where the replies of each finished variant are kept, and settings.json (of a shard, settings.1of7.json
+            and so on) says how they were made, by which engine, and how far the engines agree.
         some: prompts on which the engine is compared with the plain one; vLLM before all others are asked, but after
             the plain one has left the memory.
-        ask: (model, variant) -> the table of replies.
+        ask: (model, variant) -> the table of replies, of a shard its own.
 
     Raises:
         UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
@@ -152,7 +155,7 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str
             refuse_vllm(checkpoint, device)
     names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
     settings = {"device": device} | {name: getattr(p, name) for name in names}
-    record = {}
+    record, part = {}, "" if shard == WHOLE else f".{shard.name}"
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
         key = fingerprint(checkpoint, [settings, facts])
@@ -175,13 +178,13 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str
             finally:
                 if vlm.engine == "vllm":
                     vlm.engines["vllm"].close()
-            write_json(asked_by, folder / f"{variant}-{key}.json")
+            write_json(asked_by, folder / f"{variant}{part}-{key}.json")
             return table
 
-        replies = kept_or_asked(folder, variant, key, make)
+        replies = kept_or_asked(folder, f"{variant}{part}", key, make)
         seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept
-        record[variant] = {"checkpoint": checkpoint, "prompts": len(replies), "seconds": seconds} | settings
+        record[variant] = {"checkpoint": checkpoint, "rows": len(replies), "seconds": seconds} | settings
         record[variant] |= {name: value for name, value in facts.items() if len(str(value)) < 200}
-        record[variant]["asked_by"] = json.loads((folder / f"{variant}-{key}.json").read_text())
+        record[variant]["asked_by"] = json.loads((folder / f"{variant}{part}-{key}.json").read_text())
         yield variant, replies
-    write_json(record, folder / "settings.json")
+    write_json(record, folder / f"settings{part}.json")

@@ -5,19 +5,16 @@ asked are the paper's three prompts per unique (image, question), greedily: prom
 with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from csp_utils.asking import CHECKED, FEW, ask_variants
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.datasets import find_images, read_amber, read_pope
-from csp_utils.elicitation_table import elicitations_table
-from csp_utils.params import Eval
 from csp_utils.prompts import confidence_question, parse_confidence, parse_yes_no, plain_question
 from csp_utils.replies import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.shards import WHOLE, Shard
 from csp_utils.views import Blurred
 from csp_utils.vlm import VLM
 
@@ -74,11 +71,11 @@ class Plan:
         return Prompt(Path(path), text, levels, seeds)
 
 
-def read_questions(pope: Path, amber: Path, n_questions: int | None) -> pd.DataFrame:
+def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> pd.DataFrame:
     """POPE's and AMBER's questions with the path of each one's image.
 
     Args:
-        pope, amber: the benchmarks' folders.
+        pope, amber: the benchmarks' folders; no AMBER if that is None.
         n_questions: first questions of each split; None for all.
 
     Returns:
@@ -89,6 +86,8 @@ def read_questions(pope: Path, amber: Path, n_questions: int | None) -> pd.DataF
     """
     tables = []
     for folder, read in ((pope, read_pope), (amber, read_amber)):
+        if folder is None:
+            continue
         table = read(folder)
         if n_questions is not None:
             table = table.groupby("split", sort=False).head(n_questions)
@@ -103,29 +102,33 @@ def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
 
 
 def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
-           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan()
-           ) -> pd.DataFrame:
+           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan(),
+           shard: Shard = WHOLE) -> pd.DataFrame:
     """Ask everything once.
 
     Args:
         questions: with the columns path (image file) and question.
+        shard: which part of the batches.
 
     Returns:
-        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`: path, question, name (of the
-        prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text), raw, p_yes and p_no
-        (probabilities of the two candidates as the first token of the reply), levels (list of 101 probabilities; of
-        202 for both: Yes, then No; empty if not asked) and samples (list of replies).
+        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`, indexed by position: path,
+        question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
+        raw, p_yes and p_no (probabilities of the two candidates as the first token of the reply), levels (list of 101
+        probabilities; of 202 for both: Yes, then No; empty if not asked) and samples (list of replies).
     """
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")
     prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
-    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature)
+    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature,
+                      shard=shard)
     asked["prompt"] = [prompt.text for prompt in prompts]
-    asked["raw"] = [reply.text for reply in replies]
-    for name, candidate in (("p_yes", "Yes"), ("p_no", "No")):
-        asked[name] = [reply.first[candidate] for reply in replies]
-    asked["levels"] = [list(reply.answers) for reply in replies]
-    asked["samples"] = [list(reply.samples) for reply in replies]
+    asked = asked[[reply is not None for reply in replies]].copy()
+    replies = [reply for reply in replies if reply is not None]
+    said = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
+            "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
+            "samples": [list(reply.samples) for reply in replies]}  # fmt: skip
+    for name, values in said.items():  # with types, as a shard may have no rows
+        asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
     return asked
 
 
@@ -153,32 +156,3 @@ def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, va
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})
-
-
-def elicit_variants(p: Eval, checkpoints: Mapping[str, str], questions: pd.DataFrame, folder: Path,
-                    progress: Progress = lambda batches, _: batches) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of responses and of elicitations of all variants.
-
-    Args:
-        checkpoints: variant -> folder or hub id.
-        questions: as :func:`read_questions` returns it.
-        folder: as for :func:`csp_utils.asking.ask_variants`, whose errors this raises.
-    """
-    plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
-    first = unique_questions(questions).head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
-    some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
-    facts = asdict(plan) | {
-        "questions": unique_questions(questions).values.tolist(),
-        "images": sorted((path, Path(path).stat().st_mtime_ns) for path in questions["path"].unique()),
-        "texts": [prompt_of("{}", kind) for kind in KINDS]
-        + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()],
-    }
-
-    def ask(vlm: VLM, variant: str) -> pd.DataFrame:
-        return elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan)
-
-    responses, elicitations = [], []
-    for variant, asked in ask_variants(p, checkpoints, facts, folder, some, ask):
-        responses.append(responses_table(asked, questions, p.model_name, variant))
-        elicitations.append(elicitations_table(asked, questions, p.model_name, variant, plan.prompts, plan.methods))
-    return pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)

@@ -54,6 +54,8 @@ def needs(name: str, p: params.Stage, paths: RunPaths) -> list[Path]:
         "pope": [] if name == "01_extract" else [paths.pope],  # 01 only compares with it, where it is given
         "amber": [paths.amber],
     }
+    if "amber" not in getattr(p, "benchmarks", ["amber"]):
+        del sources["amber"]
     files: list[Path] = []
     for field, own in sources.items():
         if hasattr(p, field):

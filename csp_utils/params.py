@@ -189,6 +189,7 @@ class Eval(Stage):
     variants: list[Literal["base", "sft", "csp"]] = Field(["base", "sft", "csp"], description="what to evaluate")
     pope: str | None = Field(None, description="folder of coco_pope_*.json and images/; null for the run's own")
     amber: str | None = Field(None, description="folder of query_*, annotations.json, images/; null for the run's own")
+    benchmarks: list[Literal["pope", "amber"]] = Field(["pope", "amber"], description="what is asked; pope always is")
     n_questions: int | None = Field(24, ge=1, description="first questions of each split; null for all")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
@@ -207,6 +208,7 @@ class Eval(Stage):
         "auto", description="shared computes once what prompts have in common; auto: where it can ask the model; "
         "vllm: on a GPU, compared with plain on 50 questions"
     )  # fmt: skip
+    shards: int = Field(1, ge=1, description="parts of the prompts that ./run_all.sh asks beside one another")
     ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
     n_bins: int = Field(10, ge=1, description="ECE bins")
@@ -217,6 +219,13 @@ class Eval(Stage):
     paper_model: Literal["Qwen-VL-Chat", "Qwen2-VL-7B-Instruct", "InternVL2-8B", "Phi-3.5-vision-instruct"] = Field(
         "Qwen2-VL-7B-Instruct", description="model of the paper whose printed numbers stand beside ours"
     )
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _pope_is_asked(cls, benchmarks: list[str]) -> list[str]:
+        if "pope" not in benchmarks:
+            raise ValueError("pope has to be among them: the figures show its questions")
+        return benchmarks
 
 
 class Correlation(Stage):

@@ -140,11 +140,13 @@ def _asking(name: str, p: Any, paths: RunPaths, counts: _Counts) -> Cost:
         images = min(images, p.n_images or images)
         shown = images * len(p.levels) * len(p.regions)
         return cost.ask(shown, 3 * shown, model, p, len(p.variants), f"{images:,} objects, {shown:,} pictures")
-    amber = counts.facts(p.amber or str(paths.amber))
-    shown = images + (amber.get("images") or counts.of(p.amber or paths.amber))
-    questions = pope.get("questions", 18 * images) + amber.get("questions", 18 * images)
+    shown, questions, splits = images, pope.get("questions", 18 * images), 3
+    if "amber" in p.benchmarks:
+        amber = counts.facts(p.amber or str(paths.amber))
+        shown += amber.get("images") or counts.of(p.amber or paths.amber)
+        questions, splits = questions + amber.get("questions", 18 * images), 5
     if p.n_questions:
-        questions = min(questions, 5 * p.n_questions)
+        questions = min(questions, splits * p.n_questions)
     a_question = 1 + 2 * len({"third_person", *p.prompts}) + len(p.blurs)
     a_question += p.n_samples * a_question if "sampled" in p.methods else 0
     return cost.ask(shown, a_question * questions, model, p, len(p.variants), f"{questions:,} questions at most")

@@ -21,7 +21,7 @@ from csp_utils.errors import UserError
 from csp_utils.notebook import prepare
 from csp_utils.run_notebook import HEARTBEAT, clock, title_of
 
-STAGES = {"01_extract": "keywords", "02_mask": "masks", "03_perturb": "perturbed"}
+STAGES = {"01_extract": "keywords", "02_mask": "masks", "03_perturb": "perturbed", "06_eval": "evaluation"}
 """The modules whose ``load(p, paths, progress)`` gives what computes a shard, a table of their ``SCHEMA``."""
 
 

@@ -1,6 +1,6 @@
 """Row shards: a long stage computed in parts, beside one another or on several machines, and put together again.
 
-``shards: 7`` in a section of 01_extract, 02_mask or 03_perturb makes ./run_all.sh compute seven parts
+``shards: 7`` in a section of 01_extract, 02_mask, 03_perturb or 06_eval makes ./run_all.sh compute seven parts
 (:mod:`csp_utils.run_shard`) before the notebook, which then puts them together instead of computing its rows. A shard
 takes every seventh *batch*, never a part of one, so that each batch goes through a model in the same company whatever
 the number of shards: one, two or seven of them give the same bytes.

@@ -17,6 +17,7 @@ from csp_utils import families, vlm_swift
 from csp_utils.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.errors import UserError
 from csp_utils.replies import CANDIDATES, Progress, Prompt, Reply
+from csp_utils.shards import WHOLE, Shard
 from csp_utils.vlm_plain import PlainEngine
 from csp_utils.vlm_shared import SharedEngine, why_not_shared
 
@@ -37,8 +38,8 @@ class VLM:
 
     def ask(self, prompts: Sequence[Prompt | tuple[Path, str]], batch_size: int, max_new_tokens: int,
             progress: Progress = lambda batches, _: batches, description: str = "asking", temperature: float = 1.0,
-            engine: str | None = None) -> list[Reply]:
-        """The replies, in the order of ``prompts``.
+            engine: str | None = None, shard: Shard = WHOLE) -> list[Reply | None]:
+        """The replies, in the order of ``prompts``; of a shard, those to its batches, and None for the others.
 
         A batch is encoded while the model works on the one before. In float32 the replies depend neither on the batch
         size nor on the order, and the engines agree (draws of vLLM are its own).
@@ -50,7 +51,7 @@ class VLM:
             engine: the name of one of :attr:`engines` for this call; None for :attr:`engine`.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
-        batches = self._batches(prompts, batch_size, engine or self.engine)
+        batches = shard.share(self._batches(prompts, batch_size, engine or self.engine))
         replies: list[Reply | None] = [None] * len(prompts)
         with ThreadPoolExecutor(1) as pool:
 

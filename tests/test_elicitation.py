@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from csp_utils import asking, elicitation, vlm
-from csp_utils.elicitation_table import DTYPES
+from csp_utils.elicitation_table import DTYPES, elicitations_table
 from csp_utils.errors import UserError
 from csp_utils.metrics import RESPONSE_COLUMNS, check_responses
 from csp_utils.replies import Prompt, Reply, until
@@ -73,7 +73,7 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     asked = elicitation.elicit(Pretended(), table, 4, 8, plan=plan)
     kept = tmp_path / "asked.parquet"
     asked.to_parquet(kept)
-    found = elicitation.elicitations_table(pd.read_parquet(kept), table, "tiny", "base", plan.prompts, plan.methods)
+    found = elicitations_table(pd.read_parquet(kept), table, "tiny", "base", plan.prompts, plan.methods)
     assert list(found.columns) == list(DTYPES)
     rows = found.groupby(["prompt", "method"]).size() / len(table)
     assert rows.to_dict() == {

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from csp_utils import asking, elicitation, vlm, vlm_swift
+from csp_utils import asking, evaluation, vlm, vlm_swift
 from csp_utils.errors import UserError
 from csp_utils.params import Eval
 from csp_utils.replies import Prompt, Reply
@@ -71,7 +71,7 @@ def test_expected_is_refused_before_anything_is_loaded(tmp_path: Path, monkeypat
     monkeypatch.setattr(asking, "load_vlm", nothing_is_loaded)
     p = parameters(methods=["greedy", "expected"])
     with pytest.raises(UserError, match="methods: expected needs; set engine to auto, shared or plain"):
-        elicitation.elicit_variants(p, {"base": "some/model"}, questions(tmp_path, 3), tmp_path / "kept")
+        evaluation.ask(p, {"base": "some/model"}, questions(tmp_path, 3), tmp_path / "kept")
 
 
 def test_every_variant_is_looked_at_before_the_first_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -81,7 +81,7 @@ def test_every_variant_is_looked_at_before_the_first_is_asked(tmp_path: Path, mo
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
     variants = {"base": "some/model", "csp": str(tmp_path)}
     with pytest.raises(UserError, match="not offered for LoRA adapters"):
-        elicitation.elicit_variants(parameters(), variants, questions(tmp_path, 3), tmp_path / "kept")
+        evaluation.ask(parameters(), variants, questions(tmp_path, 3), tmp_path / "kept")
 
 
 # ---------------------------------------------------------------------------------- the course of a run (no real model)
@@ -130,8 +130,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(asking, "load_vlm", load)
         try:
-            elicitation.elicit_variants(parameters(**changes), {"base": "some/model"}, questions(tmp_path, 60),
-                                        tmp_path / "kept")
+            evaluation.ask(parameters(**changes), {"base": "some/model"}, questions(tmp_path, 60), tmp_path / "kept")
         finally:
             assert models[-1].closed
         return models, json.loads((tmp_path / "kept" / "settings.json").read_text())

@@ -17,14 +17,11 @@ import pandas as pd
 from csp_utils.artifacts import write_json, write_parquet
 from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
-from csp_utils.replies import Prompt, Reply
+from csp_utils.replies import TOLERANCE, Prompt, Reply
 from csp_utils.shards import WHOLE, Shard
 from csp_utils.vlm import VLM, Engine, load_vlm
 from csp_utils.vlm_swift import refuse_answers, refuse_vllm
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""How far a probability of another engine may be from the plain one's: far more than rounding, far less than an error
-in positions or attention makes."""
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
 """Part of the greedy replies that vLLM may give otherwise than the plain engine: two tokens that are equally likely but
 for rounding change places, which is rare in float32 and is not in 16 bits. The shared engine is held to the

@@ -7,8 +7,9 @@ repository: they may differ from the revisions of assets/sources.yaml) at small 
 pinned versions: it loads, answers, trains by SFT and SimPO, is saved and loads again, given three things.
 
 * :mod:`csp_utils.swift_plugins.remote_code` mends what stops it from loading and from being saved.
-* Text is generated without its cache (:func:`cacheless`): DynamicCache has lost ``seen_tokens``, ``get_max_length`` and
-  ``get_usable_length``, which Phi-3-Vision calls, and an empty one is no ``None``, for which the two others look.
+* Text is generated without transformers' ``generate`` (:func:`without_generate`), which begins with an empty
+  DynamicCache: that is no ``None``, for which two of them look, and it has lost ``seen_tokens`` and ``get_max_length``,
+  which Phi-3-Vision asks for. Called directly, they keep their own cache in tuples (:mod:`csp_utils.passes`).
 * Phi-3-Vision's configuration asks for flash-attention; without that package :func:`attention` asks for the plain one.
 """
 
@@ -56,15 +57,15 @@ FAMILIES = {
 }  # fmt: skip
 """By ms-swift's model type."""
 
-CACHELESS = frozenset({"InternLM2ForCausalLM", "Phi3VForCausalLM", "QWenLMHeadModel"})
-"""Classes that come with weights and whose cached decoding does not work with the pinned transformers."""
+WITHOUT_GENERATE = frozenset({"InternLM2ForCausalLM", "Phi3VForCausalLM", "QWenLMHeadModel"})
+"""Classes that come with weights and that ``generate`` of the pinned transformers cannot drive."""
 
 
-def cacheless(model: Any) -> bool:
-    """Whether ``model``, or the language model in it, can only be asked by forward passes without a cache."""
+def without_generate(model: Any) -> bool:
+    """Whether ``model``, or the language model in it, can only be asked by calls of the model itself."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are inside it
     parts = (whole, getattr(whole, "language_model", None))
-    return any(type(part).__name__ in CACHELESS for part in parts) or not hasattr(whole, "generate")
+    return any(type(part).__name__ in WITHOUT_GENERATE for part in parts) or not hasattr(whole, "generate")
 
 
 def family_of(model_type: str | None, model: str | Path) -> Family | None:

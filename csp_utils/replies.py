@@ -11,6 +11,10 @@ from csp_utils.views import Shown
 
 CANDIDATES = ("Yes", "No")
 
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+"""How far a probability may be from the same one computed in another way, by the type of the weights: far more than
+rounding, far less than an error in positions or attention makes."""
+
 Progress = Callable[[Iterable, str], Iterable]
 
 

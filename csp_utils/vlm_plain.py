@@ -1,9 +1,9 @@
 """The reference engine: every prompt is a sequence of its own, and any model that ms-swift loads will do.
 
 Greedy and sampled replies come from the model's own ``generate``. A model without one, or whose code comes with its
-weights and keeps its cache in a way that current transformers do not (:func:`csp_utils.families.cacheless`), is asked
-by a forward pass over the whole text for each token. The probability of a whole reply comes from the forward pass of
-ms-swift's training, with the reply as the label and without a cache.
+weights and keeps its cache in a way that current transformers do not (:func:`csp_utils.families.without_generate`), is
+asked by calls of the model alone (:mod:`csp_utils.passes`). The probability of a whole reply comes from the forward
+pass of ms-swift's training, with the reply as the label and without a cache.
 """
 
 import copy
@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from csp_utils.families import cacheless
+from csp_utils.families import without_generate
+from csp_utils.passes import Cache, Passes
 from csp_utils.replies import CANDIDATES, Draw, Prompt, Reply, until
 from csp_utils.views import Shown, open_shown, shown_area
 
@@ -35,7 +36,8 @@ class PlainEngine:
         self._training = copy.copy(template)  # a template has one mode at a time
         self._training.model = model  # a copy drops it
         self._training.set_mode("train")
-        self._decode = self._by_forward_passes if cacheless(model) else self._generate
+        self._decode = self._by_forward_passes if without_generate(model) else self._generate
+        self._cache = Cache()
         self._lock = threading.Lock()  # the tokenizer is shared, and one thread encodes ahead
         self._batch_images: list[Shown] = []
         self._share_image_features()
@@ -86,7 +88,6 @@ class PlainEngine:
                   ) -> tuple[list[str], list[dict[str, float]]]:
         """Decoding of one batch, until every row has ended or has ``max_new_tokens`` tokens; greedy without draws."""
         import torch
-        from swift.utils import to_device
         from transformers import GenerationConfig, LogitsProcessorList
 
         config = GenerationConfig(
@@ -102,10 +103,7 @@ class PlainEngine:
             return only
 
         with torch.inference_mode():
-            inputs = to_device(self.template.data_collator([dict(row) for row in encoded]), self.model.device)
-            _, inputs = self.template.pre_forward_hook(self.model, None, inputs)
-            # ms-swift's positions have an axis more than transformers' generate expects; the model makes its own.
-            inputs.pop("position_ids", None)
+            inputs = self._inputs(encoded)
             length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
             arguments = self.template.prepare_generate_kwargs({"generation_config": config, **inputs}, model=self.model)
             if draws:
@@ -118,29 +116,34 @@ class PlainEngine:
 
     def _by_forward_passes(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                            ) -> tuple[list[str], list[dict[str, float]]]:
-        """As :meth:`_generate`, by ``model(..., use_cache=False)`` alone: all of a row is read for each token."""
+        """As :meth:`_generate`, by calls of the model alone (:class:`csp_utils.passes.Passes`)."""
         import torch
+
+        said: list[list[int]] = [[] for _ in encoded]
+        with torch.inference_mode(), self._seeing(images):
+            passes = Passes(self.model, self._inputs, encoded, self._cache)
+            logits = passes.start()
+            first = first_probabilities(logits, self._first_tokens)
+            growing = list(range(len(encoded)))
+            for step in range(max_new_tokens):
+                likeliest = logits.argmax(-1).tolist()
+                tokens = {i: draws[i].token(logits[i]) if draws else likeliest[i] for i in growing}
+                growing = [i for i in growing if tokens[i] not in self._ends]
+                for i in growing:
+                    said[i].append(tokens[i])
+                if not growing or step == max_new_tokens - 1:
+                    break
+                logits = passes.go_on({i: tokens[i] for i in growing})
+        return [self.template.decode_generate_ids(tokens) for tokens in said], first
+
+    def _inputs(self, rows: list[dict]) -> dict[str, Any]:
+        """What the model takes, on its device: ``rows`` as ms-swift encodes them, padded on the left."""
         from swift.utils import to_device
 
-        rows, said = [dict(row) for row in encoded], [[] for _ in encoded]
-        growing, first = list(range(len(rows))), []
-        for _ in range(max_new_tokens):
-            with torch.inference_mode(), self._seeing([images[i] for i in growing]):
-                inputs = to_device(self.template.data_collator([dict(rows[i]) for i in growing]), self.model.device)
-                _, inputs = self.template.pre_forward_hook(self.model, None, inputs)
-                inputs.pop("position_ids", None)  # as in _generate
-                logits = self.model(**inputs, use_cache=False).logits[:, -1]  # rows end together: padded on the left
-            first = first or first_probabilities(logits, self._first_tokens)
-            likeliest = logits.argmax(-1).tolist()
-            tokens = [draws[i].token(logits[at]) if draws else likeliest[at] for at, i in enumerate(growing)]
-            going_on = [(i, token) for i, token in zip(growing, tokens, strict=True) if token not in self._ends]
-            for i, token in going_on:
-                said[i].append(token)
-                rows[i]["input_ids"] = rows[i]["input_ids"] + [token]
-            growing = [i for i, _ in going_on]
-            if not growing:
-                break
-        return [self.template.decode_generate_ids(tokens) for tokens in said], first
+        inputs = to_device(self.template.data_collator([dict(row) for row in rows]), self.model.device)
+        _, inputs = self.template.pre_forward_hook(self.model, None, inputs)
+        inputs.pop("position_ids", None)  # ms-swift's have an axis more than models expect, which make their own
+        return inputs
 
     def _answers(self, prompt: Prompt, batch_size: int) -> tuple[float, ...]:
         """Probability of each of the prompt's answers as the whole reply."""

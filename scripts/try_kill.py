@@ -10,6 +10,7 @@ by SHA-256. Not compared: logs and executed notebooks, which hold times.
 
 import argparse
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -28,12 +29,14 @@ from csp_utils.params_file import read  # noqa: E402
 COMPARED = {".parquet", ".jsonl", ".png", ".json", ".safetensors", ".txt"}
 TIMED = {"args.json", "log.parquet", "trainer_state.json", "state.json", "settings.json"}
 """Files that hold times, paths of temporary folders or speeds."""
+KEY = re.compile(r"-[0-9a-f]{16}(?=\.)")
+"""In the names of kept replies; it depends on when the model's files were written."""
 
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of results, by its path in the run's folder."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix in COMPARED]
-    return {str(file.relative_to(folder)): sha256(file) for file in files
+    return {KEY.sub("", str(file.relative_to(folder))): sha256(file) for file in files
             if file.name not in TIMED and "notebooks" not in file.parts}  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from csp_utils.artifacts import RunPaths, write_jsonl
 from csp_utils.checkpoints import image_variables
 from csp_utils.errors import UserError
 from csp_utils.params import Eval, Sft, Simpo
+from csp_utils.passes import Cache
 from csp_utils.perturbed import training_rows
 from csp_utils.prompts import confidence_question
 from csp_utils.replies import Prompt
@@ -237,7 +238,7 @@ def test_answers_are_those_of_single_forward_passes(family: tuple, picture: Path
     first = vlm.first_tokens(loaded.tokenizer)
     texts = ["Is there a dog?", QUESTION, "What is it"]
     replies = loaded.ask([Prompt(picture, text, seeds=(5,)) for text in texts], 3, 4)
-    assert families.cacheless(loaded.model) and list(loaded.engines) == ["plain"]
+    assert families.without_generate(loaded.model) and list(loaded.engines) == ["plain"]
     for text, reply in zip(texts, replies, strict=True):
         row = loaded.engines["plain"].encode([Prompt(picture, text)])[0]
         said = []
@@ -273,12 +274,63 @@ def test_the_probability_of_a_whole_answer_counts_its_end(family: tuple, picture
     assert all(0 < share < 1 for share in reply.answers) and sum(reply.answers) < 1
 
 
+def test_the_cache_is_handed_back_where_there_is_one_that_works(family: tuple, picture: Path, tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture) -> None:
+    model_type, _, loaded = family
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "red.png")
+    prompts = [Prompt(path, text, seeds=(1,)) for path in (picture, tmp_path / "red.png")
+               for text in ("What?", QUESTION)]  # fmt: skip
+    plain, lengths, forward = loaded.engines["plain"], [], loaded.model.forward
+
+    def watched(*arguments, **named):
+        given = named.get("inputs_embeds") if named.get("input_ids") is None else named["input_ids"]
+        lengths.append(given.shape[1])
+        return forward(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "_cache", Cache())
+        patch.setattr(loaded.model, "forward", watched)
+        cached = loaded.ask(prompts, 4, 6)
+        assert plain._cache.works is (model_type != "qwen_vl")
+        assert ("cache is not used" in capsys.readouterr().out) == (model_type == "qwen_vl")
+        assert (1 in lengths) == (model_type != "qwen_vl")
+        plain._cache.works, lengths[:] = False, []
+        whole = loaded.ask(prompts, 4, 6)
+        assert 1 not in lengths
+    assert [(r.text, r.samples) for r in cached] == [(r.text, r.samples) for r in whole]
+    for one, other in zip(cached, whole, strict=True):
+        assert one.first == pytest.approx(other.first, rel=1e-3)
+
+
+@pytest.mark.parametrize("broken, why", [
+    (lambda past: tuple((key * 0.5, value.flip(1) * 3) for key, value in past), "a probability differs by"),
+    (lambda past: past[0], "dimensions"),  # not what it takes
+])
+def test_a_cache_that_does_not_work_is_said_and_left(internvl: vlm.VLM, picture: Path, broken: Callable, why: str,
+                                                     capsys: pytest.CaptureFixture) -> None:
+    prompts = [Prompt(picture, text) for text in ("What?", QUESTION)]
+    right, forward, plain = internvl.ask(prompts, 2, 5), internvl.model.forward, internvl.engines["plain"]
+
+    def other(*arguments, **named):
+        out = forward(*arguments, **named)
+        if out.past_key_values is not None:
+            out.past_key_values = broken(out.past_key_values)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "_cache", Cache())
+        patch.setattr(internvl.model, "forward", other)
+        found = internvl.ask(prompts, 2, 5)
+    assert re.search(f"own cache is not used .*{why}", capsys.readouterr().out)
+    assert [reply.text for reply in found] == [reply.text for reply in right]
+
+
 def test_without_a_cache_replies_are_those_of_generate(model_folder: Path, picture: Path) -> None:
     """On a Qwen2-VL, which has both ways: greedy replies, draws and first tokens."""
     loaded = vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu", "plain")
     plain = loaded.engines["plain"]
     prompts = [Prompt(picture, text, seeds=(1, 2)) for text in ("Is there a star?", "What is it?", QUESTION)]
-    assert not families.cacheless(loaded.model)
+    assert not families.without_generate(loaded.model)
     cached = loaded.ask(prompts, 3, 6)
     plain._decode = plain._by_forward_passes
     slow = loaded.ask(prompts, 2, 6)

@@ -10,15 +10,16 @@
   that a checkpoint cannot be saved ("contained shared tensors", after all of the training; transformers issue 32354).
   The second name is marked as tied, and saved once. Its processor lacks a field that transformers reads as it saves
   since 4.53 ("LlamaTokenizerFast has no attribute audio_tokenizer"); it is given the empty one.
+* Phi-3-Vision asks its cache for ``get_usable_length``, which DynamicCache has lost; for a cache without a bound, as it
+  is, that is the length. The cache is given the method back.
 
-None of them changes a number. Used by training (``--external_plugins``) and by :mod:`csp_utils.vlm`, which decodes the
-three without their caches (:mod:`csp_utils.families`).
+None of them changes a number. Used by training (``--external_plugins``) and by :mod:`csp_utils.vlm`.
 """
 
 import transformers.dynamic_module_utils as dynamic
 from swift.model.models import internlm
 from swift.model.models.microsoft import Phi3VisionLoader
-from transformers import GenerationMixin
+from transformers import DynamicCache, GenerationMixin
 
 _use_submodel_func, _get_imports = internlm.use_submodel_func, dynamic.get_imports
 _get_phi3, _get_phi3_processor = Phi3VisionLoader.get_model, Phi3VisionLoader.get_processor
@@ -52,7 +53,14 @@ def get_phi3_processor(self, *args, **kwargs):
     return processor
 
 
+def get_usable_length(self, new_seq_length: int, layer_idx: int = 0) -> int:
+    """Positions before those that a layer gets now; ``new_seq_length`` matters to caches with a bound alone."""
+    return self.get_seq_length(layer_idx)
+
+
 if not hasattr(Phi3VisionLoader, "csp_repaired"):  # once, however often and under whatever name this file is loaded
     internlm.use_submodel_func, dynamic.get_imports = use_submodel_func, get_imports
     Phi3VisionLoader.get_model, Phi3VisionLoader.get_processor = get_phi3, get_phi3_processor
+    if not hasattr(DynamicCache, "get_usable_length"):
+        DynamicCache.get_usable_length = get_usable_length
     Phi3VisionLoader.csp_repaired = True

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, LlamaConfig, LlamaModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 TOKENS = 256  # of a 448 px tile, as ms-swift's template counts them
@@ -32,15 +32,18 @@ class InternLM2ForCausalLM(PreTrainedModel):
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 labels=None, use_cache=None):
-        if use_cache is not False and not self.training:
+        past = None
+        if past_key_values is not None:
             past_key_values[0][0].shape  # noqa: B018  (the real one reads the length of a tuple of tensors here)
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                            inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
-        logits = self.output(hidden).float()
+            past = DynamicCache.from_legacy_cache(past_key_values)
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                         inputs_embeds=inputs_embeds, past_key_values=past, use_cache=bool(use_cache))
+        kept = out.past_key_values.to_legacy_cache() if use_cache else None
+        logits = self.output(out.last_hidden_state).float()
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=kept)
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         return {"input_ids": input_ids}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from torch import nn
-from transformers import BatchFeature, Phi3Config, Phi3ForCausalLM, Phi3Model
+from transformers import BatchFeature, DynamicCache, Phi3Config, Phi3ForCausalLM, Phi3Model
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
@@ -56,10 +56,17 @@ class Phi3VModel(Phi3Model):
         self.vision_embed_tokens = Phi3ImageEmbedding(config, self.embed_tokens)
         self.post_init()
 
-    def forward(self, input_ids=None, pixel_values=None, image_sizes=None, inputs_embeds=None, **kwargs):
+    def forward(self, input_ids=None, pixel_values=None, image_sizes=None, inputs_embeds=None,
+                past_key_values=None, use_cache=None, **kwargs):
         if inputs_embeds is None:
             inputs_embeds = self.vision_embed_tokens(input_ids, pixel_values)
-        return super().forward(inputs_embeds=inputs_embeds, **kwargs)
+        if not use_cache:
+            return super().forward(inputs_embeds=inputs_embeds, use_cache=False, **kwargs)
+        past = DynamicCache.from_legacy_cache(past_key_values)
+        past.get_usable_length(inputs_embeds.shape[1])  # the real one's call; DynamicCache had it once
+        out = super().forward(inputs_embeds=inputs_embeds, past_key_values=past, use_cache=True, **kwargs)
+        out.past_key_values = out.past_key_values.to_legacy_cache()
+        return out
 
 
 class Phi3VForCausalLM(Phi3ForCausalLM):

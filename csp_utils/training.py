@@ -118,8 +118,9 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
     }
     if p.torch_dtype == "float32" or (p.deepspeed and _without_gpu(p)):
         arguments["--fp16"] = False  # else ms-swift trains float32 weights in float16 (mixed precision) on a GPU
-    if spread and _without_gpu(p):
-        arguments["--use_cpu"] = True  # else every process trains a model of its own, and nothing says so
+    if _without_gpu(p):
+        # Without it bfloat16 is refused, and of several processes each trains a model of its own, which nothing says.
+        arguments["--use_cpu"] = True
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
         if _without_gpu(p):

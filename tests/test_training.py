@@ -314,8 +314,19 @@ def test_two_processes_train_as_one_does(kind, tmp_path):
         log = paths.sft_log if kind is Sft else paths.simpo_log
         losses[processes] = pd.read_parquet(log)["loss"].tolist()
         command = (paths.sft_command if kind is Sft else paths.simpo_command).read_text()
-        assert ("NPROC_PER_NODE=2" in command and "--use_cpu true" in command) == (processes == 2)
+        assert ("NPROC_PER_NODE=2" in command) == (processes == 2) and "--use_cpu true" in command
     assert losses[1] == pytest.approx(losses[2], rel=1e-4) and len(losses[1]) == (2 if kind is Sft else 1)
+
+
+@pytest.mark.slow
+def test_bfloat16_weights_train_without_a_gpu(paths):
+    from safetensors.torch import load_file
+
+    training_run.train(Sft(model=VLM, learning_rate=1e-3, torch_dtype="bfloat16", device="cpu"), paths, lambda _: None)
+    before, after = load_file(f"{VLM}/model.safetensors"), load_file(paths.sft_checkpoint / "model.safetensors")
+    assert {str(weight.dtype) for weight in after.values()} == {"torch.bfloat16"}
+    assert any((weight != before[name].bfloat16()).any() for name, weight in after.items())
+    assert pd.read_parquet(paths.sft_log)["loss"].between(0, 50).all()
 
 
 def test_trainings_of_several_processes_do_not_meet_at_one_port(monkeypatch):

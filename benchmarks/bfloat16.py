@@ -1,0 +1,64 @@
+"""What training loses when the weights themselves are bfloat16: the share of weights that an SFT changes at all.
+
+    python benchmarks/bfloat16.py outputs/tiny
+
+needs a finished ./run_all.sh; two to three minutes on two cores. The same rows, batches and learning rates in float32
+(rounded to bfloat16 at the end, which is what DeepSpeed's float32 copies of the weights lead to) and in bfloat16 from
+the start. AdamW moves a weight by about the learning rate; bfloat16 has 8 bits of precision, so that a move of less
+than about 1/512 of the weight is rounded away.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.chdir(ROOT)
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from csp_utils import training  # noqa: E402
+from csp_utils.artifacts import RunPaths  # noqa: E402
+from csp_utils.params import Sft  # noqa: E402
+
+ROWS = 512
+RATES = (1e-5, 1e-4, 1e-3)
+"""The first is ms-swift's for full training, and so the one of params/paper."""
+MODEL = "assets/tiny_world/vlm"
+
+
+def trained(rows: str, work: Path, torch_dtype: str, rate: float) -> dict[str, torch.Tensor]:
+    """The weights after one epoch of the paper's SFT."""
+    p = Sft(torch_dtype=torch_dtype, learning_rate=rate, device="cpu")
+    out = work / f"{torch_dtype}-{rate}"
+    subprocess.run(training.command(p, MODEL, rows, str(out)), check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, env=os.environ | training.environment(p, MODEL, work))  # fmt: skip
+    return load_file(next(out.rglob("model.safetensors")))
+
+
+def main() -> None:
+    paths = RunPaths(Path(sys.argv[1]).name, Path(sys.argv[1]).parent)
+    before = {name: weight.bfloat16() for name, weight in load_file(f"{MODEL}/model.safetensors").items()}
+    found = []
+    with tempfile.TemporaryDirectory() as work:
+        rows = f"{work}/rows.jsonl"
+        Path(rows).write_text("".join(paths.sft_jsonl.read_text().splitlines(keepends=True)[:ROWS]))
+        for rate in RATES:
+            for torch_dtype in ("float32", "bfloat16"):
+                after = trained(rows, Path(work), torch_dtype, rate)
+                names = [name for name in before if "visual" not in name]  # the vision tower is frozen
+                changed = sum(int((after[name].bfloat16() != before[name]).sum()) for name in names)
+                share = changed / sum(before[name].numel() for name in names)
+                found.append({"learning rate": rate, "weights": torch_dtype, "share changed": round(share, 4)})
+    table = pd.DataFrame(found).pivot(index="learning rate", columns="weights", values="share changed")
+    table["ratio"] = (table["bfloat16"] / table["float32"]).round(3)
+    print(table.to_string())
+
+
+if __name__ == "__main__":
+    main()

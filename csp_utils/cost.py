@@ -142,4 +142,5 @@ def ask(pictures: int, prompts: int, model: dict[str, Any], p: Any, variants: in
     decode = variants * prompts / p.batch_size * REPLY_TOKENS * STEP_SECONDS / 3600
     hours = _hours(operations, p.torch_dtype, FORWARD_SHARE) + decode
     return Cost(work, hours, disk=0.001 * prompts * variants / 1000,
-                gpu_memory=sum(size) * BYTES[p.torch_dtype] / 1e9 + OVERHEAD_GB, weights=sum(size))  # fmt: skip
+                gpu_memory=sum(size) * BYTES[p.torch_dtype] / 1e9 + OVERHEAD_GB,
+                parallel=getattr(p, "shards", 1), weights=sum(size))  # fmt: skip

@@ -245,9 +245,12 @@ def _figure(value: float | None) -> str:
 def hours(todo: Sequence[Job], cards: int) -> float:
     """Hours on so many GPUs at the least: all GPU hours spread evenly, and no run shorter than its longest chain."""
     chains: dict[str, float] = {}
+    beside: dict[str, float] = {}  # 06 and 08 follow the trainings and not each other: the longer one counts
     for job in todo:
-        share = (job.cost.gpu_hours or 0) / max(1, min(cards, job.cost.parallel))
-        chains[job.step.run_folder] = chains.get(job.step.run_folder, 0) + share
+        share, folder = (job.cost.gpu_hours or 0) / max(1, min(cards, job.cost.parallel)), job.step.run_folder
+        if job.step.name in ("06_eval", "08_stress"):
+            share, beside[folder] = max(0, share - beside.get(folder, 0)), max(share, beside.get(folder, 0))
+        chains[folder] = chains.get(folder, 0) + share
     main, *branches = chains.values() or [0.0]
     return max(sum(job.cost.gpu_hours or 0 for job in todo) / cards, main + max(branches, default=0))
 

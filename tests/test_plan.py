@@ -174,3 +174,14 @@ def test_a_run_asks_all_servers_before_it_fetches(monkeypatch):
     with pytest.raises(UserError, match=r"(?s)^rlaif_v is gone.*qwen2_vl_7b is gone.$") as error:
         pipeline.run("params/paper/qwen2_vl_7b.yaml", ["--anyway"])
     assert str(error.value).count("\n") == 6 and not fetched
+
+
+def test_the_least_hours_are_all_work_spread_evenly_or_the_longest_chain():
+    todo = jobs_of("params/paper/internvl2_8b.yaml")
+    total = sum(job.cost.gpu_hours or 0 for job in todo)
+    least = [plan.hours(todo, cards) for cards in (1, 2, 4, 8, 64)]
+    assert least[0] == pytest.approx(total) and least == sorted(least, reverse=True)
+    by_name = {job.step.name: job.cost.gpu_hours for job in todo}
+    trainings = (by_name["04_sft"] + by_name["05_simpo"]) / 4  # in four processes, however many GPUs there are
+    chain = by_name["01_extract"] / 4 + by_name["02_mask"] / 8 + trainings
+    assert least[-1] == pytest.approx(chain + max(by_name["06_eval"] / 4, by_name["08_stress"]))  # beside each other

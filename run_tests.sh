@@ -41,9 +41,11 @@ check() {
 
 unit() {
     check "style" "$python" -m ruff check .
-    # nbval's plugin takes seconds to load and collects no Python test.
-    check "unit tests" "$python" -m pytest -p no:nbval -m "not slow" "$@"
-    check "slow unit tests" "$python" -m pytest -p no:nbval -m slow "$@"
+    # Modules beside one another, one a core (four at most: each takes 2 GB), where their own threads would only get in
+    # the way; -n 0 has them in a row. nbval's plugin takes seconds to load and collects no Python test.
+    local pytest=(env OMP_NUM_THREADS=1 "$python" -m pytest -p no:nbval -n logical --maxprocesses 4 --dist loadfile)
+    check "unit tests" "${pytest[@]}" -m "not slow" "$@"
+    check "slow unit tests" "${pytest[@]}" -m slow "$@"
 }
 
 notebooks() {

@@ -143,12 +143,17 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_limit_of_another_module() -> Iterator[None]:
-    """What tests of Qwen2-VL set for their whole process is for that family alone."""
+    """What tests of Qwen2-VL set for their whole process is for that family alone, and they find it as it was."""
+    from qwen_vl_utils import vision_process
+
+    told = hasattr(vision_process, "_patch")
     with pytest.MonkeyPatch.context() as patch:
         for name in image_variables(12544):
             patch.delenv(name, raising=False)
         patch.setattr(vlm, "_set_max_pixels", lambda max_pixels: None)
         yield
+    if not told and hasattr(vision_process, "_patch"):
+        del vision_process._patch
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

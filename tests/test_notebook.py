@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
 from conftest import ROOT
@@ -139,3 +140,29 @@ def test_small_formats():
     assert clock(83.9) == "1:23"
     assert heading("text\n## One\nmore\n### Two  \n") == "Two"
     assert heading("no heading") == ""
+
+
+@pytest.mark.slow
+def test_a_kernel_that_never_answers_is_replaced_once(tmp_path, monkeypatch, capsys):
+    """The first one sleeps as it starts, as far as the notebook can see for ever."""
+    from csp_utils import run_notebook
+
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "sleep.py").write_text(
+        f"import time\nfrom pathlib import Path\nmark = Path({str(tmp_path / 'mark')!r})\n"
+        "if not mark.exists():\n    mark.touch()\n    time.sleep(600)\n"
+    )
+    new = nbformat.v4
+    cells = [new.new_code_cell("x = 1", metadata={"tags": ["parameters"]}), new.new_code_cell("print(x + 1)")]
+    spec = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(new.new_notebook(cells=cells, metadata=spec), tmp_path / "99_test.ipynb")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setattr(run_notebook, "START_SECONDS", (8, 120))
+    run = run_notebook.Run(tmp_path / "99_test.ipynb", tmp_path / "run", {"x": 2}, "test")
+    run.execute()
+    assert run.error is None and run.finish() == 0 and (tmp_path / "mark").exists()
+    assert capsys.readouterr().out.count("its kernel did not answer in 8 seconds; another one is started") == 1
+    copy = nbformat.read(tmp_path / "run" / "notebooks" / "99_test.ipynb", 4)
+    assert copy.cells[-1].outputs[0]["text"] == "3\n"
+    assert not (tmp_path / "ipython" / "profile_default" / "history.sqlite").exists()

@@ -2,7 +2,7 @@
 # The whole experiment with one command.
 #
 #   Hardware  two cores and 8 GB of memory for the default; no GPU (one is used if it is there)
-#   Time      10 to 12 minutes for the default run, and 1 to 4 that make the environment the first time
+#   Time      7 to 12 minutes for the default run, and 1 to 4 that make the environment the first time
 #   Disk      7 GB for the environment, 0.2 GB for the default run
 #   Network   PyPI (or the index that pip is configured for), for the environment only
 #

@@ -44,6 +44,8 @@ def trained(rows: str, work: Path, torch_dtype: str, rate: float) -> dict[str, t
 def main() -> None:
     paths = RunPaths(Path(sys.argv[1]).name, Path(sys.argv[1]).parent)
     before = {name: weight.bfloat16() for name, weight in load_file(f"{MODEL}/model.safetensors").items()}
+    names = [name for name in before if "visual" not in name]  # the vision tower is frozen
+    weights = sum(before[name].numel() for name in names)
     found = []
     with tempfile.TemporaryDirectory() as work:
         rows = f"{work}/rows.jsonl"
@@ -51,10 +53,9 @@ def main() -> None:
         for rate in RATES:
             for torch_dtype in ("float32", "bfloat16"):
                 after = trained(rows, Path(work), torch_dtype, rate)
-                names = [name for name in before if "visual" not in name]  # the vision tower is frozen
                 changed = sum(int((after[name].bfloat16() != before[name]).sum()) for name in names)
-                share = changed / sum(before[name].numel() for name in names)
-                found.append({"learning rate": rate, "weights": torch_dtype, "share changed": round(share, 4)})
+                share = round(changed / weights, 4)
+                found.append({"learning rate": rate, "weights": torch_dtype, "share changed": share})
     table = pd.DataFrame(found).pivot(index="learning rate", columns="weights", values="share changed")
     table["ratio"] = (table["bfloat16"] / table["float32"]).round(3)
     print(table.to_string())

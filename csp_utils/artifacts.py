@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 
 if TYPE_CHECKING:  # pandas and pyarrow cost half a second at import; parameters and scripts do without
     import pandas as pd
@@ -248,7 +248,7 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> "pd.Data
     try:
         return pd.read_parquet(path, columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as Parquet ({reason}); delete it and make it again.") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from csp_utils.artifacts import write_json, write_parquet
+from csp_utils.artifacts import RunPaths, write_json, write_parquet
 from csp_utils.devices import pick_device
 from csp_utils.errors import UserError
 from csp_utils.replies import TOLERANCE, Prompt, Reply
@@ -42,6 +42,12 @@ class Settings(Protocol):
     max_new_tokens: int
     engine: Engine
     device: str
+
+
+def checkpoints_of(p: Any, paths: RunPaths) -> dict[str, str]:
+    """Variant -> folder or hub id, of the variants that notebook 06 or 08 asks."""
+    every = {"base": p.base_model, "sft": str(paths.sft_checkpoint), "csp": str(paths.simpo_checkpoint)}
+    return {variant: every[variant] for variant in p.variants}
 
 
 def fingerprint(model: str, facts: Any) -> str:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from csp_utils.artifacts import whole_file, write_json, write_jsonl
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 from csp_utils.images import load_image
 
 POPE_KINDS = ("random", "popular", "adversarial")
@@ -121,7 +121,7 @@ def read_rlaif_v(path: str | Path, n_rows: int | None = None) -> RlaifV:
                 groups.append((file, index, total))
                 total += tables[-1].num_rows
         except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"{file} cannot be read as parquet ({reason}); fetch it again") from error
     rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True) if tables else pd.DataFrame()
     rows = rows[:n_rows]

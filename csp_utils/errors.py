@@ -7,3 +7,8 @@ class UserError(Exception):
     Command lines print the message alone and exit with status 1; notebooks print it instead of a traceback
     (see :func:`csp_utils.notebook.begin`).
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, for a place in a sentence: its first line, or its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

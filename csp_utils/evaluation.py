@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from csp_utils.artifacts import RunPaths, write_parquet
-from csp_utils.asking import CHECKED, FEW, ask_variants
+from csp_utils.asking import CHECKED, FEW, ask_variants, checkpoints_of
 from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS
 from csp_utils.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, responses_table, unique_questions
 from csp_utils.elicitation_table import elicitations_table
@@ -30,12 +30,6 @@ SCHEMA = pa.schema(
     + [("levels", pa.list_(pa.float64())), ("samples", pa.list_(pa.string()))]
 )
 """Columns of the replies: the variant, and those of :func:`csp_utils.elicitation.elicit`."""
-
-
-def checkpoints(p: "Eval", paths: RunPaths) -> dict[str, str]:
-    """Variant -> folder or hub id, of the variants that are evaluated."""
-    every = {"base": p.base_model, "sft": str(paths.sft_checkpoint), "csp": str(paths.simpo_checkpoint)}
-    return {variant: every[variant] for variant in p.variants}
 
 
 def questions(p: "Eval", paths: RunPaths) -> pd.DataFrame:
@@ -87,7 +81,7 @@ def computing(p: "Eval", models: Mapping[str, str], asked_about: pd.DataFrame, f
 
 def load(p: "Eval", paths: RunPaths, progress: Callable[..., Iterable]) -> Compute:
     """Reads the questions and returns what computes a shard."""
-    return computing(p, checkpoints(p, paths), questions(p, paths), paths.elicited, progress)
+    return computing(p, checkpoints_of(p, paths), questions(p, paths), paths.elicited, progress)
 
 
 def run(p: "Eval", paths: RunPaths, compute: Compute, asked_about: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from csp_utils.artifacts import sha256, write_json
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 from csp_utils.sources import RECORD, Source
 
 TRIES = 3
@@ -86,7 +86,7 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    own = _own(source.name)
+    own = own_folders(source.name)
     try:
         yield
     except GatedRepoError as error:
@@ -138,7 +138,7 @@ def ask(source: Source) -> None:
         if "repo" in part:
             if HF_HUB_OFFLINE:
                 raise UserError(f"HF_HUB_OFFLINE is set, and {part['repo']} would come from the hub; unset it, or give "
-                                f"a folder: {_own(source.name)}.")
+                                f"a folder: {own_folders(source.name)}.")
             with _hub(source, part["repo"], part.get("revision")):
                 HfApi().repo_info(part["repo"], repo_type=part.get("type"), revision=part.get("revision"), timeout=15)
         elif url := part.get("url") or part.get("coco_images_of"):
@@ -147,7 +147,7 @@ def ask(source: Source) -> None:
                 if "url" in part:
                     answer.raise_for_status()
             except requests.RequestException as error:
-                raise _failed(f"{url} cannot be fetched", error, _own(source.name)) from error
+                raise _failed(f"{url} cannot be fetched", error, own_folders(source.name)) from error
 
 
 def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
             os.replace(partial, path)
         except requests.RequestException as error:
             if attempt == TRIES - 1:
-                raise _failed(f"{url} cannot be fetched", error, _own(name)) from error
+                raise _failed(f"{url} cannot be fetched", error, own_folders(name)) from error
     if digest:
         _check(path, digest, name)
     return {"url": url, "sha256": sha256(path)}
@@ -213,23 +213,19 @@ def _vlmevalkit(source: Source, name: str) -> dict[str, Any]:
     return {"vlmevalkit": name, "questions": len(table)}
 
 
-def _own(name: str) -> str:
-    """How a params file gives a folder of one's own for a source."""
-    return f"sources: {{{name}: {{path: FOLDER}}}}"
+def own_folders(*names: str) -> str:
+    """How a params file gives folders of one's own for sources."""
+    return f"sources: {{{', '.join(f'{name}: {{path: FOLDER}}' for name in names)}}}"
 
 
 def _failed(what: str, error: BaseException, own: str) -> UserError:
-    """The sentence for a request that came to nothing; ``own`` as :func:`_own` says it."""
+    """The sentence for a request that came to nothing; ``own`` as :func:`own_folders` says it."""
     import requests
 
     cause: BaseException | None = error
     while cause and not isinstance(cause, (requests.ConnectionError, requests.Timeout)):
         cause = cause.__cause__ or cause.__context__  # the hub's client wraps them
     server = urlsplit(getattr(getattr(cause, "request", None), "url", None) or "").hostname
-    reason = f"{server} cannot be reached" if server else _first_line(error)
+    reason = f"{server} cannot be reached" if server else first_line(error)[:200]
     sentence = f"{what} ({reason}); check the network and run the same command again, or give a folder: {own}."
     return Unreachable(sentence, server) if server else UserError(sentence)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

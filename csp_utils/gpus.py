@@ -54,8 +54,7 @@ def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
     """Takes so many free GPUs of :func:`visible`, waiting until they are; yields their names.
 
     While it lasts, CUDA_VISIBLE_DEVICES of this process and of what it starts names them alone (for 0: none; for None
-    it stays as it is). With a device "cuda:N"
-    the user has chosen: that GPU is taken, and the variable stays as it is.
+    it stays as it is). With a device "cuda:N" the user has chosen: that GPU is taken, and the variable stays as it is.
 
     In a Slurm job all GPUs that the job was given are taken, without locks: another job numbers its own from 0 as well.
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from csp_utils.artifacts import RunPaths, write_parquet
 from csp_utils.datasets import RlaifV, read_pope, read_rlaif_v, rows_with_benchmark_images
 from csp_utils.devices import pick_device
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 from csp_utils.prompts import keyword_prompt
 from csp_utils.shards import WHOLE, Compute, Shard, gather
 
@@ -89,7 +89,7 @@ class KeywordModel:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"keyword_model {folder} cannot be loaded as a causal language model ({reason}); give a "
                             "folder that holds one or an id on the Hugging Face hub.") from error
         if self.tokenizer.pad_token_id is None:  # any token will do: the attention mask hides it

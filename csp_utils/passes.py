@@ -8,6 +8,7 @@ of the text anew; if it does not, that is said, and all of the text is read for 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from csp_utils.errors import first_line
 from csp_utils.replies import TOLERANCE
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Passes:
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:  # of code written for others
             if self._cache.works or isinstance(error, torch.OutOfMemoryError):
                 raise
-            self._cache.refuse(str(error).strip().split("\n")[0])
+            self._cache.refuse(first_line(error))
             return None
 
     def _step(self, tokens: Mapping[int, int]) -> "torch.Tensor | None":

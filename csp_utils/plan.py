@@ -299,6 +299,5 @@ def unreachable(used: Sequence[sources.Source]) -> Iterator[str]:
             except UserError as error:
                 yield str(error)
     for server, names in silent.items():
-        own = ", ".join(f"{name}: {{path: FOLDER}}" for name in names)
         yield (f"{server} cannot be reached, from which {', '.join(names)} would be fetched; check the network, or "
-               f"give folders: sources: {{{own}}}.")  # fmt: skip
+               f"give folders: {fetching.own_folders(*names)}.")  # fmt: skip

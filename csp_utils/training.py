@@ -116,14 +116,17 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--add_version": False,
         "--output_dir": output_dir,
     }
-    if p.torch_dtype == "float32" or (p.deepspeed and _without_gpu(p)):
+    # Whether there is a GPU is asked only where it matters: that imports torch, four seconds.
+    matters = spread or p.torch_dtype != "float32" or p.device == "cpu"
+    without_gpu = matters and _without_gpu(p)
+    if p.torch_dtype == "float32" or (p.deepspeed and without_gpu):
         arguments["--fp16"] = False  # else ms-swift trains float32 weights in float16 (mixed precision) on a GPU
-    if _without_gpu(p):
+    if without_gpu:
         # Without it bfloat16 is refused, and of several processes each trains a model of its own, which nothing says.
         arguments["--use_cpu"] = True
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
-        if _without_gpu(p):
+        if without_gpu:
             arguments["--external_plugins"].append(portable(PLUGINS / "deepspeed_cpu.py"))
     words = [sys.executable, *start, *model_arguments(p, model)]
     for name, value in (objective | arguments).items():
@@ -155,7 +158,7 @@ def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
 
 
 def _without_gpu(p: Sft | Simpo) -> bool:
-    return pick_device("cpu" if p.device == "cpu" else "auto") == "cpu"
+    return p.device == "cpu" or pick_device("auto") == "cpu"
 
 
 def _device(device: str) -> dict[str, str]:

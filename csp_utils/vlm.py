@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from csp_utils import families, vlm_swift
 from csp_utils.checkpoints import adapter_base, check_max_pixels, image_variables
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 from csp_utils.replies import CANDIDATES, Progress, Prompt, Reply
 from csp_utils.shards import WHOLE, Shard
 from csp_utils.vlm_plain import PlainEngine
@@ -194,7 +194,7 @@ def load_vlm(model: str, model_type: str | None, template: str | None, max_pixel
         if base is not None:
             loaded = Swift.from_pretrained(loaded, str(model))
     except (AttributeError, ImportError, OSError, ValueError, RuntimeError) as error:  # the first two of remote code
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise UserError(f"ms-swift cannot load {model} ({reason}); check the model") from error
     made = get_template(processor, template_type=template)
     return _in_vllm(model, made, batch_size) if engine == "vllm" else TransformersVLM(loaded, made, engine)

@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from csp_utils.checkpoints import adapter_base
-from csp_utils.errors import UserError
+from csp_utils.errors import UserError, first_line
 from csp_utils.replies import CANDIDATES, Prompt, Reply, until
 from csp_utils.views import open_shown
 
@@ -95,7 +95,7 @@ def vllm_engine(model: str, template: Any, batch_size: int) -> "InferEngine":
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(VllmEngine, model, **engine_arguments(template, batch_size)).result()
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise UserError(f"vLLM cannot load {model} ({reason}); set engine to auto, or check the model and the GPU's "
                         "free memory.") from error
 
@@ -202,7 +202,7 @@ class SwiftEngine:
         try:
             return [answer.choices[0] for answer in asyncio.run_coroutine_threadsafe(together(), self._loop).result()]
         except ValueError as error:  # vLLM's for a prompt that is too long, among others
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise UserError(f"the engine cannot answer a prompt ({reason}); set engine to auto.") from error
 
     def _text(self, choice: Any) -> str:

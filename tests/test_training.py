@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,13 @@ def paths(tmp_path):
 def options(words: list[str]) -> dict[str, str]:
     """--name value pairs of a command line."""
     return {word: words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
+
+
+def test_the_default_command_waits_for_no_import_of_torch():
+    """Four seconds at the start of every training; what it would tell changes nothing for one float32 process."""
+    code = ("import sys; from csp_utils import params, training; training.command(params.Sft(), 'm', 'd', 'o'); "
+            "sys.exit('torch' in sys.modules)")  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_simpo_is_the_papers():

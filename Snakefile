@@ -6,7 +6,7 @@ import json
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from csp_utils import steps
+from csp_utils.pipeline import graph as steps
 
 PARAMS_FILE = config.get("params", "params/tiny.yaml")
 STEPS = steps.steps(PARAMS_FILE)
@@ -40,7 +40,7 @@ for position, step in enumerate(STEPS):
                 gpu=steps.gpu(step),
             priority: len(STEPS) - position
             shell:
-                "python -m csp_utils.run_shard {params.name} {params.values:q} {wildcards.part} {resources.gpu}"
+                "python -m csp_utils.pipeline.run_shard {params.name} {params.values:q} {wildcards.part} {resources.gpu}"
 
     rule:
         name:
@@ -60,4 +60,4 @@ for position, step in enumerate(STEPS):
             gpu=steps.gpu(step),
         priority: len(STEPS) - position  # of notebooks that could run, the first: a reader follows their numbers
         shell:
-            "python -m csp_utils.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q} {resources.gpu}"
+            "python -m csp_utils.pipeline.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q} {resources.gpu}"

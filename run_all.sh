@@ -31,4 +31,4 @@ done
 
 python="$("$here/scripts/python.sh")"
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m csp_utils.pipeline "$@"
+exec "$python" -m csp_utils.pipeline.run "$@"

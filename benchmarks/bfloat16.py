@@ -22,9 +22,9 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from csp_utils import training  # noqa: E402
-from csp_utils.artifacts import RunPaths  # noqa: E402
-from csp_utils.params import Sft  # noqa: E402
+from csp_utils.base.params import Sft  # noqa: E402
+from csp_utils.base.run import RunPaths  # noqa: E402
+from csp_utils.training import command as training  # noqa: E402
 
 ROWS = 512
 RATES = (1e-5, 1e-4, 1e-3)

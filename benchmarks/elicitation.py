@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from csp_utils.devices import pick_device
-from csp_utils.elicitation import KINDS, prompt_of, read_questions, unique_questions
-from csp_utils.images import load_image
+from csp_utils.asking.elicitation import KINDS, prompt_of, read_questions, unique_questions
+from csp_utils.base.devices import pick_device
+from csp_utils.data.images import load_image
+from csp_utils.models.vlm.load import VLM, load_vlm
+from csp_utils.models.vlm.reply import Prompt
 from csp_utils.notebook import OFFLINE
-from csp_utils.replies import Prompt
-from csp_utils.vlm import VLM, load_vlm
 
 MAX_NEW_TOKENS = 8
 
 
 def drawn_prompts(folder: Path, n_images: int) -> list[Prompt]:
     """Three prompts for each different question of POPE's and AMBER's kind about ``n_images`` drawn scenes."""
-    from csp_utils.artifacts import RunPaths
+    from csp_utils.base.run import RunPaths
     from csp_utils.tiny_world.data import write_world
 
     paths = RunPaths("benchmark", folder)

@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from csp_utils import grounding, segmentation  # noqa: E402
+from csp_utils.models.grounding_dino import build_grounding_dino, read_config  # noqa: E402
+from csp_utils.models.sam import build_sam  # noqa: E402
 
 META = torch.device("meta")
 
@@ -82,7 +83,7 @@ def row(model: str, given: str, modules: list[torch.nn.Module], work: Callable[[
 def sam() -> None:
     """SAM ViT-H: the encoder once an image, the decoder once a box."""
     with META:
-        model = segmentation.build_sam({"model_type": "vit_h"})
+        model = build_sam({"model_type": "vit_h"})
         pixels, boxes = torch.empty(1, 3, 1024, 1024), torch.empty(1, 4)
         row("SAM ViT-H, image encoder", "1024 x 1024", [model.image_encoder], lambda: model.image_encoder(pixels))
         sparse, dense = model.prompt_encoder(points=None, boxes=boxes, masks=None)
@@ -116,7 +117,7 @@ def grounding_dino() -> None:
     official = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
     with bert_folder() as folder:
         (folder / official.name).write_text(official.read_text())
-        model = grounding.build_grounding_dino(grounding.read_config(folder), folder)
+        model = build_grounding_dino(read_config(folder), folder)
     from groundingdino.util.misc import NestedTensor
 
     pixels, mask = torch.rand(1, 3, 800, 1066), torch.zeros(1, 800, 1066, dtype=torch.bool)

@@ -25,8 +25,8 @@ from netcal.metrics.confidence import ECE  # noqa: E402
 from sklearn import metrics as sk  # noqa: E402
 from torchmetrics.functional import classification as tm  # noqa: E402
 
-from csp_utils.intervals import resampled_images  # noqa: E402
-from csp_utils.metrics import MEASURES, Cell, Protocol  # noqa: E402
+from csp_utils.measures.bootstrap import resampled_images  # noqa: E402
+from csp_utils.measures.metrics import MEASURES, Cell, Protocol  # noqa: E402
 
 
 def responses(n_questions: int) -> pd.DataFrame:

@@ -14,13 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from csp_utils import masks  # noqa: E402
-from csp_utils.artifacts import RunPaths, read_parquet  # noqa: E402
-from csp_utils.cells import Protocol  # noqa: E402
-from csp_utils.datasets import read_rlaif_v  # noqa: E402
-from csp_utils.metrics import compute  # noqa: E402
-from csp_utils.params import Mask  # noqa: E402
-from csp_utils.rle import decode_mask  # noqa: E402
+from csp_utils.base.files import read_parquet
+from csp_utils.base.params import Mask  # noqa: E402
+from csp_utils.base.run import RunPaths  # noqa: E402
+from csp_utils.data.rlaif_v import read_rlaif_v  # noqa: E402
+from csp_utils.data.rle import decode_mask  # noqa: E402
+from csp_utils.measures.counts import Protocol  # noqa: E402
+from csp_utils.measures.metrics import compute  # noqa: E402
+from csp_utils.models import masks  # noqa: E402
 
 SPLIT, ROWS = "pope_adversarial", 300
 PROTOCOLS = {

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from csp_utils.images import load_image
-from csp_utils.perturbation import perturb_row
+from csp_utils.data.images import load_image
+from csp_utils.noise.diffusion import perturb_row
 
 LEVELS = range(0, 101, 10)
 

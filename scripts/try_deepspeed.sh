@@ -5,7 +5,7 @@
 # Usage: scripts/try_deepspeed.sh [FOLDER [VERSION]]
 #
 #   FOLDER    where the environment goes (default: .venv-deepspeed); it is kept, and used as it is the next time
-#   VERSION   of DeepSpeed (default: the one of csp_utils/training.py)
+#   VERSION   of DeepSpeed (default: the one of csp_utils/training/command.py)
 #
 # To train with it: uv pip install --no-build-isolation deepspeed==0.18.9 into the environment that you train in, and
 # set `deepspeed: zero2` or `zero3`, and `processes`, for notebooks 04 and 05.
@@ -18,7 +18,7 @@ if [[ "${1:-}" == "--help" || "${1:-}" == "-h" ]]; then
 fi
 base="$(scripts/python.sh)"
 folder="${1:-.venv-deepspeed}"
-wanted="$("$base" -c 'from csp_utils.training import DEEPSPEED; print(DEEPSPEED)')"
+wanted="$("$base" -c 'from csp_utils.training.command import DEEPSPEED; print(DEEPSPEED)')"
 wanted="deepspeed==${2:-${wanted#*==}}"
 
 site() { "$1" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from csp_utils.artifacts import sha256  # noqa: E402
-from csp_utils.params_file import read  # noqa: E402
+from csp_utils.base.files import sha256  # noqa: E402
+from csp_utils.pipeline.params_file import read  # noqa: E402
 
 COMPARED = {".parquet", ".jsonl", ".png", ".json", ".safetensors", ".txt"}
 TIMED = {"args.json", "log.parquet", "trainer_state.json", "state.json", "settings.json"}
@@ -41,7 +41,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def start(params: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "csp_utils.pipeline", params], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-m", "csp_utils.pipeline.run", params], cwd=ROOT)
 
 
 def kill(process: subprocess.Popen) -> None:

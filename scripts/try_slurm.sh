@@ -211,7 +211,7 @@ for copy in local slurm; do
 done
 export CSP_VENV="${CSP_VENV:-$root/.venv}"
 run="$(sed -n 's/^run: *//p' "$params")"
-all=$("$python" -c "from csp_utils import pipeline; print(len(pipeline.steps('$params')))")
+all=$("$python" -c "from csp_utils.pipeline import graph; print(len(graph.steps('$params')))")
 
 say "2. $params, locally"
 cd "$work/local"
@@ -241,7 +241,7 @@ echo "$(wc -l <"$work/slurm.sums") files (Parquet, JSON lines, safetensors, PNG)
 say "3. a job that Slurm does not take, and one that is ended with scancel"
 # The training, which is a process of its own under the notebook's kernel; in a file without it, the last notebook.
 rule="$("$python" -c "
-from csp_utils import pipeline
+from csp_utils.pipeline import run as pipeline
 rules = [step.rule for step in pipeline.steps('$params')]
 print('notebook_04_sft' if 'notebook_04_sft' in rules else rules[-1])")"
 echo >>"notebooks/${rule#notebook_}.ipynb" # a notebook that has changed: it has to run again, and what follows from it

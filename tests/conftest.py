@@ -47,9 +47,9 @@ class Project:
         (folder / "csp_utils" / "stage_one.py").write_text("from csp_utils import stage_two\nMARK = stage_two.MARK\n")
         (folder / "csp_utils" / "stage_two.py").write_text("MARK = 1\n")
         self.params = self.write("params/mini.yaml", PARAMS)
-        self.notebook("01_extract", "from csp_utils import stage_one\nfrom csp_utils.artifacts import write_text",
+        self.notebook("01_extract", "from csp_utils import stage_one\nfrom csp_utils.base.files import write_text",
                       "write_text(str(p.n_rows), paths.keywords)")
-        self.notebook("02_mask", "from csp_utils.artifacts import write_text",
+        self.notebook("02_mask", "from csp_utils.base.files import write_text",
                       "[write_text(paths.keywords.read_text(), to) for to in (paths.masks, paths.funnel)]")
 
     def write(self, name: str, text: str) -> Path:
@@ -61,7 +61,7 @@ class Project:
 
     def notebook(self, name: str, *cells: str) -> Path:
         """Writes a notebook: parameters, bootstrap, then ``cells``, each under a heading of its own."""
-        from csp_utils.params import NOTEBOOKS
+        from csp_utils.base.params import NOTEBOOKS
 
         lines = [f"{key} = {field.default!r}" for key, field in NOTEBOOKS[name].model_fields.items()]
         new = nbformat.v4
@@ -78,7 +78,7 @@ class Project:
 
     def command(self, *options: str) -> list[str]:
         """The command line of the pipeline."""
-        return [sys.executable, "-m", "csp_utils.pipeline", str(self.params), *options]
+        return [sys.executable, "-m", "csp_utils.pipeline.run", str(self.params), *options]
 
     @property
     def env(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 
-from csp_utils.prompts import confidence_question
+from csp_utils.words.prompts import confidence_question
 
 CODE = Path(__file__).parent / "family_code"
 TEXT = [confidence_question("Is there a dog in the image?", "Yes") + " system user assistant Picture 75%\n"] * 9 + [
@@ -70,7 +70,7 @@ def make(model_type: str, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from csp_utils.swift_plugins import remote_code  # noqa: F401  (takes effect on import)
+    from csp_utils.models.swift_plugins import remote_code  # noqa: F401  (takes effect on import)
 
     folder.mkdir(parents=True)
     tokenizer, special, config, module = _parts(model_type)

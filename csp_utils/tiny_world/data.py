@@ -8,8 +8,10 @@ import pandas as pd
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from csp_utils.artifacts import RunPaths, whole_folder, write_parquet
-from csp_utils.datasets import write_amber, write_pope, write_rlaif_v
+from csp_utils.base.files import whole_folder, write_parquet
+from csp_utils.base.run import RunPaths
+from csp_utils.data.benchmarks import write_amber, write_pope
+from csp_utils.data.rlaif_v import write_rlaif_v
 from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
 from csp_utils.tiny_world.scenes import Scene, draw_scene
 
@@ -38,7 +40,7 @@ def rlaif_v_table(scenes: Sequence[Scene], rows_per_scene: int, seed: int) -> tu
 
 
 def benchmark_tables(scenes: Sequence[Scene], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """POPE's and AMBER's questions about the scenes, as :mod:`csp_utils.datasets` reads them."""
+    """POPE's and AMBER's questions about the scenes, as :mod:`csp_utils.data.benchmarks` reads them."""
     pope = [
         (f"pope_{kind}", str(number), row["image"], row["text"], row["label"], "existence")
         for kind, rows in pope_questions(scenes, seed).items()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from csp_utils.grounding import MEAN, STD
+from csp_utils.models.grounding_dino import MEAN, STD
 from csp_utils.tiny_world.scenes import NOUNS, SIZE, draw_scene
 
 UNKNOWN = "zebra"

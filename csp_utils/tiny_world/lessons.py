@@ -9,10 +9,10 @@ Real VLMs are like that: their most likely number hardly moves, their token prob
 
 import numpy as np
 
-from csp_utils.confidence_prompts import CONFIDENCE_PROMPTS
-from csp_utils.prompts import confidence_answer, confidence_question
 from csp_utils.tiny_world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
 from csp_utils.tiny_world.scenes import COLORS, NOUNS, Scene
+from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
+from csp_utils.words.prompts import confidence_answer, confidence_question
 
 SAY_95 = 0.4
 """Chance that the base is taught to say "95%", whatever the answer: by far its most likely number, and all that greedy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from csp_utils.artifacts import MANIFEST, manifest_files, write_json
+from csp_utils.base.files import MANIFEST, manifest_files, write_json
 
 AIMS = {
     ("keyword_lm", "exact_match"): (0.98, None),
@@ -46,11 +46,11 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
     Asked through the very code of notebook 06. Returns accuracy of the plain answers, accuracy by spoken confidence
     with strict ties, rate of ties, ECE over candidate pairs, and n, the number of questions.
     """
-    from csp_utils.datasets import find_images, read_pope
-    from csp_utils.elicitation import elicit, responses_table
-    from csp_utils.metrics import Protocol, compute
+    from csp_utils.asking.elicitation import elicit, responses_table
+    from csp_utils.data.benchmarks import find_images, read_pope
+    from csp_utils.measures.metrics import Protocol, compute
+    from csp_utils.models.vlm.load import load_vlm
     from csp_utils.tiny_world.scenes import SIZE
-    from csp_utils.vlm import load_vlm
 
     questions = read_pope(pope).query("split == 'pope_adversarial'")
     questions = questions[questions["image"].isin(questions["image"].unique()[:n_scenes])].reset_index(drop=True)

@@ -21,8 +21,8 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from csp_utils.artifacts import whole_folder, write_json
-from csp_utils.grounding import Detection, build_grounding_dino, detect, load_grounding_dino
+from csp_utils.base.files import whole_folder, write_json
+from csp_utils.models.grounding_dino import Detection, build_grounding_dino, detect, load_grounding_dino
 from csp_utils.tiny_world.grounding_lessons import Lessons, Taps, set_loss, token_loss
 from csp_utils.tiny_world.scenes import COLORS, NOUNS, Thing, draw_scene
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csp_utils.artifacts import whole_folder
-from csp_utils.prompts import KEYWORD_PROMPT, keyword_prompt
+from csp_utils.base.files import whole_folder
 from csp_utils.tiny_world import keyword_lessons as lessons
+from csp_utils.words.prompts import KEYWORD_PROMPT, keyword_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +178,7 @@ def quality(folder: str | Path, n_scenes: int = 100, split: str = "test", seed: 
         exact_match_new_nouns (known phrasings, nouns that training never showed), exact_match_new_phrasings (nouns of
         the lessons), exact_match_made_up (words that do not exist).
     """
-    from csp_utils.keywords import KeywordModel
+    from csp_utils.models.keyword_lm import KeywordModel
 
     model = KeywordModel(folder, device="cpu")
     rng = np.random.default_rng([seed, 44])

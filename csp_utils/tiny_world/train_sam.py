@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torchvision.ops import sigmoid_focal_loss
 
-from csp_utils.artifacts import whole_folder, write_json
-from csp_utils.grounding import detect, load_grounding_dino
-from csp_utils.segmentation import build_sam, load_sam, segment, union
+from csp_utils.base.files import whole_folder, write_json
+from csp_utils.models.grounding_dino import detect, load_grounding_dino
+from csp_utils.models.sam import build_sam, load_sam, segment, union
 from csp_utils.tiny_world.scenes import SIZE, draw_scene
 from csp_utils.tiny_world.train_grounding import found_things
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from csp_utils.artifacts import whole_folder
+from csp_utils.base.files import whole_folder
 from csp_utils.tiny_world.grain import add_grain, lost_things
 from csp_utils.tiny_world.lessons import DRILL_WORDS, Lessons
 from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask

@@ -7,9 +7,9 @@ the chat template, so that transformers, qwen-vl-utils and ms-swift treat it as 
 import json
 from pathlib import Path
 
-from csp_utils.prompts import confidence_question
 from csp_utils.tiny_world.questions import article
 from csp_utils.tiny_world.scenes import COLORS, NOUNS, SIZE
+from csp_utils.words.prompts import confidence_question
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",

@@ -1,0 +1,159 @@
+"""What a VLM says: the confidence it puts into words, its plain answer, and the probabilities behind that answer.
+
+Any model that ms-swift loads, with its chat template (paper, section 4.1 and appendix A.2; docs/fidelity.md). Always
+asked are the paper's three prompts per unique (image, question), greedily: prompt A.2 with the response Yes, prompt A.2
+with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from csp_utils.data.benchmarks import find_images, read_amber, read_pope
+from csp_utils.data.views import Blurred
+from csp_utils.models.vlm.load import VLM
+from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.pipeline.shards import WHOLE, Shard
+from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
+from csp_utils.words.prompts import confidence_question, plain_question
+from csp_utils.words.reading import parse_confidence, parse_yes_no
+
+PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
+KINDS = (*CANDIDATES, PLAIN)
+"""The three prompts of a question: prompt A.2 about the response Yes, about No, and the question itself."""
+
+
+def prompt_of(question: str, kind: str) -> str:
+    """The text that the model is shown, beside the image, for one of :data:`KINDS`."""
+    return plain_question(question) if kind == PLAIN else confidence_question(question, kind)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of each (image, question); the plain question and prompt A.2 (greedy) always are.
+
+    The fields are those of :class:`csp_utils.base.params.Eval`.
+    """
+
+    prompts: tuple[str, ...] = (PAPER,)
+    methods: tuple[str, ...] = ("greedy",)
+    n_samples: int = 5
+    temperature: float = 1.0
+    blurs: tuple[float, ...] = ()
+    seed: int = 0
+
+    def asked(self) -> list[tuple[str, str]]:
+        """(prompt, kind) of everything that is asked of one question.
+
+        The kind is a candidate, plain or both; of the plain question about a blurred image, the blur.
+        """
+        others = [name for name in dict.fromkeys(self.prompts) if name != PAPER]
+        pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)] + [(BLURRED, f"{blur:g}") for blur in self.blurs]
+        for name in others:
+            pairs += [(name, BOTH)] if CONFIDENCE_PROMPTS[name].reads == "both" else [(name, c) for c in CANDIDATES]
+        return pairs
+
+    def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
+        """What the model is asked; a draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
+        if name == BLURRED:
+            return Prompt(Blurred(Path(path), float(kind)), plain_question(question))
+        if name == PLAIN:
+            text = plain_question(question)
+        else:
+            text = confidence_prompt(name, question, None if kind == BOTH else kind)
+        levels: tuple[str, ...] = ()
+        seeds: tuple[int, ...] = ()
+        if name in self.prompts and "expected" in self.methods:
+            levels = sum((level_strings(name, c) for c in (CANDIDATES if kind == BOTH else (kind,))), ())
+        drawn = name == PLAIN or (name in self.prompts and CONFIDENCE_PROMPTS[name].reads != "yes_no")
+        if drawn and "sampled" in self.methods:
+            seeds = tuple(draw_seed(self.seed, Path(path).name, text, draw) for draw in range(self.n_samples))
+        return Prompt(Path(path), text, levels, seeds)
+
+
+def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> pd.DataFrame:
+    """POPE's and AMBER's questions with the path of each one's image.
+
+    Args:
+        pope, amber: the benchmarks' folders; no AMBER if that is None.
+        n_questions: first questions of each split; None for all.
+
+    Returns:
+        the table of :mod:`csp_utils.data.benchmarks` and the column path.
+
+    Raises:
+        UserError: a file is missing or damaged, or images are missing (counted, the first named).
+    """
+    tables = []
+    for folder, read in ((pope, read_pope), (amber, read_amber)):
+        if folder is None:
+            continue
+        table = read(folder)
+        if n_questions is not None:
+            table = table.groupby("split", sort=False).head(n_questions)
+        images = find_images(folder, table)
+        tables.append(table.assign(path=[str(images[name]) for name in table["image"]]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """The (path, question) pairs to ask: each once, however many splits hold it."""
+    return questions[["path", "question"]].drop_duplicates(ignore_index=True)
+
+
+def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
+           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan(),
+           shard: Shard = WHOLE) -> pd.DataFrame:
+    """Ask everything once.
+
+    Args:
+        questions: with the columns path (image file) and question.
+        shard: which part of the batches.
+
+    Returns:
+        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`, indexed by position: path,
+        question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
+        raw, p_yes and p_no (probabilities of the two candidates as the first token of the reply), levels (list of 101
+        probabilities; of 202 for both: Yes, then No; empty if not asked) and samples (list of replies).
+    """
+    pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
+    asked = unique_questions(questions).merge(pairs, how="cross")
+    prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
+    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature,
+                      shard=shard)
+    asked["prompt"] = [prompt.text for prompt in prompts]
+    asked = asked[[reply is not None for reply in replies]].copy()
+    replies = [reply for reply in replies if reply is not None]
+    said = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
+            "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
+            "samples": [list(reply.samples) for reply in replies]}  # fmt: skip
+    for name, values in said.items():  # with types, as a shard may have no rows
+        asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
+    return asked
+
+
+def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str) -> pd.DataFrame:
+    """The rows of responses.parquet for one variant (columns: :mod:`csp_utils.measures.metrics`).
+
+    Args:
+        asked: as :func:`elicit` returns it.
+        questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
+    """
+    asked = asked[asked["name"].isin([PAPER, PLAIN])]
+    said = {(row.path, row.question, row.kind): row for row in asked.itertuples()}
+    rows = []
+    for q in questions.itertuples():
+        plain = said[q.path, q.question, PLAIN]
+        total = plain.p_yes + plain.p_no
+        for candidate, p in (("Yes", plain.p_yes), ("No", plain.p_no)):
+            raw = said[q.path, q.question, candidate].raw
+            rows.append(
+                {
+                    "model": model, "variant": variant, "split": q.split, "question_id": q.question_id,
+                    "image": q.image, "question": q.question, "label": int(q.label == candidate.lower()),
+                    "candidate": candidate, "raw": raw, "verbalized": parse_confidence(raw),
+                    "internal": p / total if total > 0 else None, "plain_answer": parse_yes_no(plain.raw),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})

@@ -1,0 +1,206 @@
+"""Stage 08: what a model says of its certainty while the evidence for an answer is taken away.
+
+CSP teaches a model to say c % about an object that is left visible to c % (paper, section 3.2). Here the same noise
+goes over objects of held-out benchmark images, whose questions POPE answers with yes: does the spoken confidence in the
+right answer (Yes) follow c, and what becomes of the wrong one (No)? Three controls say what a change means: the same
+noise beside the object, another image that lacks the object, and no image at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from csp_utils.asking.variants import ask_variants
+from csp_utils.base.errors import UserError
+from csp_utils.base.params import Mask, Stress
+from csp_utils.data.benchmarks import find_images, read_pope
+from csp_utils.data.rle import decode_mask, encode_mask
+from csp_utils.data.views import Shown
+from csp_utils.models.vlm.load import VLM
+from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.noise.diffusion import generator
+from csp_utils.noise.noised_view import Noised
+from csp_utils.words.prompts import confidence_question, plain_question
+from csp_utils.words.reading import parse_confidence, parse_yes_no
+
+if TYPE_CHECKING:
+    from csp_utils.models.masks import MaskResult
+
+REGIONS = ("object", "elsewhere", "everywhere")
+"""Where the noise is: in the object's mask, in the same mask moved to where the object is not, in the whole image."""
+CONDITIONS = (*REGIONS, "swapped", "removed")
+ANSWERS = {"Yes": "right", "No": "wrong"}
+"""What a candidate is about the unchanged image; about a swapped one it is the other way round."""
+MOST_OVERLAP = 0.05
+"""Part of the object that the moved mask may still cover; a question without such a place has no "elsewhere"."""
+
+_OBJECT = r"^Is there an? (.+) in the image\?$"
+_TRIES = 200
+
+
+# --------------------------------------------------------------------------------------------------- the questions
+
+
+def read_objects(folder: Path, n_images: int | None, seed: int) -> pd.DataFrame:
+    """:func:`choose` on POPE's own folder. Raises UserError if a file or an image is missing or damaged."""
+    questions = read_pope(folder)
+    files = find_images(folder, questions)
+    return choose(questions.assign(path=[str(files[name]) for name in questions["image"]]), n_images, seed)
+
+
+def choose(questions: pd.DataFrame, n_images: int | None, seed: int) -> pd.DataFrame:
+    """One question about a present object for each image, drawn by the seed, and an image that lacks the object.
+
+    Args:
+        questions: POPE's, with the column path; a question of several splits counts once.
+        n_images: images; None for all.
+
+    Returns:
+        image, question, object, path, other_path (an image about which the same question is answered with no; null if
+        POPE has none), row_id (of the noise). Questions of another form than POPE's are left out.
+    """
+    asked = questions.drop_duplicates(["image", "question"])
+    absent = asked[asked["label"] == "no"].groupby("question")["path"].agg(list).to_dict()
+    present = asked[asked["label"] == "yes"].copy()
+    present["object"] = present["question"].str.strip().str.extract(_OBJECT)[0]
+    present = present.dropna(subset="object")
+    present["order"] = [draw_seed(seed, "stress", *row) for row in zip(present["image"], present["question"],
+                                                                      strict=True)]  # fmt: skip
+    chosen = present.sort_values("order").drop_duplicates("image").head(n_images)
+    others = [min(absent.get(row.question, []), default=None,
+                  key=lambda path, image=row.image: draw_seed(seed, "swap", image, Path(path).name))
+              for row in chosen.itertuples()]  # fmt: skip
+    chosen["other_path"] = pd.Series(others, index=chosen.index, dtype=object)  # pandas makes None NaN otherwise
+    chosen["row_id"] = [f"{row.image}|{row.object}" for row in chosen.itertuples()]
+    return chosen[["image", "question", "object", "path", "other_path", "row_id"]].reset_index(drop=True)
+
+
+def moved_mask(mask: np.ndarray, seed: int, row_id: str) -> np.ndarray | None:
+    """The mask, bool (H, W), moved to where it covers the object least, of 200 places drawn by the seed.
+
+    It may leave the image on one side and come in on the other. None if it covers more than :data:`MOST_OVERLAP` of the
+    object wherever it is put.
+    """
+    rng = generator(seed, row_id, "elsewhere")
+    height, width = mask.shape
+    shifts = zip(rng.integers(height, size=_TRIES), rng.integers(width, size=_TRIES), strict=True)
+    best = min((np.roll(mask, shift, (0, 1)) for shift in shifts), key=lambda moved: (moved & mask).sum())
+    return best if (best & mask).sum() <= MOST_OVERLAP * mask.sum() else None
+
+
+def finder(p: Stress) -> Mask:
+    """The parameters by which notebook 02 would find the objects."""
+    own = ("run", "seed", "grounding_dino", "sam", "box_threshold", "text_threshold", "boxes", "max_area_fraction",
+           "torch_dtype", "device")  # fmt: skip
+    return Mask(**{name: getattr(p, name) for name in own})
+
+
+def with_masks(objects: pd.DataFrame, found: Sequence["MaskResult"], seed: int) -> pd.DataFrame:
+    """The table of :func:`choose` with what GroundingDINO and SAM found for each object.
+
+    Returns:
+        further columns rle_counts (COCO's run lengths), width, height, drop_reason (null if there is a mask) and moved:
+        the run lengths of :func:`moved_mask`, null where there is no place for it.
+    """
+    columns = {name: [getattr(one, name) for one in found] for name in ("rle_counts", "width", "height", "drop_reason")}
+    objects = objects.assign(**columns)
+    moved = []
+    for row in objects.itertuples():
+        mask = None
+        if pd.isna(row.drop_reason):
+            mask = moved_mask(decode_mask(row.rle_counts, row.width, row.height), seed, row.row_id)
+        moved.append(None if mask is None else encode_mask(mask))
+    return objects.assign(moved=pd.Series(moved, dtype=object))
+
+
+def kept(objects: pd.DataFrame) -> pd.DataFrame:
+    """The objects that have a mask. Raises UserError if there is none."""
+    left = objects[objects["drop_reason"].isna()].reset_index(drop=True)
+    if left.empty:
+        why = ", ".join(f"{n} {reason}" for reason, n in objects["drop_reason"].value_counts().items()) or "no question"
+        raise UserError(f"No object of POPE's images has a mask ({why}); lower box_threshold, or raise n_images.")
+    return left
+
+
+def label(condition: str, c: int | None) -> str:
+    """What stands above a picture."""
+    return f"c = {c} %, {condition}" if c is not None and c < 100 else "original" if c == 100 else condition
+
+
+def views(row: Any, moved: str | None, p: Stress) -> dict[tuple[str, int | None], Shown]:
+    """What is shown for one question, by (condition, level): level 100 of "object" is the image itself.
+
+    Args:
+        row: of :func:`choose`, with rle_counts, width and height of the object's mask.
+        moved: the run lengths of the moved mask; None leaves "elsewhere" out.
+    """
+    path = Path(row.path)
+    masks = {"object": row.rle_counts, "elsewhere": moved, "everywhere": None}
+    noise = (row.row_id, p.seed, p.t_max, p.gamma)
+    shown: dict[tuple[str, int | None], Shown] = {("object", 100): path}
+    for region in p.regions:
+        for c in p.levels:
+            if c < 100 and (masks[region] is not None or region == "everywhere"):
+                shown[region, c] = Noised(path, c, *noise, masks[region], row.width, row.height)
+    if row.other_path is not None:
+        shown["swapped", None] = Path(row.other_path)
+    shown["removed", None] = None
+    return shown
+
+
+# ------------------------------------------------------------------------------------------------------- the answers
+
+
+def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Stress, folder: Path,
+        progress: Progress = lambda batches, _: batches) -> pd.DataFrame:
+    """What every variant says under every condition.
+
+    Args:
+        objects: as :func:`choose` returns it, with rle_counts, width, height and moved (run lengths or null).
+        checkpoints: variant -> folder or hub id.
+        folder: where the replies of a finished variant are kept (:func:`csp_utils.asking.variants.ask_variants`).
+
+    Returns:
+        stress.parquet: model, variant, image, question, object, condition, c (percent; null for swapped and removed),
+        candidate, answer ("right" or "wrong" about the unchanged image), raw, verbalized (whole percent or null),
+        internal (0..1), plain_answer; one row for each (question, condition, c, candidate).
+    """
+    keys, prompts = [], []
+    for row in objects.itertuples():
+        for (condition, c), shown in views(row, row.moved, p).items():
+            texts = [confidence_question(row.question, candidate) for candidate in CANDIDATES]
+            prompts += [Prompt(shown, text) for text in (*texts, plain_question(row.question))]
+            keys.append((row.image, row.question, row.object, condition, c))
+    columns = ["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"]
+
+    def replies(vlm: VLM, variant: str) -> pd.DataFrame:
+        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
+                for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
+    facts = {"prompts": [str(prompt) for prompt in prompts],
+             "images": sorted((path, Path(path).stat().st_mtime_ns)
+                              for path in {*objects["path"], *objects["other_path"].dropna()})}  # fmt: skip
+    tables = []
+    for variant, said in ask_variants(p, checkpoints, facts, folder, prompts[:9], replies):
+        tables.append(_table(keys, said).assign(model=p.model_name, variant=variant))
+    order = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
+             "verbalized", "internal", "plain_answer"]  # fmt: skip
+    return pd.concat(tables, ignore_index=True)[order]
+
+
+def _table(keys: Sequence[tuple], said: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for key, reply in zip(keys, said.itertuples(), strict=True):
+        total = reply.p_yes + reply.p_no
+        for candidate, raw, probability in (("Yes", reply.raw_yes, reply.p_yes), ("No", reply.raw_no, reply.p_no)):
+            rows.append((*key, candidate, ANSWERS[candidate], raw, parse_confidence(raw),
+                         probability / total if total > 0 else None, parse_yes_no(reply.raw_plain)))  # fmt: skip
+    columns = ["image", "question", "object", "condition", "c", "candidate", "answer", "raw", "verbalized", "internal",
+               "plain_answer"]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"c": "Int64", "verbalized": "Int64", "internal": "float64"})

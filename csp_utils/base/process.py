@@ -1,0 +1,117 @@
+"""Subprocesses whose output is shown as it comes, and that end with this one."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import whole_file
+
+
+def die_with_parent() -> None:
+    """In the child: ask Linux to end it when this process dies, so that a killed kernel leaves no training behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+
+
+def kill_after(processes: list, seconds: float) -> None:
+    """Waits for psutil processes to end, and after so many seconds ends by force those that still run."""
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """Ends a subprocess and all that it has started: politely, then after five seconds by force."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def stream(
+    command: Sequence[str],
+    log_path: Path | str,
+    env: Mapping[str, str] | None = None,
+    show: Callable[[str], str | None] = lambda line: line,
+    tail: int = 15,
+) -> None:
+    """Runs ``command`` and prints its output line by line as it comes; keeps all of it in ``log_path``.
+
+    ``env`` is added to the environment. ``show`` turns a line into what is printed (None: nothing). A progress bar
+    that redraws its line (carriage return) is printed every five seconds at most. On an interrupt (Ctrl-C, the stop
+    button) the command and everything it started end.
+
+    Raises UserError with the last ``tail`` lines if the command fails; the log then lies in ``<name>.failed.log``.
+    """
+    log_path = Path(log_path)
+    failed = log_path.with_suffix(".failed.log")
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    last: deque[str] = deque(maxlen=tail)
+    printed = -5.0
+    try:
+        with whole_file(log_path) as temporary:
+            with temporary.open("wb") as log:
+                try:
+                    process = subprocess.Popen(
+                        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, start_new_session=True,
+                        preexec_fn=die_with_parent,
+                    )
+                except FileNotFoundError as error:
+                    raise UserError(f"{command[0]} cannot be started: it is not installed here; run ./run_all.sh, "
+                                    "which makes the environment.") from error
+                try:
+                    for line, redrawn in _lines(process, log):
+                        if line.strip():
+                            last.append(line)
+                        if redrawn and time.monotonic() - printed < 5:
+                            continue
+                        text = show(line)
+                        if text is not None:
+                            print(text, flush=True)
+                            printed = time.monotonic()
+                    status = process.wait()
+                finally:
+                    if process.poll() is None:
+                        _end_group(process)
+            if status:
+                os.replace(temporary, failed)
+                raise UserError(f"{' '.join(command[:2])} ended with status {status}; its whole log is {failed}; "
+                                "its last lines:\n" + "\n".join(last))
+    finally:
+        sys.stdout.flush()
+    failed.unlink(missing_ok=True)
+
+
+def _lines(process: subprocess.Popen, log: Any) -> Iterable[tuple[str, bool]]:
+    """(line, was it ended by a carriage return) of a process's output, every byte of which goes to ``log``."""
+    assert process.stdout is not None
+    rest = b""
+    while chunk := os.read(process.stdout.fileno(), 65536):
+        log.write(chunk)
+        log.flush()
+        parts = re.split(rb"(\r\n|\n|\r)", rest + chunk)
+        rest = parts.pop()
+        for text, end in zip(parts[0::2], parts[1::2], strict=True):
+            yield text.decode(errors="replace"), end == b"\r"
+    if rest:
+        yield rest.decode(errors="replace"), False

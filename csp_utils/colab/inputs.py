@@ -1,0 +1,76 @@
+"""In Colab every notebook is opened on a new machine: this makes there what a notebook reads, before it reads it.
+
+The first cell names a params file (``PARAMS``). Its parameters take the place of the notebook's defaults; data and
+models that it names are fetched, and the notebooks before this one are run with it, as far as their results are read.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from csp_utils.base import params
+from csp_utils.base.errors import UserError
+from csp_utils.base.process import stream
+from csp_utils.colab import setup as colab
+from csp_utils.data import fetching
+from csp_utils.pipeline import params_file
+from csp_utils.pipeline.run import steps
+
+
+def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
+    """The parameters of notebook ``name``, once all that it reads is there.
+
+    What was changed in the parameters cell counts; where a default stands there, the params file's value does.
+    Nothing is fetched or run for a notebook whose ``run`` was changed: the params file does not tell what that one is.
+
+    Args:
+        name: notebook.
+        values: of the parameters cell.
+
+    Raises:
+        UserError: the params file is not valid, a source cannot be fetched, or an earlier notebook failed.
+    """
+    if colab.chosen is None:
+        return dict(values)
+    file = colab.chosen
+    listed = params_file.load(file)[0]
+    if name not in listed:
+        say(f"{file} has no section {name}, so this notebook runs as in {colab.DEFAULT}.")
+        file = colab.DEFAULT
+        listed = params_file.load(file)[0]
+    section = listed[name].model_dump()
+    defaults = {key: field.default for key, field in params.NOTEBOOKS[name].model_fields.items()}
+    merged = {key: section[key] if value == defaults[key] else value for key, value in values.items()}
+    other = {key: value for key, value in merged.items() if value != values[key]}
+    if other:
+        say(f"Of {file}: {', '.join(f'{key} = {value!r}' for key, value in other.items())}")
+    if merged["run"] == section["run"]:
+        _fetch(file, merged)
+        _make(file, name)
+    return merged
+
+
+def _fetch(file: str, values: Mapping[str, Any]) -> None:
+    """Fetches the sources that the parameters name."""
+    for source in params_file.sources(file):
+        if not source.here and str(source.folder) in values.values():
+            fetching.fetch(source)
+
+
+def _make(file: str, name: str) -> None:
+    """Runs the earlier notebooks whose results this one reads and that are not there."""
+    plan = steps(file)
+    step = next(step for step in plan if step.name == name and not step.branch)
+    made = {output for other in plan for output in other.outputs}
+    lacking = [path for path in step.inputs if path in made and not Path(path).exists()]
+    if not lacking:
+        return
+    print(f"Running the notebooks before this one, with {file}:", flush=True)
+    folder = Path(step.run_folder)
+    log = folder.with_name(f"{folder.name}.before_{name}.log")  # beside the run: the pipeline clears it of half files
+    try:
+        stream([sys.executable, "-m", "csp_utils.pipeline.run", file, *lacking], log)
+    except UserError as error:
+        raise UserError(f"A notebook before this one failed, as said above ({log.with_suffix('.failed.log')}); mend "
+                        "the cause and run this cell again.") from error  # fmt: skip

@@ -1,0 +1,181 @@
+"""Readers and writers of the experiment's data: RLAIF-V (training), POPE and AMBER (evaluation).
+
+The files are the data sets' own, as their authors publish them; the tiny world is written in the same formats and
+comes in through the same readers.
+
+Both benchmarks come out as one table, one row a question:
+
+============  ====  ==============================================================================
+split         str   pope_random, pope_popular, pope_adversarial, amber_attribute, amber_relation
+question_id   str   unique within its split (POPE's numbers restart in every split)
+image         str   file name in the folder ``images/`` beside the question files
+question      str   a yes/no question
+label         str   "yes" or "no"
+kind          str   pope: existence; amber: state, number, action, relation
+============  ====  ==============================================================================
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import write_json, write_jsonl
+
+POPE_KINDS = ("random", "popular", "adversarial")
+AMBER_KINDS = ("attribute", "relation")
+SPLITS = (*(f"pope_{kind}" for kind in POPE_KINDS), *(f"amber_{kind}" for kind in AMBER_KINDS))
+QUESTION_COLUMNS = ["split", "question_id", "image", "question", "label", "kind"]
+
+# AMBER's type names (annotations.json). Its relation questions carry one name if the truth is yes, another if it is no.
+AMBER_TYPES = {
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+    "discriminative-relation": "relation",
+    "relation": "relation",
+}
+
+# ---------------------------------------------------------------------------------------------------------- RLAIF-V
+
+
+# ------------------------------------------------------------------------------------------------------------- POPE
+
+
+def read_pope(folder: str | Path) -> pd.DataFrame:
+    """POPE's three question files (``coco_pope_<kind>.json``, JSON lines) as the table of this module.
+
+    Raises:
+        UserError: a file is missing, empty, or holds a line that is not a POPE question.
+    """
+    tables = []
+    for kind in POPE_KINDS:
+        path = Path(folder) / f"coco_pope_{kind}.json"
+        rows = []
+        # split, not splitlines: a question may hold U+2028
+        for number, line in enumerate(_text(path, "pope").split("\n"), start=1):
+            if not line.strip():
+                continue
+            where = f"line {number} of {path}"
+            row = _json(line, where)
+            identity, image, question = (_field(row, name, where) for name in ("question_id", "image", "text"))
+            rows.append((f"pope_{kind}", str(identity), image, question, _label(row, "label", where), "existence"))
+        tables.append(_table(rows, path))
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_pope(folder: str | Path, questions: pd.DataFrame) -> None:
+    """Write POPE's three files; `questions` as :func:`read_pope` gives them (numeric question_id)."""
+    for kind in POPE_KINDS:
+        part = questions[questions["split"] == f"pope_{kind}"]
+        rows = (
+            {"question_id": int(q.question_id), "image": q.image, "text": q.question, "label": q.label}
+            for q in part.itertuples()
+        )
+        write_jsonl(rows, Path(folder) / f"coco_pope_{kind}.json")
+
+
+# ------------------------------------------------------------------------------------------------------------ AMBER
+
+
+def read_amber(folder: str | Path) -> pd.DataFrame:
+    """AMBER's attribute and relation questions, with the truth from ``annotations.json`` (at index id-1).
+
+    Raises:
+        UserError: a file is missing or empty, or a question has no annotation of its own type.
+    """
+    folder = Path(folder)
+    truths = _json(_text(folder / "annotations.json", "amber"), str(folder / "annotations.json"))
+    tables = []
+    for kind in AMBER_KINDS:
+        path = folder / f"query_discriminative-{kind}.json"
+        rows = []
+        for query in _json(_text(path, "amber"), str(path)):
+            number = _field(query, "id", str(path))
+            where = f"question {number} of {path}"
+            truth = truths[number - 1] if 1 <= number <= len(truths) else {}
+            if truth.get("id") != number or truth.get("type") not in AMBER_TYPES:
+                raise UserError(f"{where} has no {kind} annotation at its place in annotations.json; fetch both again")
+            image, question = (_field(query, name, where) for name in ("image", "query"))
+            label = _label(truth, "truth", where)
+            rows.append((f"amber_{kind}", str(number), image, question, label, AMBER_TYPES[truth["type"]]))
+        tables.append(_table(rows, path))
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_amber(folder: str | Path, questions: pd.DataFrame) -> None:
+    """Write AMBER's query files and annotations; `questions` as :func:`read_amber` gives them.
+
+    The numbers may have gaps, as AMBER's do (its first 1,004 entries belong to the generative task); the entries of a
+    gap are of that type, so that index id-1 stays right.
+    """
+    numbers = [int(number) for number in questions["question_id"]]
+    annotations = [
+        {"id": i, "type": "generative", "truth": [], "hallu": []} for i in range(1, max(numbers, default=0) + 1)
+    ]
+    for number, q in zip(numbers, questions.itertuples(), strict=True):
+        name = f"discriminative-attribute-{q.kind}"
+        if q.kind == "relation":
+            name = "discriminative-relation" if q.label == "yes" else "relation"
+        annotations[number - 1] = {"id": number, "type": name, "truth": q.label}
+    for kind in AMBER_KINDS:
+        part = questions[questions["split"] == f"amber_{kind}"]
+        queries = [{"id": int(q.question_id), "image": q.image, "query": q.question} for q in part.itertuples()]
+        write_json(queries, Path(folder) / f"query_discriminative-{kind}.json")
+    write_json(annotations, Path(folder) / "annotations.json")
+
+
+# ----------------------------------------------------------------------------------------------------------- shared
+
+
+def find_images(folder: str | Path, questions: pd.DataFrame) -> dict[str, Path]:
+    """Path of every image of `questions`, in ``folder/images`` or, failing that, in `folder` itself.
+
+    Raises:
+        UserError: images are missing; says how many and names the first ones.
+    """
+    folder = Path(folder)
+    names = questions["image"].unique()
+    base = folder / "images" if (folder / "images").is_dir() else folder
+    missing = [name for name in names if not (base / name).is_file()]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"{len(missing)} of {len(names)} images are missing in {base} ({first}); put them there")
+    return {name: base / name for name in names}
+
+
+def _text(path: Path, parameter: str) -> str:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; point {parameter} to the folder of the benchmark's own files")
+    return path.read_text(encoding="utf-8")
+
+
+def _json(text: str, where: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}); fetch the file again") from error
+
+
+def _field(row: Mapping, name: str, where: str):
+    if not isinstance(row, Mapping) or row.get(name) in (None, ""):
+        raise UserError(f"{where} lacks {name}; fetch the file again")
+    return row[name]
+
+
+def _label(row: Mapping, name: str, where: str) -> str:
+    value = _field(row, name, where)
+    if value not in ("yes", "no"):
+        raise UserError(f"{where} has the label {value!r}, which is neither yes nor no")
+    return value
+
+
+def _table(rows: list[tuple], path: Path) -> pd.DataFrame:
+    if not rows:
+        raise UserError(f"{path} holds no questions; fetch it again")
+    table = pd.DataFrame(rows, columns=QUESTION_COLUMNS)
+    for twice in table["question_id"][table["question_id"].duplicated()]:
+        raise UserError(f"{path} uses question_id {twice} twice; fetch it again")
+    return table

@@ -1,0 +1,126 @@
+"""RLAIF-V, the training data: its rows, and images that are decoded when they are asked for."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.files import whole_file
+from csp_utils.data.images import load_image
+
+RLAIF_V_SCHEMA = pa.schema(
+    [("ds_name", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    + [(name, pa.string()) for name in ("question", "chosen", "rejected", "origin_dataset", "origin_split")]
+    + [("idx", pa.int64()), ("image_path", pa.string())]
+)
+"""The columns of RLAIF-V (openbmb/RLAIF-V-Dataset), in its order."""
+
+
+class RlaifV:
+    """RLAIF-V rows with images that are decoded only when asked for.
+
+    Attributes:
+        rows: one row per RLAIF-V row: row_id (position, six digits), image_path, question, answer (RLAIF-V's
+            ``chosen``), rejected, ds_name, origin_dataset, origin_split, idx; all str but idx (int).
+    """
+
+    def __init__(self, rows: pd.DataFrame, groups: list[tuple[Path, int, int]]):
+        self.rows = rows
+        self._groups = groups  # (file, row group, position of its first row), in order
+        self._cached: tuple[int, pa.ChunkedArray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image_bytes(self, row_id: str) -> bytes:
+        """The encoded image of a row. Rows in order cost one read per parquet row group, which is kept."""
+        position = int(row_id)
+        group = max(i for i, (_, _, start) in enumerate(self._groups) if start <= position)
+        path, index, start = self._groups[group]
+        if self._cached is None or self._cached[0] != group:
+            self._cached = (group, pq.ParquetFile(path).read_row_group(index, columns=["image"])["image"])
+        cell = self._cached[1][position - start].as_py() or {}
+        if cell.get("bytes"):
+            return cell["bytes"]
+        beside = path.parent / cell["path"] if cell.get("path") else None  # datasets may keep the file outside
+        if beside is not None and beside.is_file():
+            return beside.read_bytes()
+        raise UserError(f"row {row_id} of {path} holds no image; fetch the file again or remove the row")
+
+    def image(self, row_id: str) -> Image.Image:
+        """The image of a row: PIL, RGB, upright (:func:`csp_utils.data.images.load_image`)."""
+        return load_image(self.image_bytes(row_id), name=f"of row {row_id} ({self._groups[0][0].parent})")
+
+
+def read_rlaif_v(path: str | Path, n_rows: int | None = None) -> RlaifV:
+    """Open RLAIF-V: a parquet file, or a folder of parquet files that are taken in the order of their names.
+
+    Args:
+        path: file or folder.
+        n_rows: how many of the first rows to use; None for all.
+
+    Raises:
+        UserError: nothing there, not parquet, columns missing, no rows, or a row without a question or an answer.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} holds no .parquet file; point rlaif_v to RLAIF-V's files")
+    if not files[0].exists():
+        raise UserError(f"{path} is missing; point rlaif_v to a parquet file of RLAIF-V or a folder of them")
+    columns = [name for name in RLAIF_V_SCHEMA.names if name != "image"]
+    tables, groups, total = [], [], 0
+    for file in files:
+        try:
+            parquet = pq.ParquetFile(file)
+            missing = [name for name in RLAIF_V_SCHEMA.names if name not in parquet.schema_arrow.names]
+            if missing:
+                raise UserError(f"{file} lacks RLAIF-V's columns {', '.join(missing)}; is it another data set?")
+            for index in range(parquet.num_row_groups):
+                if n_rows is not None and total >= n_rows:
+                    break
+                tables.append(parquet.read_row_group(index, columns=columns).select(columns))
+                groups.append((file, index, total))
+                total += tables[-1].num_rows
+        except (pa.ArrowException, OSError) as error:
+            reason = first_line(error)
+            raise UserError(f"{file} cannot be read as parquet ({reason}); fetch it again") from error
+    rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True) if tables else pd.DataFrame()
+    rows = rows[:n_rows]
+    if rows.empty:
+        raise UserError(f"{path} holds no rows; point rlaif_v to a data set that is not empty")
+    rows.insert(0, "row_id", [f"{position:06d}" for position in range(len(rows))])
+    for column, what in (("question", "no question"), ("chosen", "a question without an answer")):
+        empty = rows[column].fillna("").str.strip() == ""
+        if empty.any():
+            row = rows[empty].iloc[0]
+            raise UserError(f"row {row.row_id} of {path} has {what} (column {column}); remove it or fill it in")
+    first = ["row_id", "image_path", "question", "answer", "rejected"]
+    rows = rows.rename(columns={"chosen": "answer"})
+    return RlaifV(rows[first + [name for name in rows if name not in first]], groups)
+
+
+def write_rlaif_v(path: str | Path, rows: Iterable[Mapping]) -> None:
+    """Write rows with RLAIF-V's columns to one parquet file (``image`` is a mapping of bytes and path)."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=RLAIF_V_SCHEMA)
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=256)  # small groups, so that one image costs little to reach
+
+
+def rows_with_benchmark_images(rows: pd.DataFrame, questions: pd.DataFrame) -> pd.Series:
+    """Which training rows show an image of the benchmark (RLAIF-V and POPE both draw on COCO).
+
+    COCO images keep their 12-digit number under every name (COCO_val2014_000000310196.jpg, 000000310196.jpg).
+
+    Returns:
+        bool Series, index of `rows`: True where the row's image is also one of `questions`' images.
+    """
+    number = re.compile(r"(\d{12})(?=\.\w+$)")
+    held_out = {match[0] for name in questions["image"].unique() if (match := number.search(name))}
+    found = rows["image_path"].fillna("").map(lambda name: number.search(name))
+    return found.map(lambda match: match is not None and match[0] in held_out).astype(bool)

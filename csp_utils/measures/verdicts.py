@@ -1,0 +1,167 @@
+"""The paper's claims (sections 4.3.1 to 4.3.3), each with the criteria that were written down before it was tested.
+
+A claim is a list of checks. A check is a weighted sum of arms (:mod:`csp_utils.measures.arms`) of one metric on one split that
+has to lie above or below a number: "csp - base > 0". It is kept if the whole 95 % interval, over images and training
+seeds, lies there; broken if the whole interval lies on the other side; else open.
+
+    holds            every check is kept
+    holds in part    some are kept, some are not
+    does not hold    none is kept, and at least one is broken
+    open             none is kept, none is broken: the data cannot tell
+    not tested       the runs lack an arm
+
+A claim of many checks needs all of them, so that the number of checks makes it harder to hold, not easier: no
+correction for many comparisons is needed (an intersection-union test).
+
+"Gains nearly nothing" and "does not help" are said of an arm that gains less than :data:`NEARLY_NOTHING` of what the
+whole method gains. That an interval holds 0 would not show it: with few images every interval does.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from csp_utils.data.benchmarks import SPLITS
+from csp_utils.measures.arms import FULL, RANK, Draws, combine, common
+
+NEARLY_NOTHING = 0.25
+"""Part of the whole method's gain."""
+UP, DOWN = ("acc", "f1", "auc"), ("brier", "ece")
+"""Metrics of calibration that are better when higher, and when lower."""
+ADVERSARIAL = "pope_adversarial"
+"""The split of the paper's ablations (figure 4)."""
+
+
+ABLATIONS = {6: "simpo_only", 7: "global_noise", 8: "original_data"}
+"""The arm that is said to gain nearly nothing, by the number of the claim."""
+
+
+class Check(NamedTuple):
+    """One criterion: the weighted sum of arms has to lie above (``sign`` +1) or below (-1) ``than``."""
+
+    split: str
+    metric: str
+    weights: Mapping[str, float]
+    sign: int
+    than: float = 0.0
+    undefined: float | None = None
+    """What stands for an undefined value; a model that always says the same has no rank correlation: 0."""
+
+
+class Claim(NamedTuple):
+    """A claim of the paper, and what has to be true for it to hold here."""
+
+    number: int
+    title: str
+    source: str
+    criterion: str
+    checks: Sequence[Check]
+
+
+def _gains(arm: str, versus: str, splits: Sequence[str]) -> list[Check]:
+    """The arm is better than another in all five metrics of calibration."""
+    signs = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1)
+    return [Check(split, metric, {arm: 1, versus: -1}, sign) for split in splits for metric, sign in signs.items()]
+
+
+def _nearly_nothing(arm: str) -> list[Check]:
+    """The arm gains less than a part of what the whole method gains: part (csp - base) - (arm - base) is a gain."""
+    part = NEARLY_NOTHING
+    weights = {FULL: part, "base": 1 - part, arm: -1}
+    return [check._replace(weights=weights) for check in _gains(arm, "base", [ADVERSARIAL])]
+
+
+def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
+    """The eight claims, on the splits that were evaluated."""
+    base, csp = {"base": 1.0}, {FULL: 1.0, "base": -1.0}
+    little = (
+        f"On POPE adversarial it gains less than {100 * NEARLY_NOTHING:.0f} % of what CSP gains, in all five metrics."
+    )
+    five = "accuracy and F1 by confidence and AUC {}, Brier score and ECE {}"
+    return [
+        Claim(1, "The base model is badly calibrated", "section 4.3.1, table 1",
+              "Accuracy by confidence at most 0.2 (a tie is wrong) and ECE at least 0.35, on every split.",
+              [Check(split, *rest) for split in splits for rest in (("acc", base, -1, 0.2), ("ece", base, 1, 0.35))]),
+        Claim(2, "CSP calibrates it", "section 4.3.1, table 1",
+              f"Against the base {five.format('rise', 'fall')}, on every split; and on POPE adversarial accuracy by "
+              "confidence rises by 0.4 or more, and AUC reaches 0.75.",
+              [*_gains(FULL, "base", splits), Check(ADVERSARIAL, "acc", csp, 1, 0.4),
+               Check(ADVERSARIAL, "auc", {FULL: 1.0}, 1, 0.75)]),
+        Claim(3, "It does not cost task performance", "section 4.3.1, figure 5",
+              "Plain answers (no word about confidence) lose less than 2 points of accuracy, on every split.",
+              [Check(split, "plain_acc", csp, 1, -0.02) for split in splits]),
+        Claim(4, "Spoken confidence follows internal", "section 4.3.3, table 2 and figure 6",
+              "Spearman's and Kendall's correlation of the two rise, on every split (of a base that always says the "
+              "same number it is undefined, and counts as 0).",
+              [Check(split, metric, csp, 1, 0.0, 0.0) for split in splits for metric in RANK]),
+        Claim(5, "SFT alone is behind SFT + SimPO", "section 4.3.2, figure 4",
+              f"With SimPO {five.format('are higher', 'lower')} than without, on every split.",
+              _gains(FULL, f"{FULL}/sft", splits)),
+        Claim(6, "SimPO alone gains nearly nothing", "section 4.3.2, figure 4", little, _nearly_nothing(ABLATIONS[6])),
+        Claim(7, "Global noise does not help", "section 4.3.2, figure 4", little, _nearly_nothing(ABLATIONS[7])),
+        Claim(8, "The original RLAIF-V data do not help", "section 4.3.2, figure 4", little,
+              _nearly_nothing(ABLATIONS[8])),
+    ]  # fmt: skip
+
+
+def words(check: Check) -> str:
+    """A check as a line: "csp − base > 0"."""
+    if len(check.weights) == 3:
+        arm = next(arm for arm, weight in check.weights.items() if weight == -1)
+        return f"{arm} gains < {check.weights[FULL]:g} of {FULL}'s gain"
+    first, *others = check.weights
+    return f"{' − '.join([first, *others])} {'>' if check.sign > 0 else '<'} {check.than:g}".replace("-", "−")
+
+
+def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every check, and the verdict on every claim.
+
+    Args:
+        of: draws of all arms.
+        seeds: arm -> its training seeds (:func:`csp_utils.measures.arms.seeds_of`); a check counts those that all of its arms
+            have.
+
+    Returns:
+        claims (number, title, source, criterion, verdict, kept, open, broken, n_seeds: the least of its checks) and
+        checks (number, check, split, metric, value, ci_low, ci_high, p, seed_low, seed_high, n_seeds, sign, than,
+        outcome: kept, open or broken). A check whose arms were not trained, or whose value is undefined, is open with a
+        null value.
+    """
+    splits = [split for split in SPLITS if any(key[1] == split for key in of)]
+    verdicts, rows = [], []
+    for claim in claims(splits):
+        own = []
+        for check in claim.checks:
+            if not all((arm, check.split, check.metric) in of for arm in check.weights):
+                continue
+            trained = [arm for arm in check.weights if arm in seeds]
+            draws = common(of, seeds, trained) if trained else of
+            found = combine(draws, check.weights, check.split, check.metric, seed, check.undefined)
+            own.append((claim.number, words(check), check.split, check.metric, *found, check.sign, check.than,
+                        outcome(found.ci_low, found.ci_high, check.sign, check.than)))  # fmt: skip
+        counts = {name: sum(row[-1] == name for row in own) for name in ("kept", "open", "broken")}
+        complete = len(own) == len(claim.checks) > 0
+        verdicts.append((claim.number, claim.title, claim.source, claim.criterion,
+                         verdict(**counts) if complete else "not tested", *counts.values(),
+                         min((row[-4] for row in own), default=0)))  # fmt: skip
+        rows += own
+    columns = ["number", "check", "split", "metric", "value", "ci_low", "ci_high", "p", "seed_low", "seed_high",
+               "n_seeds", "sign", "than", "outcome"]  # fmt: skip
+    names = ["number", "title", "source", "criterion", "verdict", "kept", "open", "broken", "n_seeds"]
+    return pd.DataFrame(verdicts, columns=names), pd.DataFrame(rows, columns=columns)
+
+
+def outcome(low: float | None, high: float | None, sign: int, than: float) -> str:
+    """kept, broken or open, by where the interval lies."""
+    if low is None or high is None:
+        return "open"
+    least, most = (low - than, high - than) if sign > 0 else (than - high, than - low)
+    return "kept" if least > 0 else "broken" if most < 0 else "open"
+
+
+def verdict(kept: int, open: int, broken: int) -> str:
+    """The verdict on a claim; see the top of this module."""
+    if kept:
+        return "holds" if open == broken == 0 else "holds in part"
+    return "does not hold" if broken else "open"

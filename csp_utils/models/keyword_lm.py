@@ -1,0 +1,252 @@
+"""Stage 1: a small language model names the key object of each question and answer (paper, section 3.2; prompt A.1).
+
+Any causal language model of transformers will do. It gets prompt A.1 as the user's turn of its chat template if its
+tokenizer has one, and bare otherwise; it decodes greedily and is heard up to the first line break.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from csp_utils.base.devices import pick_device
+from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.files import write_parquet
+from csp_utils.base.run import RunPaths
+from csp_utils.data.benchmarks import read_pope
+from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v, rows_with_benchmark_images
+from csp_utils.pipeline.shards import WHOLE, Compute, Shard, gather
+from csp_utils.words.prompts import keyword_prompt
+
+if TYPE_CHECKING:
+    from csp_utils.base.params import Extract
+
+NO_KEYWORD = "no_keyword"
+"""The drop reason of a row whose answer holds no keyword."""
+
+BENCHMARK_IMAGE = "benchmark_image"
+"""The drop reason of a row whose picture is a benchmark's: it is not asked about, as it must not be trained on."""
+
+COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason"]
+SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+
+_LABEL = re.compile(r"^(?:the )?(?:most important )?key ?words?(?: is)?\s*[:=-]?\s*|^(?:a|an|the)\s+")
+# What models say when there is nothing to name; each as the whole answer.
+_NOTHING = frozenset("none null nothing unknown n/a na nan no keyword no object not applicable".split() + [
+    "no keyword", "no object", "no noun", "not applicable", "keyword", "noun", "object",
+])  # fmt: skip
+
+
+class Keyword(NamedTuple):
+    """What was found for one row: ``keyword`` (None if there is none) and ``raw``, the model's own words."""
+
+    keyword: str | None
+    raw: str
+
+
+def clean_keyword(raw: str) -> str | None:
+    """The keyword in a model's answer: its first line, lower case, without quotes, end marks, label and article.
+
+    None if nothing is left, if the model says that there is none, or if it holds no letter.
+    """
+    lines = raw.strip().splitlines()
+    if not lines:
+        return None
+    text = " ".join(re.sub(r"[*_`\"“”]", " ", lines[0].lower().replace("’", "'")).split())
+    edge = " .,;:!?'()[]{}<>-"
+    previous = None
+    while previous != text:  # '"The keyword: the dog."'
+        previous = text
+        text = _LABEL.sub("", text.strip(edge))
+    return text if re.search(r"[^\W\d_]", text) and text not in _NOTHING else None
+
+
+class KeywordModel:
+    """A causal language model that answers prompt A.1.
+
+    Args:
+        folder: local folder or id on the Hugging Face hub.
+        device: auto, cpu, cuda or cuda:N.
+        max_new_tokens: longest keyword, in tokens.
+        dtype: float32, bfloat16 or float16. In float32 the keywords do not depend on the batch size; the shorter
+            formats round differently in every batch, so that a near tie may fall the other way.
+
+    Raises:
+        UserError: there is no such model, or no such device.
+    """
+
+    def __init__(
+        self, folder: str | Path, device: str = "auto", max_new_tokens: int = 8, dtype: str = "float32"
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.device = pick_device(device)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            reason = first_line(error)
+            raise UserError(f"keyword_model {folder} cannot be loaded as a causal language model ({reason}); give a "
+                            "folder that holds one or an id on the Hugging Face hub.") from error
+        if self.tokenizer.pad_token_id is None:  # any token will do: the attention mask hides it
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.to(self.device).eval()
+        self.max_new_tokens = max_new_tokens
+
+    def prompt(self, question: str, answer: str) -> str:
+        """The whole text that the model gets: prompt A.1, in the tokenizer's chat template if it has one.
+
+        Raises UserError if the question or the answer is blank.
+        """
+        if not question.strip():
+            raise UserError(f"The answer {answer!r} has no question; write one.")
+        if not answer.strip():
+            raise UserError(f"The question {question!r} has no answer; write one.")
+        text = keyword_prompt(question, answer)
+        if self.tokenizer.chat_template is None:
+            return text
+        turn = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def answer(self, prompts: Sequence[str], batch_size: int = 32, shard: Shard = WHOLE) -> Iterator[str]:
+        """The model's words after each prompt, decoded greedily, up to a line break; in the order of ``prompts``.
+
+        Of a shard, only those of its batches: each batch is the same whatever the number of shards.
+        What all prompts begin with (most of prompt A.1) goes through the model once; each batch starts from a copy of
+        its keys and values and is padded on the left after them.
+        """
+        chat = self.tokenizer.chat_template is not None  # a template writes its special tokens itself
+        encoded = self.tokenizer(list(prompts), add_special_tokens=not chat)["input_ids"]
+        first, last = min(encoded), max(encoded)  # what these two share, all share; one token at least remains
+        most = min(len(ids) for ids in encoded) - 1
+        shared = next((i for i in range(most) if first[i] != last[i]), most)
+        cache = self._cache(first[:shared])
+        for start in shard.share(range(0, len(encoded), batch_size)):
+            yield from self._answer_batch(encoded[start : start + batch_size], shared, cache)
+
+    def _cache(self, ids: list[int]) -> Any:
+        """Keys and values of the tokens that begin all prompts (batch of one); None for no tokens."""
+        import torch
+
+        if not ids:
+            return None
+        with torch.inference_mode():
+            return self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
+
+    def _answer_batch(self, encoded: list[list[int]], shared: int, cache: Any) -> list[str]:
+        import torch
+        from transformers import StoppingCriteriaList
+
+        width = max(len(ids) for ids in encoded)
+        pads = [width - len(ids) for ids in encoded]
+        pad = self.tokenizer.pad_token_id
+        rows = [ids[:shared] + [pad] * n + ids[shared:] for ids, n in zip(encoded, pads, strict=True)]
+        mask = [[1] * shared + [0] * n + [1] * (width - shared - n) for n in pads]
+        if cache is not None:
+            cache = copy.deepcopy(cache)  # generate() writes into it
+            cache.batch_repeat_interleave(len(encoded))
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=torch.tensor(rows, device=self.device), attention_mask=torch.tensor(mask, device=self.device),
+                past_key_values=cache, max_new_tokens=self.max_new_tokens, do_sample=False, temperature=None,
+                top_p=None, top_k=None, repetition_penalty=1.0, pad_token_id=pad,
+                stopping_criteria=StoppingCriteriaList([self._line_end(width)]),
+            )
+        words = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        return [self._first_line(text) for text in words]
+
+    @staticmethod
+    def _first_line(text: str) -> str:
+        """``text`` up to the line break after its first words."""
+        return (text.strip().splitlines() or [""])[0].strip()
+
+    def _line_end(self, start: int) -> Callable[..., Any]:
+        """Stopping criterion: a row is done when a line break follows its first words."""
+        import torch
+
+        def done(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            words = self.tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
+            return torch.tensor(["\n" in text.lstrip() for text in words], device=ids.device)
+
+        return done
+
+    def extract(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        batch_size: int = 32,
+        progress: Callable[[Iterable, str], Iterable] | None = None,
+        shard: Shard = WHOLE,
+    ) -> list[Keyword | None]:
+        """The keyword of each (question, answer), in order; None for those that are another shard's.
+
+        Long prompts go first and share batches with prompts of like length: little is padded, and too large a batch
+        fails at once. ``progress`` is :func:`csp_utils.base.progress.progress` or the like.
+        """
+        prompts = [self.prompt(question, answer) for question, answer in pairs]
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        answers = self.answer([prompts[i] for i in order], batch_size, shard) if prompts else iter(())
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        mine = [i for batch in shard.share(batches) for i in batch]
+        found: list[Keyword | None] = [None] * len(prompts)
+        for i, raw in zip(progress(mine, "keywords") if progress else mine, answers, strict=True):
+            found[i] = Keyword(clean_keyword(raw), raw)
+        return found
+
+
+def extract_keywords(
+    data: RlaifV,
+    model: KeywordModel,
+    batch_size: int = 32,
+    progress: Callable[[Iterable, str], Iterable] | None = None,
+    held_out: pd.Series | None = None,
+    shard: Shard = WHOLE,
+) -> pd.DataFrame:
+    """The table ``keywords.parquet`` for all rows of ``data``, or those of a shard.
+
+    Args:
+        held_out: bool for each row, in order: True where its picture is a benchmark's
+            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for nowhere.
+        shard: which part; rows that nobody asks about belong to the first.
+
+    Returns:
+        data frame, one row per row of ``data``, in its order, indexed by position: row_id, image_path, question,
+        answer, keyword (None if there is none), raw (the model's words), drop_reason (None, "no_keyword" or
+        "benchmark_image"); all str or None.
+    """
+    table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
+    out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)
+    asked = table[~out]
+    found = model.extract(list(zip(asked["question"], asked["answer"], strict=True)), batch_size, progress, shard)
+    rows = {position: (one.keyword, one.raw, None if one.keyword else NO_KEYWORD)
+            for position, one in zip(asked.index, found, strict=True) if one is not None}  # fmt: skip
+    if shard.index == 0:
+        rows |= {position: (None, None, BENCHMARK_IMAGE) for position in table.index[out]}
+    table = table.loc[sorted(rows)]
+    for column, name in enumerate(("keyword", "raw", "drop_reason")):
+        table[name] = pd.Series([rows[position][column] for position in table.index], table.index, dtype=object)
+    return table[COLUMNS]
+
+
+def computing(data: RlaifV, model: KeywordModel, p: "Extract", progress: Callable[..., Iterable]) -> Compute:
+    """What computes a shard of the stage."""
+    held_out = rows_with_benchmark_images(data.rows, read_pope(p.pope)) if p.pope else None
+    return lambda shard, folder: extract_keywords(data, model, p.batch_size, progress, held_out, shard)
+
+
+def load(p: "Extract", paths: RunPaths, progress: Callable[..., Iterable]) -> Compute:
+    """Opens the data, loads the model, and returns what computes a shard."""
+    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v, p.n_rows)
+    return computing(data, KeywordModel(p.keyword_model, p.device, p.max_new_tokens, p.torch_dtype), p, progress)
+
+
+def run(p: "Extract", paths: RunPaths, compute: Compute) -> pd.DataFrame:
+    """The whole stage: writes keywords.parquet, returns it."""
+    table = gather("01_extract", p, paths, compute, SCHEMA, paths.root)
+    write_parquet(table, paths.keywords)
+    return table.to_pandas()

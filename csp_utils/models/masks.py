@@ -1,0 +1,236 @@
+"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes).
+
+Takes keywords.parquet and the images of RLAIF-V; leaves masks.parquet and funnel.parquet. A row that yields no usable
+mask stays in the table with the reason why, and the funnel counts the reasons.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from csp_utils.base.devices import pick_device
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import read_parquet, write_parquet
+from csp_utils.base.run import RunPaths
+from csp_utils.data.images import load_image
+from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v
+from csp_utils.data.rle import encode_mask
+from csp_utils.models.grounding_dino import Detection, Detector, caption_of, detect, load_grounding_dino
+from csp_utils.models.sam import load_sam, segment, union
+from csp_utils.pipeline.shards import WHOLE, Compute, Shard, gather
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
+    from csp_utils.base.params import Mask
+
+REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
+"""Why a row is dropped, in the order in which it is found out."""
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword")]
+    + [("width", pa.int32()), ("height", pa.int32())]
+    + [("boxes", pa.list_(pa.list_(pa.float32(), 4))), ("scores", pa.list_(pa.float32()))]
+    + [("phrases", pa.list_(pa.string())), ("rle_counts", pa.string())]
+    + [("area_fraction", pa.float64()), ("drop_reason", pa.string())]
+)
+"""Columns of masks.parquet. ``width``, ``height``: pixels of the upright image, null if it was not opened. ``boxes``:
+the boxes that make the mask, best first, x0, y0, x1, y1 in those pixels. ``rle_counts``: COCO's compressed run lengths,
+null for a dropped row. ``area_fraction``: part of the image that the mask covers, null if there is none."""
+
+Progress = Callable[..., Iterable[Any]]
+"""Called with an iterable, a description, ``total`` and ``unit``; passes the items on (csp_utils.base.progress.progress)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The two models of this stage."""
+
+    detector: Detector
+    predictor: "SamPredictor"
+
+
+@dataclass
+class MaskResult:
+    """What one (image, keyword) yields: the columns of masks.parquet that depend on the pixels."""
+
+    width: int | None = None
+    height: int | None = None
+    boxes: list[list[float]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    phrases: list[str] = field(default_factory=list)
+    rle_counts: str | None = None
+    area_fraction: float | None = None
+    drop_reason: str | None = None
+
+
+COMPUTED = [field.name for field in fields(MaskResult)]
+
+
+def load_models(p: "Mask") -> Models:
+    """Loads both models onto the device that the parameters name.
+
+    ``p.torch_dtype`` is for SAM's image encoder, most of the work (benchmarks/README.md). GroundingDINO is float32: a
+    threshold decides which of its boxes are kept, and its learned queries go to image tokens by the rank of scores,
+    which rounding reorders.
+    """
+    device = pick_device(p.device)
+    return Models(load_grounding_dino(p.grounding_dino, device), load_sam(p.sam, device, p.torch_dtype))
+
+
+def chosen(found: Detection, boxes: str) -> Detection:
+    """The boxes that make the mask: all of them (``union``) or the best (``top1``)."""
+    n = 1 if boxes == "top1" else len(found.boxes)
+    return Detection(found.boxes[:n], found.scores[:n], found.phrases[:n])
+
+
+def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskResult:
+    """The result for a keyword whose boxes give ``mask``, bool (height, width); a mask that cannot serve is dropped."""
+    height, width = mask.shape
+    area = float(mask.mean())
+    result = MaskResult(width, height, found.boxes.tolist(), found.scores.tolist(), list(found.phrases))
+    if not len(found.boxes):
+        result.drop_reason = "no_box"
+        return result
+    result.area_fraction = area
+    if area == 0:
+        result.drop_reason = "empty_mask"
+    elif area > max_area_fraction:
+        result.drop_reason = "mask_too_large"
+    else:
+        result.rle_counts = encode_mask(mask)
+    return result
+
+
+def mask_images(
+    models: Models, images: list[Image.Image], keywords: list[list[str]], p: "Mask"
+) -> list[list[MaskResult]]:
+    """Boxes and masks of several images at once; SAM's encoder runs once for an image.
+
+    Args:
+        models: GroundingDINO and SAM.
+        images: RGB, any size.
+        keywords: for each image the keywords to look for in it.
+        p: the notebook's parameters.
+
+    Returns:
+        For each image the results of its keywords.
+    """
+    pairs = [(image, keyword) for image, words in zip(images, keywords, strict=True) for keyword in words]
+    found = iter(
+        detect(models.detector, [i for i, _ in pairs], [k for _, k in pairs], p.box_threshold, p.text_threshold,
+               p.batch_size)
+    )  # fmt: skip
+    results = []
+    for image, words in zip(images, keywords, strict=True):
+        used = [chosen(next(found), p.boxes) for _ in words]
+        boxes = np.concatenate([one.boxes for one in used])
+        masks = segment(models.predictor, image, boxes)[0] if len(boxes) else []
+        row = []
+        for one in used:
+            mine, masks = masks[: len(one.boxes)], masks[len(one.boxes) :]
+            row.append(judge(one, union(mine, image.size[::-1]), p.max_area_fraction))
+        results.append(row)
+    return results
+
+
+def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
+    """The row_ids of each distinct image, by the hash of its file. Images that are not there have the key ""."""
+    same: dict[str, list[str]] = {}
+    for row_id in rows["row_id"]:
+        try:
+            key = hashlib.sha1(data.image_bytes(row_id)).hexdigest()
+        except UserError:
+            key = ""
+        same.setdefault(key, []).append(row_id)
+    return same
+
+
+def mask_rows(
+    keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", progress: Progress, shard: Shard = WHOLE
+) -> pd.DataFrame:
+    """The table masks.parquet: one row for each row of keywords.parquet, in its order; or those of a shard.
+
+    Each distinct (image, keyword) is looked at once, however many rows ask for it; images come ``p.batch_size`` at a
+    time, and a shard takes whole batches (rows without a keyword or an image belong to the first). An image that cannot
+    be decoded drops its rows ("image_unreadable").
+
+    Raises:
+        UserError: keywords.parquet names rows that the data set does not hold.
+    """
+    unknown = set(keywords["row_id"]) - set(data.rows["row_id"])
+    if unknown:
+        raise UserError(f"keywords.parquet names row {min(unknown)}, which the RLAIF-V data does not hold; give "
+                        "rlaif_v the data that notebook 01_extract read, or run that notebook again.")  # fmt: skip
+    asked = keywords[keywords["keyword"].notna()]
+    caption = dict(zip(asked["row_id"], asked["keyword"].map(caption_of), strict=True))
+    same = _images_of(asked, data)
+    done = {row_id: MaskResult(drop_reason="image_unreadable") for row_id in same.pop("", [])}
+    for row_id, reason in zip(keywords["row_id"], keywords["drop_reason"].fillna("no_keyword"), strict=True):
+        if row_id not in caption:
+            done[row_id] = MaskResult(drop_reason=reason)
+    if shard.index > 0:
+        done = {}
+    groups = list(same.values())
+    batches = shard.share([groups[start : start + p.batch_size] for start in range(0, len(groups), p.batch_size)])
+    bar = iter(progress([group for batch in batches for group in batch], "boxes and masks", unit="image"))
+    for batch in batches:
+        images, wanted, opened = [], [], []
+        for row_ids in islice(bar, len(batch)):
+            try:
+                images.append(load_image(data.image_bytes(row_ids[0]), name=f"of row {row_ids[0]}"))
+            except UserError:
+                done.update({row_id: MaskResult(drop_reason="image_unreadable") for row_id in row_ids})
+                continue
+            opened.append(row_ids)
+            wanted.append(list(dict.fromkeys(caption[row_id] for row_id in row_ids)))
+        for row_ids, words, results in zip(opened, wanted, mask_images(models, images, wanted, p), strict=True):
+            by_word = dict(zip(words, results, strict=True))
+            done.update({row_id: by_word[caption[row_id]] for row_id in row_ids})
+    next(bar, None)  # so that the bar ends
+    mine = keywords.reset_index(drop=True).loc[lambda table: table["row_id"].isin(done)]
+    results = pd.DataFrame([vars(done[row_id]) for row_id in mine["row_id"]], mine.index, COMPUTED)
+    results = results.astype({"width": "Int32", "height": "Int32"})
+    return pd.concat([mine[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)
+
+
+def funnel(masks: pd.DataFrame) -> pd.DataFrame:
+    """How many rows came in, were dropped for each reason, and are left: columns step, reason, n."""
+    dropped = masks["drop_reason"].value_counts()
+    rows = [("rows in", None, len(masks))]
+    rows += [("dropped", reason, int(dropped.get(reason, 0))) for reason in REASONS]
+    rows += [("kept", None, int(masks["drop_reason"].isna().sum()))]
+    return pd.DataFrame(rows, columns=["step", "reason", "n"])
+
+
+def computing(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", progress: Progress) -> Compute:
+    """What computes a shard of the stage."""
+    return lambda shard, folder: mask_rows(keywords, data, models, p, progress, shard)
+
+
+def load(p: "Mask", paths: RunPaths, progress: Progress) -> Compute:
+    """Opens the data, loads the models, and returns what computes a shard."""
+    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v)
+    return computing(read_parquet(paths.keywords), data, load_models(p), p, progress)
+
+
+def run(p: "Mask", paths: RunPaths, models: Models, progress: Progress) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The whole stage: reads keywords.parquet, writes masks.parquet and funnel.parquet, returns both tables.
+
+    Raises UserError if an input is missing or damaged.
+    """
+    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v)
+    compute = computing(read_parquet(paths.keywords), data, models, p, progress)
+    whole = gather("02_mask", p, paths, compute, SCHEMA, paths.root)
+    table = whole.to_pandas()
+    counts = funnel(table)
+    write_parquet(whole, paths.masks)
+    write_parquet(counts, paths.funnel)
+    return table, counts

@@ -1,0 +1,216 @@
+"""Stage 03: the training rows, each with its confidence label and its perturbed picture (paper, sections 3.2 and 3.3).
+
+Takes masks.parquet and the RLAIF-V rows; leaves ``outputs/<run>/perturbed``: pictures, rows.parquet, the same rows in
+ms-swift's format for SFT and for SimPO, and as a Hugging Face data set.
+
+Images are PNG (lossless: JPEG would smear the noise and touch pixels outside the mask), or, with ``images: drawn``, are
+not written at all: their folder then holds the recipe by which :mod:`csp_utils.noise.rendered` makes the same pixels whenever
+one of them is opened.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import portable, read_parquet, whole_folder, write_jsonl, write_parquet
+from csp_utils.base.params import Perturb
+from csp_utils.base.run import RunPaths
+from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v
+from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at, scheduled
+from csp_utils.noise.rendered import picture_name, write_recipe
+from csp_utils.pipeline.shards import Compute, Shard, gather
+from csp_utils.words import prompts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS = {
+    "row_id": "string",
+    "c": "int64",
+    "T_c": "int64",
+    "alpha_bar": "float64",
+    "image": "string",
+    "q_c": "string",
+    "r_c": "string",
+    "rejected": "string",
+    "simpo_drop_reason": "string",
+}
+"""Columns of rows.parquet and their types; in the Hugging Face data set, ``image`` holds the picture itself."""
+
+SCHEMA = pa.schema(COLUMNS)
+
+Progress = Callable[..., Iterable[Any]]
+
+
+def speaks_of(texts: "pd.Series", words: Sequence[str]) -> "pd.Series":
+    """Which texts hold one of ``words``, whole or with a plural's s, in any case; none if there are no words."""
+    if not words:
+        return texts.notna() & False
+    return texts.fillna("").str.contains(rf"\b(?:{'|'.join(words)})s?\b", case=False)
+
+
+def kept(masks: "pd.DataFrame", leave_out: Sequence[str] = ()) -> "pd.DataFrame":
+    """The rows of masks.parquet that have a mask, without those whose texts speak of a word to leave out.
+
+    Raises UserError if there is none.
+    """
+    rows = masks[masks["drop_reason"].isna()]
+    if rows.empty:
+        why = ", ".join(f"{n} {reason}" for reason, n in masks["drop_reason"].value_counts().items()) or "no rows"
+        raise UserError(
+            f"No row of masks.parquet has a mask ({why}); lower box_threshold in 02_mask, or use more rows."
+        )
+    left = rows[~(rows["question"] + "\n" + rows["answer"] + "\n" + rows["keyword"]).pipe(speaks_of, leave_out)]
+    if left.empty:
+        raise UserError(f"Every row speaks of one of {', '.join(leave_out)}; name fewer words in leave_out.")
+    return left
+
+
+def training_rows(question: str, answer: str, c: int, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """One sample in ms-swift's format: for SFT, and for SimPO (None at c = 50).
+
+    SimPO's rejected response is 100 - c (paper, section 3.3); at c = 50 it would be the chosen one, so that the pair
+    would carry no preference (ms-swift refuses it).
+
+    Args:
+        question, answer: of the original data; they go into prompt A.2.
+        c: confidence label in percent.
+        image: path of the perturbed image, as ms-swift is to read it.
+    """
+    query = prompts.confidence_question(question, answer)
+    return _samples(query, prompts.confidence_answer(c), prompts.confidence_answer(100 - c), image)
+
+
+def original_rows(
+    question: str, answer: str, rejected: str, image: str
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """One sample of RLAIF-V as it is (the paper's ablation "Original RLAIF", section 4.3.2), as :func:`training_rows`.
+
+    None for SimPO if the data prefer no answer to the other.
+    """
+    return _samples(question.strip(), answer.strip(), (rejected or "").strip() or answer.strip(), image)
+
+
+def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    if "<image>" in query:
+        raise UserError(
+            f"The row of {image} says <image> in its text, which ms-swift reads as a second picture; remove it "
+            "from the data."
+        )
+    messages = [{"role": "user", "content": f"<image>{query}"}, {"role": "assistant", "content": chosen}]
+    sft = {"messages": messages, "images": [image]}
+    return sft, None if chosen == rejected else {**sft, "rejected_response": rejected}
+
+
+def perturb_rows(
+    masks: pd.DataFrame, data: RlaifV, paths: RunPaths, p: Perturb, progress: Progress, shard: Shard, folder: Path
+) -> pd.DataFrame:
+    """Labels and perturbs the rows of a shard; their pictures go to ``images/`` in ``folder``, unless they are drawn.
+
+    Returns:
+        a part of rows.parquet, indexed by position: row_id, c, T_c, alpha_bar, image (its path when all is done), q_c,
+        r_c, rejected, simpo_drop_reason ("chosen_equals_rejected" at c = 50, else null).
+    """
+    rows, original = kept(masks, p.leave_out), p.answers == "original"
+    preferred = data.rows.set_index("row_id")["rejected"]
+    draws = 1 if original else p.draws_per_row
+    images, table = folder / paths.perturbed_images.name, {}
+    if p.images == "files":
+        images.mkdir(exist_ok=True)
+    for number, row in progress(shard.share(list(enumerate(rows.itertuples()))), "perturb"):
+        levels = [100] if original else draw_levels(p.seed, row.row_id, draws, p.levels)
+        for draw, c in enumerate(levels):
+            name = picture_name(row.row_id, c)
+            if p.images == "files":
+                # Noise does not compress; level 1 is several times faster than the default and hardly larger.
+                Image.fromarray(row_at(row, data, c, p)).save(images / name, compress_level=1)
+            path = portable(paths.perturbed_images / name)
+            if original:
+                sample, pair = original_rows(row.question, row.answer, preferred[row.row_id], path)
+            else:
+                sample, pair = training_rows(row.question, row.answer, c, path)
+            table[number * draws + draw] = _table_row(row.row_id, c, sample, pair, p)
+    return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS))
+
+
+def load(p: Perturb, paths: RunPaths, progress: Progress) -> Compute:
+    """Opens the data and returns what computes a shard (:mod:`csp_utils.pipeline.shards`)."""
+    p, masks = scheduled(p), read_parquet(p.masks_file or paths.masks)
+    return partial(perturb_rows, masks, read_rlaif_v(p.rlaif_v or paths.rlaif_v), paths, p, progress)
+
+
+def perturb_all(
+    masks: pd.DataFrame, data: RlaifV, paths: RunPaths, p: Perturb,
+    progress: Progress = lambda rows, *args, **kwargs: rows,
+) -> pd.DataFrame:
+    """Perturbs every row that has a mask and writes ``outputs/<run>/perturbed`` whole.
+
+    With ``answers: original`` the rows are RLAIF-V's own, about unchanged images, in the same files: an ablation. The
+    images' paths in the files for ms-swift are relative to the project root where the run lies in it, so that the
+    project can be moved.
+
+    Args:
+        masks: table of notebook 02.
+        data: the RLAIF-V rows that the masks were made from.
+        paths: of the run.
+        p: parameters of notebook 03.
+        progress: wraps the rows, such as :func:`csp_utils.base.progress.progress`.
+
+    Returns:
+        the table rows.parquet.
+    """
+    fitted = scheduled(p)
+    with whole_folder(paths.perturbed) as folder:
+        (folder / paths.perturbed_images.name).mkdir()
+        compute = partial(perturb_rows, masks, data, paths, fitted, progress)
+        whole = gather("03_perturb", p, paths, compute, SCHEMA, folder)
+        if p.images == "drawn":
+            write_recipe(folder / paths.perturbed_images.name, paths, fitted)
+        samples = [_samples(row["q_c"], row["r_c"], row["rejected"], row["image"]) for row in whole.to_pylist()]
+        write_jsonl([sft for sft, _ in samples], folder / paths.sft_jsonl.name)
+        write_jsonl([pair for _, pair in samples if pair], folder / paths.simpo_jsonl.name)
+        write_parquet(whole, folder / paths.perturbed_rows.name)
+        _save_dataset(whole.to_pylist(), folder / paths.perturbed_images.name, folder / paths.dataset.name, p)
+    return whole.to_pandas()
+
+
+def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Perturb) -> dict[str, Any]:
+    """A row of rows.parquet, from what ms-swift is given."""
+    steps = noise_steps(c, p.t_max)
+    question, chosen = (message["content"] for message in sample["messages"])
+    return {
+        "row_id": row_id,
+        "c": c,
+        "T_c": steps,
+        "alpha_bar": alpha_bar(steps, p.gamma),
+        "image": sample["images"][0],
+        "q_c": question.removeprefix("<image>"),
+        "r_c": chosen,
+        "rejected": pair["rejected_response"] if pair else chosen,
+        "simpo_drop_reason": None if pair else "chosen_equals_rejected",
+    }
+
+
+def _save_dataset(table: list[dict[str, Any]], images: Path, folder: Path, p: Perturb) -> "Dataset":
+    """Writes ``table`` as a Hugging Face data set, ``datasets.load_from_disk(folder)``.
+
+    It holds its images; only their paths if they are drawn.
+    """
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    features = Features({name: Value(kind) for name, kind in COLUMNS.items()})
+    if p.images == "files":
+        features = Features(features | {"image": ImageFeature()})
+        table = [row | {"image": str(images / Path(row["image"]).name)} for row in table]
+    saved = Dataset.from_list(table, features=features)
+    saved.save_to_disk(folder)
+    return saved

@@ -1,0 +1,99 @@
+"""The ways to ask how sure a model is, as data: each prompt with its source and with how its reply is read.
+
+The paper has one, prompt A.2 in the third person. The others change one thing at a time: who gave the answer, whether
+examples come first, whether the model answers and says its confidence in one reply, whether it says a number at all.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from csp_utils.words.prompts import CONFIDENCE_PROMPT, confidence_answer, confidence_question
+from csp_utils.words.reading import parse_confidence, parse_yes_no
+
+LEVELS = tuple(confidence_answer(c) for c in range(101))
+"""The 101 answers "0%" .. "100%" over which a distribution is taken."""
+
+ECHO = "Answer and Confidence (0-100):"
+"""What a reply to answer_then_confidence may repeat of the format that it was shown."""
+
+
+@dataclass(frozen=True)
+class ConfidencePrompt:
+    """One way to ask."""
+
+    text: str
+    """Field query (the question), and response (the answer to be judged) unless ``reads`` is "both"."""
+    source: str
+    """Where the words come from, and which of them are ours."""
+    reads: Literal["percent", "yes_no", "both"] = "percent"
+    """percent: the reply is the confidence in ``response``. yes_no: the reply says whether ``response`` is right. both:
+    the reply is an answer of the model's own and the confidence in it."""
+
+
+_EXAMPLES = (
+    ("Is there a dog in the image?", "Yes", 92),
+    ("Is the car behind the tree blue?", "No", 64),
+    ("Is there a cup on the table?", "Yes", 17),
+)
+
+CONFIDENCE_PROMPTS: dict[str, ConfidencePrompt] = {
+    "third_person": ConfidencePrompt(CONFIDENCE_PROMPT, "the paper, appendix A.2, word for word"),
+    "first_person": ConfidencePrompt(
+        "You were asked: {query}, Your answer was {response} Analyze your answer. "
+        "How certain are you about your answer from 1%-100%?",
+        "ours: prompt A.2 with the person changed and nothing else; section 3.2 of the paper prefers the third person",
+    ),
+    "few_shot": ConfidencePrompt(
+        "".join(f"{confidence_question(q, r)} {confidence_answer(c)}\n\n" for q, r, c in _EXAMPLES) + CONFIDENCE_PROMPT,
+        'the paper, appendix A.2: "a few-shot prompt may be used in some models"; it prints none, so these three are '
+        "ours (text alone, one high, one middling and one low number)",
+    ),
+    "answer_then_confidence": ConfidencePrompt(
+        "Read the question, provide your answer and your confidence in this answer. Note: The confidence indicates how "
+        "likely you think your answer is true.\nUse the following format to answer:\n```" + ECHO + " [ONLY the Yes or "
+        "No; not a complete sentence], [Your confidence level, please only include the numerical number in the range "
+        "of 0-100]%```\nOnly the answer and confidence, don't give me the explanation.\n\nQuestion: {query}",
+        'Xiong et al. 2024 (arXiv 2306.13063), the "vanilla" prompt as their published code writes it; the answer type '
+        '"Yes or No" is ours',
+        "both",
+    ),
+    "p_true": ConfidencePrompt(
+        "A Language model was asked: {query}, Model's answer was {response} Analyze its answer. "
+        "Is the answer right?",
+        "P(True) of Kadavath et al. 2022 (arXiv 2207.05221), section 3, with the answers Yes and No in place of their "
+        "True and False; the words are prompt A.2's with another last sentence: ours",
+        "yes_no",
+    ),
+}  # fmt: skip
+"""Every prompt by its name in the parameters and tables."""
+
+
+def confidence_prompt(name: str, query: str, response: str | None = None) -> str:
+    """The text of prompt ``name`` for a query and, unless the prompt has the model answer itself, a response."""
+    prompt = CONFIDENCE_PROMPTS[name]
+    if (response is None) != (prompt.reads == "both"):
+        raise ValueError(f"prompt {name} takes {'no' if prompt.reads == 'both' else 'a'} response")
+    fields = {"query": query.strip()} | ({} if response is None else {"response": response.strip()})
+    return prompt.text.format(**fields)
+
+
+def level_strings(name: str, response: str) -> tuple[str, ...]:
+    """The 101 replies to prompt ``name`` that say 0 to 100 % about ``response``; () if its reply is no number."""
+    reads = CONFIDENCE_PROMPTS[name].reads
+    if reads == "yes_no":
+        return ()
+    return tuple(f"{response}, {level}" for level in LEVELS) if reads == "both" else LEVELS
+
+
+def parse_answer_and_confidence(text: str) -> tuple[str | None, int | None]:
+    """Reads a reply to answer_then_confidence, "Yes, 90%": "Yes" or "No", and whole percent (0 to 100).
+
+    Each is None if it is not plainly said; a confidence without a plain answer is in nothing, so it is None, too.
+    """
+    text = text.strip().strip("`").strip()
+    if text.lower().startswith(ECHO.lower()):
+        text = text[len(ECHO) :]
+    answer = parse_yes_no(text)
+    confidence = parse_confidence(re.sub(r"^\W*(?:yes|no)\b[\s,.:;]*", "", text, flags=re.IGNORECASE))
+    return answer, confidence if answer else None

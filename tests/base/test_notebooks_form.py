@@ -1,0 +1,87 @@
+"""The form of every notebook: its parameters are the model's, it is small, and as much story as code."""
+
+import ast
+import re
+import statistics
+
+import nbformat
+import pytest
+from conftest import BOOTSTRAP, ROOT
+
+from csp_utils.base.params import NOTEBOOKS
+from csp_utils.colab.notebooks import CELL_ID
+
+FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def path(request):
+    """Each notebook's file."""
+    return request.param
+
+
+@pytest.fixture
+def book(path):
+    """Each notebook."""
+    return nbformat.read(path, as_version=4)
+
+
+def code(book):
+    return [cell.source for cell in book.cells if cell.cell_type == "code" and cell.id != CELL_ID]
+
+
+def test_the_notebooks_are_those_that_have_parameters():
+    assert [path.stem for path in FILES] == sorted(NOTEBOOKS)
+
+
+def test_parameters_cell_holds_exactly_the_fields_and_defaults_of_the_model(book, path):
+    tagged = [cell.source for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    found = {}
+    for node in ast.parse(tagged[0]).body:
+        assert isinstance(node, (ast.Assign, ast.AnnAssign)), ast.unparse(node)
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        found[target.id] = ast.literal_eval(node.value)  # fails on anything but a literal
+    model = NOTEBOOKS[path.stem]
+    assert found == {name: field.default for name, field in model.model_fields.items()}
+    assert {name: type(value) for name, value in found.items()} == {
+        name: type(field.default) for name, field in model.model_fields.items()}
+    assert all("#" in line for line in tagged[0].splitlines() if line[:1].isalpha()), "a parameter without help"
+
+
+def test_opening_cells(book, path):
+    kinds = [cell.cell_type for cell in book.cells]
+    assert kinds[0] == "markdown"
+    assert book.cells[0].source.startswith("# ")
+    colab, first, second = [cell for cell in book.cells if cell.cell_type == "code"][:3]
+    assert colab.id == CELL_ID and book.cells[1] is colab  # tests/test_colab.py looks at it
+    assert "parameters" in first.metadata.get("tags", [])
+    bootstrap = "\n".join(line for line in second.source.splitlines() if line)
+    assert bootstrap == BOOTSTRAP.format(name=path.stem).replace("'", '"')
+
+
+def test_as_much_story_as_code(book):
+    kinds = [cell.cell_type for cell in book.cells if cell.id != CELL_ID]
+    assert 0.8 <= kinds.count("markdown") / kinds.count("code") <= 2
+
+
+def test_cells_are_short(book):
+    lengths = [len(source.splitlines()) for source in code(book)]
+    assert max(lengths) <= 30
+    assert statistics.median(lengths) <= 8
+
+
+def test_stored_without_outputs_and_foreign_metadata(book):
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    assert set(book.metadata) <= {"kernelspec", "language_info", "accelerator", "colab"}
+    assert book.metadata.kernelspec.name == "python3"
+
+
+def test_small(path):
+    assert path.stat().st_size < 100_000
+
+
+def test_no_path_of_one_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search("/(home|root|Users)/", text)

@@ -1,0 +1,89 @@
+"""The paper's claims: what keeps, breaks and leaves open a check, and which verdicts follow."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_claims import said
+
+from csp_utils.data.benchmarks import SPLITS
+from csp_utils.measures import arms as claims
+from csp_utils.measures import verdicts
+from csp_utils.measures.metrics import Protocol
+
+ARMS = {"csp": 0.8, "simpo_only": 0.02, "global_noise": 0.5, "original_data": 0.0}
+
+
+def judged(shares: dict[str, float], splits: tuple[str, ...] = ("pope_adversarial", "amber_relation")) -> tuple:
+    """The verdicts about models that know so large a share of the answers; SFT alone knows half of it."""
+
+    def rows(share: float, seed: int, variant: str) -> pd.DataFrame:
+        return pd.concat([said(share, seed, variant, 240).assign(split=split) for split in splits])
+
+    runs = {("", 0): rows(0, 0, "base")}
+    for arm, share in shares.items():
+        for seed in (1, 2, 3):
+            found = [rows(share, seed, "csp")] + ([rows(share / 2, seed + 9, "sft")] if arm == "csp" else [])
+            runs[arm, seed] = pd.concat(found)
+    return verdicts.judge(claims.draws(runs, Protocol(), 200), claims.seeds_of(runs))
+
+
+def test_every_claim_gets_the_verdict_that_its_models_deserve() -> None:
+    found, checks = judged(ARMS)
+    assert found["number"].tolist() == list(range(1, 9))
+    told = found.set_index("number")["verdict"].to_dict()
+    assert told[1] == "holds" and told[2] == "holds" and told[5] == "holds"
+    assert told[6] == "holds" and told[8] == "holds"  # hardly anything, and nothing
+    assert told[7] == "does not hold"  # more than half of the whole method's gain
+    assert (checks.groupby("number").size() == found.set_index("number")[["kept", "open", "broken"]].sum(axis=1)).all()
+    assert found.set_index("number")["n_seeds"].to_dict() == {1: 1, **dict.fromkeys(range(2, 9), 3)}
+
+
+def test_a_claim_without_its_arm_is_not_tested() -> None:
+    found, checks = judged({"csp": 0.8})
+    assert found.set_index("number")["verdict"][[6, 7, 8]].tolist() == ["not tested"] * 3
+    assert not checks["number"].isin([6, 7, 8]).any()
+    found, _ = judged(ARMS, ("amber_relation",))  # the ablations are judged on POPE adversarial
+    assert found.set_index("number")["verdict"][[2, 6]].tolist() == ["not tested"] * 2
+
+
+def test_an_undefined_correlation_of_the_base_counts_as_none() -> None:
+    _, checks = judged({"csp": 0.8})
+    rank = checks[checks["number"] == 4]
+    assert rank["value"].notna().all()  # the base says one number, so that its own are undefined
+
+
+@given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(-1, 1), st.sampled_from([-1, 1]))
+def test_an_outcome_is_a_matter_of_sides(low: float, width: float, than: float, sign: int) -> None:
+    high = low + width
+    found = verdicts.outcome(low, high, sign, than)
+    assert found == verdicts.outcome(-high, -low, -sign, -than)  # the mirror image
+    opposite = {"kept": "broken", "broken": "kept", "open": "open"}
+    assert verdicts.outcome(low, high, -sign, than) == opposite[found]
+    assert (found == "open") == (low <= than <= high)
+
+
+@pytest.mark.parametrize(("counts", "verdict"), [
+    ((3, 0, 0), "holds"), ((3, 1, 0), "holds in part"), ((1, 0, 5), "holds in part"), ((0, 1, 2), "does not hold"),
+    ((0, 3, 0), "open"),
+])
+def test_verdicts(counts: tuple[int, int, int], verdict: str) -> None:
+    assert verdicts.verdict(*counts) == verdict
+
+
+def test_the_criteria_are_those_of_the_paper() -> None:
+    """Golden: the number of checks of each claim, and the thresholds that are no zero."""
+    found = verdicts.claims()
+    assert [len(claim.checks) for claim in found] == [10, 27, 5, 10, 25, 5, 5, 5]
+    assert {(c.number, k.metric, k.sign, k.than) for c in found for k in c.checks if k.than} == {
+        (1, "acc", -1, 0.2), (1, "ece", 1, 0.35), (2, "acc", 1, 0.4), (2, "auc", 1, 0.75), (3, "plain_acc", 1, -0.02)}
+    assert {k.split for c in found for k in c.checks} == set(SPLITS)
+
+
+def test_nearly_nothing_is_a_part_of_the_whole_gain() -> None:
+    check = next(check for check in verdicts.claims()[5].checks if check.metric == "acc")
+    of = {(arm, check.split, "acc"): np.full((1, 5), value) for arm, value in (("base", 0.1), ("csp", 0.9),
+                                                                              ("simpo_only", 0.3))}  # fmt: skip
+    assert claims.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
+    assert verdicts.words(check) == "simpo_only gains < 0.25 of csp's gain"

@@ -1,0 +1,204 @@
+"""Stage 02: every row gets its mask or the reason why not."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import read_parquet, write_parquet
+from csp_utils.base.params import Mask
+from csp_utils.base.run import RunPaths
+from csp_utils.data import rle
+from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
+from csp_utils.models import masks
+from csp_utils.models.grounding_dino import Detection
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = ROOT.parent / "shared" / "data" / "photos"
+ASSETS = ROOT / "assets" / "tiny_world"
+
+
+def png(shade: int, size: tuple[int, int] = (40, 20)) -> bytes:
+    """A grey picture: its shade tells the fakes below which one it is."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (shade, shade, shade)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_inputs(paths: RunPaths, rows: list[tuple[bytes, str | None]]) -> None:
+    """RLAIF-V's file and keywords.parquet of rows (image file, keyword)."""
+    write_rlaif_v(paths.rlaif_v, [
+        {"ds_name": "d", "image": {"bytes": image, "path": f"{i}.png"}, "question": "Is it?", "chosen": "Yes.",
+         "rejected": "No.", "origin_dataset": "o", "origin_split": "s", "idx": i, "image_path": f"{i}.png"}
+        for i, (image, _) in enumerate(rows)
+    ])  # fmt: skip
+    data = read_rlaif_v(paths.rlaif_v).rows
+    words = [word for _, word in rows]
+    reasons = [None if word else "no_keyword" for word in words]
+    write_parquet(data[["row_id", "image_path", "question", "answer"]].assign(
+        keyword=words, raw="", drop_reason=reasons), paths.keywords)  # fmt: skip
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return RunPaths("r", tmp_path)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Stand-ins for both models; returns the list of what GroundingDINO and SAM were asked.
+
+    A keyword is a word and a list of boxes: "thing 0,0,10,10 5,5,20,20". SAM fills the box, unless the word is "thin".
+    """
+    asked = []
+
+    def detect(detector, images, keywords, box_threshold, text_threshold, batch_size):
+        asked.extend(("detect", image.getpixel((0, 0))[0], word) for image, word in zip(images, keywords, strict=True))
+        found = [np.array([b.split(",") for b in word.rstrip(".").split()[1:]], np.float32).reshape(-1, 4)
+                 for word in keywords]  # fmt: skip
+        return [Detection(b, np.linspace(0.9, 0.5, len(b), dtype=np.float32), ["x"] * len(b)) for b in found]
+
+    def segment(predictor, image, boxes):
+        asked.append(("segment", image.getpixel((0, 0))[0], len(boxes)))
+        out = np.zeros((len(boxes), image.height, image.width), bool)
+        for mask, (x0, y0, x1, y1) in zip(out, boxes.astype(int), strict=True):
+            mask[y0:y1, x0:x1] = True
+        return out, np.ones(len(boxes), np.float32)
+
+    monkeypatch.setattr(masks, "detect", detect)
+    monkeypatch.setattr(masks, "segment", segment)
+    return asked
+
+
+def go(paths, **parameters):
+    """Runs the stage with the fakes."""
+    models = masks.Models(None, None)
+    return masks.run(Mask(**parameters), paths, models, lambda items, *_, **__: items)
+
+
+def test_each_row_gets_its_mask_or_its_reason(paths, fake):
+    write_inputs(paths, [
+        (png(1), "cat 0,0,10,10 20,0,30,10"), (png(1), None), (png(2), "dog"), (png(3), "sky 0,0,40,20"),
+        (png(4), "line 3,3,3,9"), (b"no picture", "cat 0,0,10,10"), (png(5)[:60], "cat 0,0,10,10"),
+    ])  # fmt: skip
+    table, counts = go(paths)
+    expected = ["", "no_keyword", "no_box", "mask_too_large", "empty_mask", "image_unreadable", "image_unreadable"]
+    assert table["drop_reason"].fillna("").tolist() == expected
+    saved = read_parquet(paths.masks)
+    assert saved.columns.tolist() == masks.SCHEMA.names and len(saved) == 7
+    first = saved.iloc[0]
+    mask = rle.decode_mask(first.rle_counts, int(first.width), int(first.height))
+    truth = np.zeros((20, 40), bool)
+    truth[:10, :10] = truth[:10, 20:30] = True
+    assert (mask == truth).all() and first.area_fraction == truth.mean()
+    assert [list(box) for box in first.boxes] == [[0, 0, 10, 10], [20, 0, 30, 10]]
+    assert saved["rle_counts"].notna().tolist() == [True] + [False] * 6
+    assert saved["area_fraction"][3] == 1.0
+    by_reason = dict(zip(counts["reason"], counts["n"], strict=True))
+    assert by_reason["image_unreadable"] == 2 and by_reason["no_box"] == 1
+    assert counts.iloc[0].n == 7 == counts.iloc[1:].n.sum() and counts.iloc[-1].n == 1
+    assert counts.iloc[0].step == "rows in" and counts.iloc[-1].step == "kept"
+    pd.testing.assert_frame_equal(read_parquet(paths.funnel), counts)
+
+
+def test_one_image_and_keyword_is_looked_at_once(paths, fake):
+    boxes = "0,0,9,9"
+    rows = [(png(7), f"cat {boxes}"), (png(8), f"dog {boxes}"), (png(7), f"cat {boxes}"), (png(7), f"Cat {boxes} "),
+            (png(7), f"hat {boxes}")]  # fmt: skip
+    write_inputs(paths, rows)
+    table, _ = go(paths, batch_size=1)
+    assert sorted(a for a in fake if a[0] == "detect") == [
+        ("detect", 7, f"cat {boxes}."), ("detect", 7, f"hat {boxes}."), ("detect", 8, f"dog {boxes}.")]  # fmt: skip
+    assert sorted(a for a in fake if a[0] == "segment") == [("segment", 7, 2), ("segment", 8, 1)]
+    assert table["rle_counts"].nunique() == 1 and table["rle_counts"].notna().all()
+
+
+def test_top1_takes_the_best_box_alone(paths, fake):
+    write_inputs(paths, [(png(1), "cat 0,0,10,10 20,0,30,10")])
+    table, _ = go(paths, boxes="top1")
+    row = table.iloc[0]
+    assert len(row.boxes) == len(row.scores) == 1
+    assert rle.decode_mask(row.rle_counts, 40, 20).sum() == 100
+
+
+def test_the_batch_size_changes_nothing(paths, fake):
+    write_inputs(paths, [(png(i), f"cat 0,0,{i + 1},5") for i in range(7)])
+    tables = [go(paths, batch_size=size)[0] for size in (1, 3, 50)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    pd.testing.assert_frame_equal(tables[0], tables[2])
+
+
+def test_a_row_that_the_data_lack_is_one_sentence(paths, fake):
+    write_inputs(paths, [(png(1), "cat 0,0,5,5")])
+    write_parquet(read_parquet(paths.keywords).assign(row_id="000009"), paths.keywords)
+    with pytest.raises(UserError, match="000009"):
+        go(paths)
+    assert not paths.masks.exists() and not paths.funnel.exists()
+
+
+def test_the_funnel_counts_rows_with_pictures_of_the_benchmark(paths, fake):
+    write_inputs(paths, [(png(1), "cat 0,0,5,5"), (png(2), None), (png(3), None)])
+    table = read_parquet(paths.keywords)
+    table.loc[1, "drop_reason"] = "benchmark_image"
+    write_parquet(table, paths.keywords)
+    found, counts = go(paths)
+    assert found["drop_reason"].fillna("").tolist() == ["", "benchmark_image", "no_keyword"]
+    assert counts.set_index("reason").n[["benchmark_image", "no_keyword"]].tolist() == [1, 1]
+    assert counts.iloc[0].n == counts.iloc[1:].n.sum() == 3
+
+
+def test_no_row_with_a_keyword_is_no_error(paths, fake):
+    write_inputs(paths, [(png(1), None), (png(2), None)])
+    _, counts = go(paths)
+    assert counts.set_index("reason").n["no_keyword"] == 2
+    assert read_parquet(paths.masks)["rle_counts"].isna().all()
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
+@settings(max_examples=50, deadline=None)
+def test_a_mask_survives_its_encoding(mask):
+    assert (rle.decode_mask(rle.encode_mask(mask), mask.shape[1], mask.shape[0]) == mask).all()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return masks.load_models(Mask(grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam")))
+
+
+def test_photographs_pass_through_the_tiny_models(paths, models):
+    """Of any size and mode; what the tiny models see in them is another question."""
+    files = sorted(PHOTOS.glob("*.*p*g")) if PHOTOS.is_dir() else []
+    if not files:
+        pytest.skip(f"the photographs are not here ({PHOTOS})")
+    narrow = png(9, (900, 30))
+    photographs = [(file.read_bytes(), word) for file in files for word in ("star", "person")]
+    write_inputs(paths, [*photographs, (narrow, "sky")])
+    p = Mask(box_threshold=0.0)  # all boxes, so that SAM is asked as well
+    table, counts = masks.run(p, paths, models, lambda items, *_, **__: items)
+    assert set(table["drop_reason"].dropna()) <= {"mask_too_large", "empty_mask"}
+    for row in table.itertuples():
+        assert 0 <= np.min(list(row.boxes)) and np.max(list(row.boxes)) <= max(row.width, row.height)
+
+
+def test_the_shipped_models_find_what_is_there(models):
+    """A sample of the quality that MANIFEST.json states, through the stage's own path."""
+    from csp_utils.tiny_world.scenes import draw_scene
+    from csp_utils.tiny_world.train_sam import iou
+
+    scenes = [draw_scene("test", 5000 + i) for i in range(8)]
+    pictures = [Image.fromarray(scene.image) for scene in scenes]
+    wanted = [scene.nouns for scene in scenes]
+    overlaps = []
+    for scene, results in zip(scenes, masks.mask_images(models, pictures, wanted, Mask()), strict=True):
+        for noun, result in zip(scene.nouns, results, strict=True):
+            truth = np.any([t.mask for t in scene.find(noun)], axis=0)
+            mine = rle.decode_mask(result.rle_counts, 112, 112) if result.rle_counts else np.zeros_like(truth)
+            overlaps.append(iou(mine, truth))
+    assert np.mean(overlaps) > 0.75

@@ -1,0 +1,189 @@
+"""The plan: its arithmetic, what it says a machine lacks, and that it does nothing."""
+
+import importlib.util
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from csp_utils.base import params
+from csp_utils.base.errors import UserError
+from csp_utils.pipeline import cost, gpus, params_file, plan
+from csp_utils.pipeline import run as pipeline
+
+QWEN = {"billions": {"language": 7.62, "vision": 0.68}, "tokens": {"language": 391, "vision": 1564}, "shared": True}
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CSP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(gpus, "installed", lambda: [])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, find=importlib.util.find_spec:
+                        find("json") if name == "deepspeed" else find(name))  # fmt: skip
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(10e12))
+
+
+def jobs_of(path: str) -> list[plan.Job]:
+    return plan.jobs(pipeline.steps(path), params_file.sources(path))
+
+
+def lacks(path: str, **options) -> list[str]:
+    return list(plan.lacks(jobs_of(path), params_file.sources(path), **options))
+
+
+def test_rows_reach_the_trainings_of_every_branch():
+    jobs = {job.step.title: job.cost for job in jobs_of("params/paper/all.yaml")}
+    assert jobs["01_extract"].work == "83,132 rows" and jobs["03_perturb"].work == "83,132 pictures"
+    update = 83132 // jobs_update("params/paper/all.yaml") + 1
+    assert all(f"{update:,} updates" in work.work for title, work in jobs.items() if title.endswith("04_sft"))
+    assert all(work.gpu_hours is not None for work in jobs.values())
+    assert jobs["internvl2_8b.0 04_sft"].gpu_hours > 4 * jobs["qwen2_vl_7b.0 04_sft"].gpu_hours  # 3,328 image tokens
+
+
+def jobs_update(path: str) -> int:
+    p = next(job.p for job in jobs_of(path) if job.step.name == "04_sft")
+    return p.batch_size * p.gradient_accumulation_steps * p.processes
+
+
+@pytest.mark.parametrize("estimate", [
+    lambda n: cost.extract(n, QWEN, params.Extract(n_rows=None)),
+    lambda n: cost.mask(n, {"teraflops": 0.5}, {"teraflops": 3.0}, params.Mask()),
+    lambda n: cost.perturb(n, params.Perturb()),
+    lambda n: cost.train(n, QWEN, params.Sft(n_rows=None), 1),
+    lambda n: cost.ask(n, 3 * n, QWEN, params.Eval(), 3, "questions"),
+])
+def test_twice_the_rows_take_twice_as_much(estimate):
+    one, two = estimate(1000), estimate(2000)
+    for name in ("gpu_hours", "cpu_hours"):
+        assert getattr(two, name) == pytest.approx(2 * getattr(one, name))
+    assert two.gpu_memory == one.gpu_memory
+
+
+def test_a_training_step_counts_eight_operations_a_weight_and_token():
+    p = params.Sft(n_rows=None, torch_dtype="bfloat16")
+    plain = {"billions": {"language": 1.0, "vision": 0.0}, "tokens": {"language": 100, "vision": 0}}
+    hours = cost.train(1000, plain, p, 1).gpu_hours
+    assert hours == pytest.approx(1000 * 8 * 1e9 * 300 / (312e12 * cost.TRAINING_SHARE) / 3600)
+    assert cost.train(1000, plain, p, 2).gpu_hours == pytest.approx(2 * hours)  # SimPO reads two answers
+    lora = cost.train(1000, plain, p.model_copy(update={"tuner_type": "lora"}), 1)
+    assert lora.gpu_hours == pytest.approx(0.75 * hours) and lora.gpu_memory < cost.train(1000, plain, p, 1).gpu_memory
+
+
+def test_drawn_pictures_take_next_to_no_disk():
+    files, drawn = (cost.perturb(83132, params.Perturb(images=images)).disk for images in ("files", "drawn"))
+    assert 50 < files < 120 and drawn < files / 100
+
+
+def test_the_facts_of_qwen2_vl_are_those_of_its_code():
+    from transformers import Qwen2VLConfig
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    facts = params_file.sources("params/paper/qwen2_vl_7b.yaml")[-1].facts
+    height, width = smart_resize(480, 640, factor=28)
+    assert facts["tokens"] == {"language": height * width // 28**2, "vision": height * width // 14**2}
+    text = Qwen2VLConfig().text_config  # its defaults are those of a larger model; the 7B's numbers are from its card
+    assert text.model_type == "qwen2_vl_text"
+
+
+def test_a_folder_of_ones_own_is_measured_by_its_files():
+    weights = plan._weights(Path("assets/tiny_world/vlm"))
+    assert 1e6 < weights < 1e7
+    jobs = {job.step.name: job.cost for job in jobs_of("params/tiny.yaml")}
+    assert jobs["04_sft"].weights == pytest.approx(weights) and 0 < jobs["04_sft"].gpu_hours < 0.1
+
+
+def test_the_tiny_world_lacks_nothing_and_the_paper_lacks_a_gpu():
+    assert lacks("params/tiny.yaml") == [] == lacks("params/tiny_claims.yaml")
+    (sentence,) = lacks("params/paper/qwen2_vl_7b.yaml")
+    assert "No GPU can be used here" in sentence and "8.3 billion weights" in sentence
+    assert lacks("params/paper/qwen2_vl_7b.yaml", elsewhere=True) == []
+
+
+def test_too_few_and_too_small_gpus(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(gpus, "installed", lambda: [("0", 24.0)])
+    found = lacks("params/paper/qwen2_vl_7b.yaml")
+    assert any("04_sft" in sentence and "processes: 1" in sentence for sentence in found)
+    single = tmp_path / "single.yaml"
+    single.write_text(Path("params/paper/qwen2_vl_7b.yaml").read_text().replace("processes: 4", "processes: 1"))
+    found = lacks(str(single))
+    small = [sentence for sentence in found if "04_sft takes about" in sentence]
+    assert len(small) == 1 and "has 26 GB" in small[0] and "lora" in small[0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(gpus, "installed", lambda: [(str(i), 80.0) for i in range(4)])
+    assert lacks("params/paper/all.yaml") == []
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = [sentence for sentence in lacks("params/paper/qwen2_vl_7b.yaml") if "deepspeed" in sentence]
+    assert len(found) == 1 and "uv pip install --no-build-isolation deepspeed==" in found[0]
+
+
+def test_a_small_disk(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(60e9))
+    found = [sentence for sentence in lacks("params/paper/qwen2_vl_7b.yaml") if "free" in sentence]
+    assert len(found) == 1 and "60 GB free" in found[0] and "images: drawn" in found[0]
+
+
+def test_plan_prints_and_does_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(plan, "unreachable", lambda used: [])
+    before = {path for path in Path("outputs").glob("*")}
+    assert pipeline.run("params/paper/qwen2_vl_7b.yaml", ["--plan"]) == 0
+    said = capsys.readouterr().out
+    for words in ("Downloads: 42", "rlaif_v", "CC BY-NC 4.0", "04_sft", "83,132 rows", "lacks: No GPU", "On 4 GPUs"):
+        assert words in said
+    assert {path for path in Path("outputs").glob("*")} == before and not (tmp_path / "cache").exists()
+
+
+def test_a_run_that_cannot_end_well_does_not_begin(monkeypatch, tmp_path):
+    fetched, started = [], []
+    monkeypatch.setattr(pipeline, "fetch", lambda source: fetched.append(source.name))
+    monkeypatch.setattr(pipeline, "snakemake", lambda *arguments: started.append(arguments) or 0)
+    with pytest.raises(UserError, match="--anyway starts all the same.*\n.*No GPU"):
+        pipeline.run("params/paper/qwen2_vl_7b.yaml", [])
+    assert not fetched and not started and not (tmp_path / "cache").exists()
+    assert pipeline.run("params/paper/qwen2_vl_7b.yaml", ["-n"]) == 0 and not fetched  # a dry run looks only
+    assert started and os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_server_that_does_not_answer_is_named_once(monkeypatch):
+    """With what would come from it; that the hub is offline by a variable is something else."""
+    import requests
+
+    def refuse(address, **_):
+        raise requests.ConnectionError("long", request=requests.Request("HEAD", address).prepare())
+
+    monkeypatch.setattr(requests, "head", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = list(plan.unreachable(params_file.sources("params/paper/qwen2_vl_7b.yaml")))
+    assert len(found) == 6 and sum("HF_HUB_OFFLINE is set" in sentence for sentence in found) == 4
+    assert found[-2].startswith("raw.githubusercontent.com cannot be reached, from which pope, grounding_dino_swin_t "
+                                "would be fetched")  # fmt: skip
+    assert "pope: {path: FOLDER}, grounding_dino_swin_t: {path: FOLDER}" in found[-2]
+    assert found[-1].startswith("dl.fbaipublicfiles.com cannot be reached, from which sam_vit_h")
+
+
+def test_a_run_asks_all_servers_before_it_fetches(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(pipeline, "fetch", lambda source: fetched.append(source.name))
+    monkeypatch.setattr(plan, "unreachable", lambda used: [f"{source.name} is gone." for source in used])
+    with pytest.raises(UserError, match=r"(?s)^rlaif_v is gone.*qwen2_vl_7b is gone.$") as error:
+        pipeline.run("params/paper/qwen2_vl_7b.yaml", ["--anyway"])
+    assert str(error.value).count("\n") == 6 and not fetched
+
+
+def test_the_least_hours_are_all_work_spread_evenly_or_the_longest_chain():
+    todo = jobs_of("params/paper/internvl2_8b.yaml")
+    total = sum(job.cost.gpu_hours or 0 for job in todo)
+    least = [plan.hours(todo, cards) for cards in (1, 2, 4, 8, 64)]
+    assert least[0] == pytest.approx(total) and least == sorted(least, reverse=True)
+    by_name = {job.step.name: job.cost.gpu_hours for job in todo}
+    trainings = (by_name["04_sft"] + by_name["05_simpo"]) / 4  # in four processes, however many GPUs there are
+    chain = by_name["01_extract"] / 4 + by_name["02_mask"] / 8 + trainings
+    assert least[-1] == pytest.approx(chain + max(by_name["06_eval"] / 4, by_name["08_stress"]))  # beside each other

@@ -1,0 +1,214 @@
+"""The tiny world: scenes and their truth, questions, lessons, and what makes the tiny VLM cheap to train."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from csp_utils.base.run import RunPaths
+from csp_utils.data.benchmarks import read_amber, read_pope
+from csp_utils.data.rlaif_v import read_rlaif_v
+from csp_utils.tiny_world.data import write_world
+from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
+from csp_utils.tiny_world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
+
+SCENES = [draw_scene("benchmark", i) for i in range(40)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["train", "dev", "test", "benchmark"]), st.integers(0, 10_000), st.integers(0, 5))
+def test_a_scene_depends_on_its_arguments_alone(split, index, seed):
+    one, two = draw_scene(split, index, seed), draw_scene(split, index, seed)
+    assert np.array_equal(one.image, two.image) and one.touching == two.touching
+    assert [t.noun for t in one.things] == [t.noun for t in two.things]
+    other = draw_scene(split, index + 1, seed)
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_boxes_are_those_of_the_visible_masks_and_masks_do_not_overlap_where_solid():
+    for scene in SCENES:
+        solid = np.zeros((SIZE, SIZE), int)
+        for thing in scene.things:
+            ys, xs = np.nonzero(thing.mask)
+            assert thing.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+            solid += thing.mask & (thing.opacity > 0.5)
+        assert solid.max() <= 1
+
+
+def test_training_never_shows_the_held_out_pairs_and_the_benchmark_does():
+    train = {(t.noun, t.color) for i in range(120) for t in draw_scene("train", i).things}
+    assert not train & HELD_OUT
+    assert len(train) > 90
+    assert {(t.noun, t.color) for i in range(120) for t in draw_scene("benchmark", i).things} & HELD_OUT
+
+
+def test_touching_is_what_the_masks_say():
+    seen = set()
+    for scene in SCENES:
+        for i, a in enumerate(scene.things):
+            away = ndimage.distance_transform_edt(~a.mask)
+            for j, b in enumerate(scene.things[i + 1 :], start=i + 1):
+                far = away[b.mask].min()
+                seen.add((i, j) in scene.touching)
+                if (i, j) not in scene.touching:
+                    assert far > 1.5
+    assert seen == {True, False}
+
+
+def test_rows_of_one_scene_differ_and_speak_of_their_keyword():
+    for scene in SCENES:
+        rows = rlaif_rows(scene, 4)
+        assert len({row["question"] for row in rows}) == 4
+        for row in rows:
+            assert row["keyword"] in row["question"] and row["chosen"] != row["rejected"]
+            present = row["keyword"] in scene.nouns
+            assert present == (row["kind"] != "existence_no")
+    kinds = [row["kind"] for scene in SCENES for row in rlaif_rows(scene, 4)]
+    assert len(set(kinds)) == 7  # the seed differs from scene to scene
+
+
+def test_chosen_colors_are_true_and_rejected_ones_are_not():
+    for scene in SCENES:
+        for row in rlaif_rows(scene, 6):
+            if row["kind"] == "color_open":
+                color = scene.find(row["keyword"])[0].color
+                assert f"is {color}." in row["chosen"] and f"is {color}." not in row["rejected"]
+                assert any(f"is {c}." in row["rejected"] for c in COLORS)
+
+
+def test_pope_is_balanced_true_and_ever_harder():
+    splits = pope_questions(SCENES)
+    scenes = {f"{s.name}.png": s for s in SCENES}
+    hits = {}
+    counts = np.array([sum(n in s.nouns for s in SCENES) for n in NOUNS])
+    for split, rows in splits.items():
+        assert [r["label"] for r in rows] == ["yes", "no"] * (len(rows) // 2)
+        nouns = [next(n for n in NOUNS if f" {n} " in r["text"]) for r in rows]
+        assert all((n in scenes[r["image"]].nouns) == (r["label"] == "yes") for n, r in zip(nouns, rows, strict=True))
+        asked = [n for n, r in zip(nouns, rows, strict=True) if r["label"] == "no"]
+        hits[split] = np.mean([counts[NOUNS.index(n)] for n in asked])
+    assert hits["random"] < hits["popular"]
+    yes = {k: {(r["image"], r["text"]) for r in v if r["label"] == "yes"} for k, v in splits.items()}
+    assert yes["random"] == yes["popular"] == yes["adversarial"]  # as in POPE, the three splits share what is there
+
+
+def test_amber_questions_come_in_opposites():
+    for scene in SCENES:
+        rows = amber_attribute(scene)
+        assert [r["truth"] for r in rows] == ["yes", "no"] * (len(rows) // 2)
+        relations = amber_relation(scene)
+        yes = sum(r["truth"] == "yes" for r in relations)
+        assert len(relations) <= 2 * yes
+
+
+def test_the_data_on_disk_are_what_the_readers_of_the_real_data_read(tmp_path):
+    paths = RunPaths("t", tmp_path)
+    world = write_world(paths, n_train_scenes=3, rows_per_scene=2, n_test_scenes=4, seed=1)
+    data = read_rlaif_v(paths.rlaif_v)
+    assert len(data.rows) == 6
+    assert np.array_equal(np.array(data.image("000002")), world["train"][1].image)
+    assert set(read_pope(paths.pope)["split"]) == {"pope_random", "pope_popular", "pope_adversarial"}
+    assert set(read_amber(paths.amber)["split"]) == {"amber_attribute", "amber_relation"}
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    from csp_utils.tiny_world.vlm import new_vlm
+
+    return new_vlm(tmp_path_factory.mktemp("vlm"), seed=3)
+
+
+def test_answer_words_are_single_tokens(vlm):
+    _, tokenizer = vlm
+    for word in (*NOUNS, *COLORS, "Yes", "No"):
+        for text in (word, f" {word}"):
+            assert len(tokenizer.tokenize(text)) == 1, text
+    assert tokenizer.tokenize("95%") == ["9", "5", "%"]
+    assert tokenizer.decode(tokenizer("né à 東京 🙂")["input_ids"]) == "né à 東京 🙂"  # bytes cover any text
+
+
+def test_patches_are_those_of_the_image_processor(vlm):
+    from transformers import Qwen2VLImageProcessor
+
+    from csp_utils.tiny_world.train_vlm import patches
+
+    images = [scene.image for scene in SCENES[:3]]
+    reference = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=SIZE * SIZE)(images, return_tensors="pt")
+    assert reference["image_grid_thw"].tolist() == [[1, 8, 8]] * 3
+    assert (reference["pixel_values"] - patches(np.stack(images))).abs().max() < 1e-5
+
+
+def test_packed_lessons_score_as_separate_conversations(vlm):
+    """The block mask and the positions: every question's logits are those of its own conversation."""
+    import torch
+
+    from csp_utils.tiny_world.packing import Packer
+    from csp_utils.tiny_world.train_vlm import forward, patches, see
+
+    model, tokenizer = vlm
+    lessons = [("Is there an anchor in the image?", "Yes"), ("What color is the star?", "The star is red."),
+               ("Is the horse standing upright or lying on its side?", "No")]  # fmt: skip
+    image = SCENES[0].image[None]
+    with torch.no_grad():
+        packed, labels = forward(model, Packer(tokenizer), see(model, image), [lessons])
+        alone = []
+        for user, assistant in lessons:
+            text = (
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+                + "<|image_pad|>" * 16
+                + f"<|vision_end|>{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>"
+            )
+            ids = tokenizer(text, return_tensors="pt")
+            n = len(tokenizer(assistant)["input_ids"]) + 1
+            out = model(**ids, pixel_values=patches(image), image_grid_thw=torch.tensor([[1, 8, 8]])).logits
+            alone.append(out[0, -n - 1 : -1])
+            assert ids["input_ids"][0, -n:].tolist() == labels[sum(map(len, alone[:-1])) :][:n].tolist()
+    assert (packed - torch.cat(alone)).abs().max() < 1e-4
+
+
+def test_lessons_are_true_and_confidence_is_spoken_alike():
+    from csp_utils.tiny_world.lessons import SAY_95, Lessons
+    from csp_utils.words.reading import parse_confidence
+
+    teacher, rng, clean = Lessons(SCENES), np.random.default_rng(0), [np.zeros(len(s.things)) for s in SCENES]
+    said = [teacher.one("confidence", SCENES[k % 40], clean[k % 40], rng)[1] for k in range(600)]
+    assert max(set(said), key=said.count) == "95%"
+    assert abs(said.count("95%") / len(said) - SAY_95) < 0.07  # the rest is spread over all numbers
+    assert min(map(parse_confidence, said)) < 10 and all(parse_confidence(text) is not None for text in said)
+    for k in range(200):
+        question, right, wrong = teacher.existence(SCENES[k % 40], rng)
+        noun = next(n for n in NOUNS if f" {n} " in question)
+        assert (right == "Yes") == (noun in SCENES[k % 40].nouns) and {right, wrong} == {"Yes", "No"}
+
+
+def test_clarity_is_that_of_all_objects_of_the_noun():
+    from csp_utils.tiny_world.lessons import Lessons, clarity
+
+    scene = next(s for s in SCENES if len(s.nouns) < len(s.things))
+    noun = next(n for n in scene.nouns if len(scene.find(n)) == 2)
+    of = [thing.noun == noun for thing in scene.things]
+    for lost, word in ((0.0, "clear"), (0.3, "grainy"), (0.6, "noisy"), (1.0, "hidden")):
+        assert clarity(scene, noun, np.where(of, lost, 0.99)) == word
+    first = scene.things.index(scene.find(noun)[0])
+    assert clarity(scene, noun, np.eye(len(of))[first]) == "noisy"  # one is gone, the other is clear
+    asked = Lessons(SCENES).one("clarity", scene, np.zeros(len(of)), np.random.default_rng(0))
+    assert asked[1].endswith(" is clear.") and any(f" {n} " in asked[0] for n in scene.nouns)
+
+
+def test_grain_stays_inside_its_patches_and_is_seeded():
+    from csp_utils.tiny_world.grain import add_grain, lost_things
+
+    noisy, lost = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
+    again = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
+    assert np.array_equal(noisy, again[0]) and np.array_equal(lost, again[1])
+    assert 0 < (lost > 0).mean() < 0.9 and lost.min() == 0 and lost.max() <= 1
+    assert np.array_equal(noisy[lost == 0], SCENES[0].image[lost == 0])
+    many = [add_grain(s, np.random.default_rng(k), share=1.0) for k, s in enumerate(SCENES)]
+    lost = np.stack([one[1] for one in many])
+    off = np.stack([np.abs(one[0].astype(float) - s.image).mean(axis=2) for one, s in zip(many, SCENES, strict=True)])
+    assert off[lost > 0.8].mean() > 2 * off[(lost > 0) & (lost < 0.2)].mean() > 0
+    image, lost = add_grain(SCENES[0], np.random.default_rng(4), share=0.0)
+    assert np.array_equal(image, SCENES[0].image) and not lost.any()
+    half = np.where(SCENES[0].things[0].mask, np.float32(0.5), np.float32(0))
+    assert lost_things(SCENES[0], half)[0] == 0.5

@@ -1,15 +1,14 @@
 # The pipeline: one rule a notebook, each a papermill run. ./run_all.sh calls this; by hand it is
 #     snakemake --cores all --config params=params/tiny.yaml
-# A notebook runs again when one of these changed: a file that it reads, its own cells, a module of csp_utils that it
-# uses, one of its parameters. What every notebook reads and makes is said in csp_utils (notebook.needs, artifacts.MAKES).
-import json
+# The output of a rule is the executed notebook, and its inputs are executed notebooks. Results are neither: Snakemake
+# deletes the outputs of a job that fails, and of one that it starts again. Each stage keeps its own results, with a
+# record of what they were made from (csp_utils/base/results.py), and computes only what is not there.
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from csp_utils.pipeline import graph as steps
+from csp_utils.pipeline import graph
 
-PARAMS_FILE = config.get("params", "params/tiny.yaml")
-STEPS = steps.steps(PARAMS_FILE)
+PLAN, STEPS = graph.for_snakemake(config)
 CORES = workflow._cores or 1  # without --cores, as on a cluster, workflow.cores would be an error
 
 
@@ -20,44 +19,43 @@ rule all:
 
 for position, step in enumerate(STEPS):
 
-    if step.parts:  # scattered: its rows are computed in parts, beside one another
+    if step.shards > 1:  # scattered: its rows are computed in shards, beside one another
 
         rule:
             name:
-                f"{step.rule}_part"
+                f"{step.rule}_shard"
             input:
-                files=step.inputs,
-                code=step.code,
+                after=step.after,
             output:
-                temp(directory(step.any_part)),
+                temp(touch(step.any_shard_mark)),
             wildcard_constraints:
-                part=r"\d+",
+                shard=r"\d+",
             params:
-                name=step.name,
-                values=json.dumps(step.parameters, sort_keys=True),
-            threads: steps.threads(STEPS, CORES, step)
+                plan=PLAN,
+                rule=step.rule,
+                fingerprint=step.fingerprint,
+            threads: graph.threads(STEPS, CORES, step)
             resources:
-                gpu=steps.gpu(step),
+                gpu=graph.gpu(step),
             priority: len(STEPS) - position
             shell:
-                "python -m csp_utils.pipeline.run_shard {params.name} {params.values:q} {wildcards.part} {resources.gpu}"
+                "python -m csp_utils.pipeline.run_shard {params.plan:q} {params.rule} {wildcards.shard} {resources.gpu}"
 
     rule:
         name:
             step.rule
         input:
-            files=step.inputs,
-            code=step.code,
-            parts=step.parts,  # gathered: the notebook puts them together
+            after=step.after,
+            shards=step.shard_marks,  # gathered: the notebook puts them together
         output:
-            [directory(path) if path in step.folders else path for path in step.outputs],
             step.copy,
         params:
-            folder=step.run_folder,
-            values=json.dumps(step.parameters, sort_keys=True),
-        threads: steps.threads(STEPS, CORES, step)
+            plan=PLAN,
+            rule=step.rule,
+            fingerprint=step.fingerprint,
+        threads: graph.threads(STEPS, CORES, step)
         resources:
-            gpu=steps.gpu(step),
+            gpu=graph.gpu(step),
         priority: len(STEPS) - position  # of notebooks that could run, the first: a reader follows their numbers
         shell:
-            "python -m csp_utils.pipeline.run_notebook {input.code[0]:q} {params.folder:q} {params.values:q} {resources.gpu}"
+            "python -m csp_utils.pipeline.run_notebook {params.plan:q} {params.rule} {resources.gpu}"

@@ -49,7 +49,7 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as work:
         rows = f"{work}/rows.jsonl"
-        Path(rows).write_text("".join(paths.sft_jsonl.read_text().splitlines(keepends=True)[:ROWS]))
+        Path(rows).write_text("".join(paths["perturbed/sft.jsonl"].read_text().splitlines(keepends=True)[:ROWS]))
         for rate in RATES:
             for torch_dtype in ("float32", "bfloat16"):
                 after = trained(rows, Path(work), torch_dtype, rate)

@@ -36,7 +36,7 @@ def drawn_prompts(folder: Path, n_images: int) -> list[Prompt]:
 
     paths = RunPaths("benchmark", folder)
     write_world(paths, 1, 1, n_images, seed=0)
-    questions = unique_questions(read_questions(paths.pope, paths.amber, None))
+    questions = unique_questions(read_questions(paths["data/pope"], paths["data/amber"], None))
     return [Prompt(Path(q.path), prompt_of(q.question, kind)) for q in questions.itertuples() for kind in KINDS]
 
 

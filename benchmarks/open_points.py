@@ -54,8 +54,8 @@ def scored(responses: pd.DataFrame) -> pd.DataFrame:
 
 def masked(paths: RunPaths) -> pd.DataFrame:
     """Of the first rows: the share that is kept, and the mean IoU of their masks with the visible named objects."""
-    keywords, data = read_parquet(paths.keywords).head(ROWS), read_rlaif_v(paths.rlaif_v)
-    models, truth = masks.load_models(Mask()), read_parquet(paths.truth_objects)
+    keywords, data = read_parquet(paths["keywords.parquet"]).head(ROWS), read_rlaif_v(paths["data/rlaif_v/train.parquet"])
+    models, truth = masks.load_models(Mask()), read_parquet(paths["data/truth/objects.parquet"])
     rows = []
     for name, setting in MASKS.items():
         table = masks.mask_rows(keywords, data, models, Mask(**setting), lambda items, *_, **__: items)
@@ -75,7 +75,7 @@ def masked(paths: RunPaths) -> pd.DataFrame:
 
 def main(folder: str) -> None:
     paths = RunPaths(Path(folder).name, Path(folder).parent)
-    print(scored(read_parquet(paths.responses)).round(3).to_string(), "\n")
+    print(scored(read_parquet(paths["responses.parquet"])).round(3).to_string(), "\n")
     print(masked(paths).round(3).to_string())
 
 

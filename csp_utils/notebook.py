@@ -1,19 +1,26 @@
-"""What every notebook needs around its stage: checked parameters and inputs, short errors, progress, subprocesses."""
+"""What every notebook needs around its stage: checked parameters and inputs, its results, short errors, memory."""
 
 import os
-import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import check_manifest
-from csp_utils.base.needs import needs
+from csp_utils.base.memory import free_models
+from csp_utils.base.params import Params, build, is_hub_id
 from csp_utils.base.progress import headless, progress
+from csp_utils.base.results import produce
 from csp_utils.base.run import RunPaths, missing, project_root
+from csp_utils.base.stage import Stage, classes
+from csp_utils.stages import stages
 
-__all__ = ["begin", "headless", "progress"]
+__all__ = ["begin", "compute", "end", "headless", "progress"]
+
+before_begin: list[Callable[[str, Mapping[str, Any]], Mapping[str, Any]]] = []
+"""Called by :func:`begin` with the notebook's name and the values of its parameters cell; return the values to use.
+Colab's preparation adds itself here."""
 
 # Set before the heavy libraries are imported, and only where the user has not set them.
 QUIET = {
@@ -30,41 +37,63 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 
 def begin(name: str, namespace: Mapping[str, Any]) -> tuple[Any, RunPaths]:
-    """Prepares notebook ``name``; ``namespace`` is its ``globals()``, which hold the parameters.
+    """Prepare notebook ``name``, and return its checked parameters and the paths of its run.
 
-    Checks the parameters strictly, goes to the project root, quiets the libraries (and keeps them off the network if
-    every model is a local folder), shows a UserError as its sentence alone, and checks that all inputs exist.
+    Goes to the project's root, quiets the libraries (and keeps them off the network if every model is a local folder),
+    shows a UserError as its sentence alone, and checks that all inputs exist.
 
-    Returns the parameters (an instance of the notebook's model in :mod:`csp_utils.base.params`) and the run's paths.
-    Raises UserError for a wrong parameter or a missing input.
+    Args:
+        namespace: the notebook's ``globals()``, which hold the parameters.
+
+    Raises UserError for wrong parameters or a missing input.
     """
     _show_sentences()
     os.chdir(project_root())
-    model = params.NOTEBOOKS[name]
-    values = {field: namespace[field] for field in model.model_fields if field in namespace}
-    lacking = [field for field in model.model_fields if field not in namespace]
+    stage = stages[name]
+    lacking = [field for field in stage.params.model_fields if field not in namespace]
     if lacking:
         raise UserError(f"The parameters cell of {name} does not set {lacking[0]!r}; run that cell first.")
-    if "csp_utils.colab.setup" in sys.modules:  # the first cell imports it, and only in Colab
-        from csp_utils.colab import inputs as colab_inputs
-
-        values = colab_inputs.prepare(name, values)
-    p = params.build(name, values, where=f"the parameters cell of {name}")
-    prepare(p)
+    values: Mapping[str, Any] = {field: namespace[field] for field in stage.params.model_fields}
+    for prepare_values in before_begin:
+        values = prepare_values(name, values)
+    p = build(stage.params, values, f"the parameters cell of {name}", classes())
+    prepare(stage, p)
     paths = RunPaths(p.run)
-    for path in needs(name, p, paths):
-        if not path.exists():
-            raise missing(path)
-    for folder in params.local_models(p):
-        check_manifest(folder)
+    check_inputs(stage, p, paths)
     return p, paths
 
 
-def prepare(p: params.Stage) -> None:
-    """Quiets the libraries, and keeps them off the network if every model is a local folder."""
+def compute(p: Params) -> None:
+    """Have the results of a notebook computed, unless they are there and of the same origin.
+
+    ``p`` is what :func:`begin` returned. What computes is the ``compute`` of its stage (csp_utils/stages).
+    """
+    stage = next(stage for stage in stages.values() if stage.params is type(p))
+    produce(stage, p, RunPaths(p.run), progress)
+
+
+def end() -> None:
+    """Give back the memory of the notebook's models, so that many open notebooks do not hold them all."""
+    free_models()
+
+
+def check_inputs(stage: Stage, p: Params, paths: RunPaths) -> None:
+    """Raise UserError for the first input that is missing, and for a model folder that is not what its manifest lists."""
+    for source in stage.reads(p, paths).values():
+        if isinstance(source, str) and is_hub_id(source):
+            continue
+        if not Path(source).exists():
+            raise missing(source)
+        if Path(source).is_dir():
+            check_manifest(source)
+
+
+def prepare(stage: Stage, p: Params) -> None:
+    """Quiet the libraries, and keep them off the network if every model is a local folder."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    if not params.hub_models(p):
+    sources = stage.reads(p, RunPaths(p.run)).values()
+    if not any(isinstance(source, str) and is_hub_id(source) for source in sources):
         for key, value in OFFLINE.items():
             os.environ.setdefault(key, value)
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):

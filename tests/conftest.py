@@ -48,9 +48,9 @@ class Project:
         (folder / "csp_utils" / "stage_two.py").write_text("MARK = 1\n")
         self.params = self.write("params/mini.yaml", PARAMS)
         self.notebook("01_extract", "from csp_utils import stage_one\nfrom csp_utils.base.files import write_text",
-                      "write_text(str(p.n_rows), paths.keywords)")
+                      "write_text(str(p.n_rows), paths["keywords.parquet"])")
         self.notebook("02_mask", "from csp_utils.base.files import write_text",
-                      "[write_text(paths.keywords.read_text(), to) for to in (paths.masks, paths.funnel)]")
+                      "[write_text(paths["keywords.parquet"].read_text(), to) for to in (paths["masks.parquet"], paths["funnel.parquet"])]")
 
     def write(self, name: str, text: str) -> Path:
         """Writes a text file of the project."""

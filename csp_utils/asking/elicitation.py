@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
-from csp_utils.pipeline.shards import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no

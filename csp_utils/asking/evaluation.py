@@ -1,13 +1,12 @@
-"""Stage 6: asks every variant about the benchmarks, in parts where that is wanted, and makes the tables of answers.
+"""Notebook 06's questions and answers: asks every variant about the benchmarks, and makes the tables of answers.
 
 What is asked of a model is said in :mod:`csp_utils.asking.elicitation`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -22,16 +21,13 @@ from csp_utils.asking.elicitation import (
     unique_questions,
 )
 from csp_utils.asking.elicitation_table import elicitations_table
-from csp_utils.asking.variants import CHECKED, FEW, ask_variants, checkpoints_of
-from csp_utils.base.files import write_parquet
+from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
+from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
+from csp_utils.base.shards import POSITION
+from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import Progress
-from csp_utils.pipeline.shards import POSITION, WHOLE, Compute, Shard, gather
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
-
-if TYPE_CHECKING:
-    from csp_utils.base.params import Eval
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("variant", "path", "question", "name", "kind", "prompt", "raw")]
@@ -41,67 +37,52 @@ SCHEMA = pa.schema(
 """Columns of the replies: the variant, and those of :func:`csp_utils.asking.elicitation.elicit`."""
 
 
-def questions(p: "Eval", paths: RunPaths) -> pd.DataFrame:
-    """The questions that are asked, as :func:`csp_utils.asking.elicitation.read_questions` gives them."""
-    amber = Path(p.amber or paths.amber) if "amber" in p.benchmarks else None
-    return read_questions(Path(p.pope or paths.pope), amber, p.n_questions)
+def questions(p: Any, paths: RunPaths) -> pd.DataFrame:
+    """Return the questions of notebook 06's parameters, as :func:`csp_utils.asking.elicitation.read_questions` does."""
+    amber = Path(p.amber or paths["data/amber"]) if "amber" in p.benchmarks else None
+    return read_questions(Path(p.pope or paths["data/pope"]), amber, p.n_questions)
 
 
-def ask(p: "Eval", models: Mapping[str, str], asked_about: pd.DataFrame, folder: Path,
-        progress: Progress = lambda batches, _: batches, shard: Shard = WHOLE) -> pd.DataFrame:
-    """What the variants say to the prompts of a shard.
+def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path, progress: Progress = silent,
+        shard: Shard = WHOLE) -> pd.DataFrame:
+    """Return what the variants reply to the prompts of a shard.
 
     Args:
+        p: parameters of notebook 06.
         models: variant -> folder or hub id.
-        asked_about: as :func:`questions` returns it.
-        folder: as for :func:`csp_utils.asking.variants.ask_variants`, whose errors this raises.
+        questions: as :func:`questions` returns them.
+        folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`, whose errors this raises).
 
     Returns:
         rows of :data:`SCHEMA`; the index is their position among those of all shards.
     """
     plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
-    pairs = unique_questions(asked_about)
+    pairs = unique_questions(questions)
     first = pairs.head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
-    some = [plan.prompt(*question, *pair) for question in first for pair in plan.asked()]
-    facts = asdict(plan) | {
-        "questions": pairs.values.tolist(),
-        "images": sorted((path, Path(path).stat().st_mtime_ns) for path in pairs["path"].unique()),
-        "texts": [prompt_of("{}", kind) for kind in KINDS]
-        + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()],
-    }
 
     def of_one(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = elicit(vlm, asked_about, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan, shard)
-        return said.reset_index(names=POSITION)
+        replies = elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan, shard)
+        return replies.reset_index(names=POSITION)
 
+    asked = Questionnaire(
+        of_one, f"{__name__}:ask",
+        asdict(plan) | {"questions": pairs.values.tolist(), "texts": [prompt_of("{}", kind) for kind in KINDS]
+                        + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()]},
+        {"images": digest_of_files(pairs["path"].unique())},
+        [plan.prompt(*question, *pair) for question in first for pair in plan.asked()],
+    )  # fmt: skip
     tables = []
-    for number, (variant, said) in enumerate(ask_variants(p, models, facts, folder, some, of_one, shard)):
-        said[POSITION] += number * len(pairs) * len(plan.asked())
-        tables.append(said.assign(variant=variant).set_index(POSITION))
+    for number, (variant, replies) in enumerate(ask_variants(p, models, asked, folder, shard)):
+        replies[POSITION] += number * len(pairs) * len(plan.asked())
+        tables.append(replies.assign(variant=variant).set_index(POSITION))
     return pd.concat(tables)
 
 
-def computing(p: "Eval", models: Mapping[str, str], asked_about: pd.DataFrame, folder: Path,
-              progress: Callable[..., Iterable]) -> Compute:
-    """What computes a shard of the stage; ``folder`` keeps the replies of each model that has been asked."""
-    by_batch = partial(progress, unit="batch")
-    return lambda shard, _: ask(p, models, asked_about, folder, by_batch, shard)
-
-
-def load(p: "Eval", paths: RunPaths, progress: Callable[..., Iterable]) -> Compute:
-    """Reads the questions and returns what computes a shard."""
-    return computing(p, checkpoints_of(p, paths), questions(p, paths), paths.elicited, progress)
-
-
-def run(p: "Eval", paths: RunPaths, compute: Compute, asked_about: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The whole stage up to the answers: writes responses.parquet and elicitations.parquet, returns them."""
-    whole = gather("06_eval", p, paths, compute, SCHEMA, paths.root).to_pandas()
+def answer_tables(replies: pd.DataFrame, questions: pd.DataFrame, p: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return responses.parquet and elicitations.parquet of all variants from their replies."""
     responses, elicitations = [], []
     for variant in p.variants:
-        said = whole[whole["variant"] == variant]
-        responses.append(responses_table(said, asked_about, p.model_name, variant))
-        elicitations.append(elicitations_table(said, asked_about, p.model_name, variant, p.prompts, p.methods))
-    tables = pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)
-    write_parquet(tables[0], paths.responses)
-    write_parquet(tables[1], paths.elicitations)
-    return tables
+        own = replies[replies["variant"] == variant]
+        responses.append(responses_table(own, questions, p.model_name, variant))
+        elicitations.append(elicitations_table(own, questions, p.model_name, variant, p.prompts, p.methods))
+    return pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)

@@ -8,26 +8,30 @@ noise beside the object, another image that lacks the object, and no image at al
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from csp_utils.asking.variants import ask_variants
+from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Mask, Stress
+from csp_utils.base.files import write_parquet
+from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.base.params import Finder
+from csp_utils.base.progress import Progress, silent
+from csp_utils.base.results import cached
+from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
+from csp_utils.data.images import load_image
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
+from csp_utils.models.masks import MaskResult, load_models, mask_images
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import CANDIDATES, Prompt, draw_seed
 from csp_utils.noise.diffusion import generator
 from csp_utils.noise.noised_view import Noised
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no
-
-if TYPE_CHECKING:
-    from csp_utils.models.masks import MaskResult
 
 REGIONS = ("object", "elsewhere", "everywhere")
 """Where the noise is: in the object's mask, in the same mask moved to where the object is not, in the whole image."""
@@ -91,14 +95,36 @@ def moved_mask(mask: np.ndarray, seed: int, row_id: str) -> np.ndarray | None:
     return best if (best & mask).sum() <= MOST_OVERLAP * mask.sum() else None
 
 
-def finder(p: Stress) -> Mask:
-    """The parameters by which notebook 02 would find the objects."""
-    own = ("run", "seed", "grounding_dino", "sam", "box_threshold", "text_threshold", "boxes", "max_area_fraction",
-           "torch_dtype", "device")  # fmt: skip
-    return Mask(**{name: getattr(p, name) for name in own})
+def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataFrame:
+    """Return the objects of notebook 08's parameters with the masks that GroundingDINO and SAM find.
+
+    The table is cached in ``outputs/<run>/stress/objects`` under its origin.
+
+    Returns:
+        as :func:`with_masks`, dropped objects included.
+    """
+    pope = Path(p.pope or paths["data/pope"])
+    names = (*Finder.model_fields, "n_images", "torch_dtype")
+    parameters = {name: getattr(p, name) for name in names if name not in ("run", "grounding_dino", "sam")}
+    code, libraries = code_and_libraries([f"{__name__}:find_masks"])
+    inputs = {"pope": source_digest(pope), "grounding_dino": source_digest(p.grounding_dino),
+              "sam": source_digest(p.sam)}  # fmt: skip
+    origin = Origin("objects of the stress test", plain(parameters), inputs, code, libraries)
+
+    def make(folder: Path) -> None:
+        objects = read_objects(pope, p.n_images, p.seed)
+        models, found = load_models(p), []
+        for row in progress(list(objects.itertuples()), "boxes and masks", unit="image"):
+            found += mask_images(models, [load_image(row.path)], [[row.object]], p)[0]
+        write_parquet(with_masks(objects, found, p.seed), folder / "objects.parquet")
+
+    table = pd.read_parquet(cached(paths["stress/objects"], origin, make) / "objects.parquet")
+    for name in ("other_path", "rle_counts", "drop_reason", "moved"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)  # Parquet gives NaN for no text
+    return table
 
 
-def with_masks(objects: pd.DataFrame, found: Sequence["MaskResult"], seed: int) -> pd.DataFrame:
+def with_masks(objects: pd.DataFrame, found: Sequence[MaskResult], seed: int) -> pd.DataFrame:
     """The table of :func:`choose` with what GroundingDINO and SAM found for each object.
 
     Returns:
@@ -130,7 +156,7 @@ def label(condition: str, c: int | None) -> str:
     return f"c = {c} %, {condition}" if c is not None and c < 100 else "original" if c == 100 else condition
 
 
-def views(row: Any, moved: str | None, p: Stress) -> dict[tuple[str, int | None], Shown]:
+def views(row: Any, moved: str | None, p: Any) -> dict[tuple[str, int | None], Shown]:
     """What is shown for one question, by (condition, level): level 100 of "object" is the image itself.
 
     Args:
@@ -154,14 +180,15 @@ def views(row: Any, moved: str | None, p: Stress) -> dict[tuple[str, int | None]
 # ------------------------------------------------------------------------------------------------------- the answers
 
 
-def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Stress, folder: Path,
-        progress: Progress = lambda batches, _: batches) -> pd.DataFrame:
-    """What every variant says under every condition.
+def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: Path, progress: Progress = silent
+        ) -> pd.DataFrame:
+    """Return what every variant replies under every condition.
 
     Args:
         objects: as :func:`choose` returns it, with rle_counts, width, height and moved (run lengths or null).
         checkpoints: variant -> folder or hub id.
-        folder: where the replies of a finished variant are kept (:func:`csp_utils.asking.variants.ask_variants`).
+        p: parameters of notebook 08.
+        folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).
 
     Returns:
         stress.parquet: model, variant, image, question, object, condition, c (percent; null for swapped and removed),
@@ -174,19 +201,18 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Stress, folder
             texts = [confidence_question(row.question, candidate) for candidate in CANDIDATES]
             prompts += [Prompt(shown, text) for text in (*texts, plain_question(row.question))]
             keys.append((row.image, row.question, row.object, condition, c))
-    columns = ["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"]
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
         said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
         rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
                 for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"])
 
-    facts = {"prompts": [str(prompt) for prompt in prompts],
-             "images": sorted((path, Path(path).stat().st_mtime_ns)
-                              for path in {*objects["path"], *objects["other_path"].dropna()})}  # fmt: skip
+    images = digest_of_files({*objects["path"], *objects["other_path"].dropna()})
+    asked = Questionnaire(replies, f"{__name__}:ask", {"prompts": [str(prompt) for prompt in prompts]},
+                          {"images": images}, prompts[:9])  # fmt: skip
     tables = []
-    for variant, said in ask_variants(p, checkpoints, facts, folder, prompts[:9], replies):
+    for variant, said in ask_variants(p, checkpoints, asked, folder):
         tables.append(_table(keys, said).assign(model=p.model_name, variant=variant))
     order = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
              "verbalized", "internal", "plain_answer"]  # fmt: skip

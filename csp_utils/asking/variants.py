@@ -1,13 +1,13 @@
-"""Asks every variant, one model in memory at a time; keeps the replies of a finished one, and checks the engine.
+"""Asks every variant, one model in memory at a time; caches the replies of a finished one, and checks the engine.
 
 What is asked is the business of the stages (:mod:`csp_utils.asking.elicitation`, :mod:`csp_utils.asking.stress`).
 """
 
-import gc
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +15,16 @@ from typing import Any, Protocol
 import pandas as pd
 
 from csp_utils.base.devices import pick_device
+from csp_utils.base.digest import digest
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet
-from csp_utils.base.run import RunPaths
+from csp_utils.base.memory import free_models
+from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.base.results import cached
+from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.vlm.load import VLM, Engine, load_vlm
 from csp_utils.models.vlm.reply import TOLERANCE, Prompt, Reply
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
-from csp_utils.pipeline.shards import WHOLE, Shard
 
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
 """Part of the greedy replies that vLLM may give otherwise than the plain engine: two tokens that are equally likely but
@@ -45,32 +48,29 @@ class Settings(Protocol):
     device: str
 
 
-def checkpoints_of(p: Any, paths: RunPaths) -> dict[str, str]:
-    """Variant -> folder or hub id, of the variants that notebook 06 or 08 asks."""
-    every = {"base": p.base_model, "sft": str(paths.sft_checkpoint), "csp": str(paths.simpo_checkpoint)}
-    return {variant: every[variant] for variant in p.variants}
+@dataclass(frozen=True)
+class Questionnaire:
+    """What every variant is asked, and what the replies depend on besides the model.
+
+    Attributes:
+        ask: (model, variant) -> the table of replies; of a shard, its own rows.
+        code: the function that asks, as :func:`csp_utils.base.code.code_of` takes it; its code belongs to the cache key.
+        facts: further values of the cache key; short ones are also written to settings.json.
+        inputs: role -> digest of data that the prompts are made of, such as the images; part of the cache key.
+        checks: prompts on which the engine is compared with the plain one.
+    """
+
+    ask: Callable[[VLM, str], pd.DataFrame]
+    code: str
+    facts: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    checks: Sequence[Prompt]
 
 
-def fingerprint(model: str, facts: Any) -> str:
-    """What the replies depend on, in 16 hex digits: ``facts`` (anything that JSON can hold), and the model's files (by
-    size and time of writing; a hub id by its name)."""
-    folder = Path(model)
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    told = json.dumps([str(model), state, facts], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def kept_or_asked(folder: Path, name: str, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The replies of a variant, or of a part of them: those kept from a run that was cut, if ``key`` is the same, else
-    made and kept."""
-    path = folder / f"{name}-{key}.parquet"
-    if not path.is_file():
-        write_parquet(make(), path)
-        for old in folder.glob(f"{name}-*"):
-            if old.stem != path.stem:
-                old.unlink()
-    return pd.read_parquet(path)
+def digest_of_files(files: Iterable[str | Path]) -> str:
+    """Return one digest for the names and contents of many files."""
+    lines = [f"{Path(file).name} {digest(file)}" for file in sorted(map(str, files))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def checked_prompts(engine: str, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -125,28 +125,21 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
     return found | vlm.engines["vllm"].told()
 
 
-def free_memory() -> None:
-    """Gives back the memory of models that are no longer used (a model and its engines refer to each other)."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+SETTINGS = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
+"""Parameters of the cache key: how a model is loaded and asked. Where it runs is not among them."""
 
 
-def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str, Any], folder: Path,
-                 some: Sequence[Prompt], ask: Callable[[VLM, str], pd.DataFrame], shard: Shard = WHOLE
-                 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(variant, its replies) for every variant.
+def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnaire, folder: Path,
+                 shard: Shard = WHOLE) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (variant, its replies) for every variant, one model in memory at a time.
+
+    The replies of a variant are cached in ``folder`` under the origin that made them: model, prompts, images, settings,
+    code of the engines and versions of the libraries. A run that was cut asks only what is not there.
 
     Args:
         checkpoints: variant -> folder or hub id.
-        facts: what else the replies depend on; it is recorded, but for long lists.
-        folder: where the replies of each finished variant are kept, and settings.json (of a shard, settings.1of7.json
-            and so on) says how they were made, by which engine, and how far the engines agree.
-        some: prompts on which the engine is compared with the plain one; vLLM before all others are asked, but after
-            the plain one has left the memory.
-        ask: (model, variant) -> the table of replies, of a shard its own.
+        folder: of the cache. Its settings.json (of a shard settings.1of7.json and so on) says how each variant was
+            asked, by which engine, and how far the engines agree.
 
     Raises:
         UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
@@ -154,41 +147,56 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], facts: Mapping[str
     """
     device = pick_device(p.device)
     if p.engine == "vllm":  # before the first of the variants is asked for an hour
-        refuse_answers(some)
+        refuse_answers(asked.checks)
         for checkpoint in checkpoints.values():
             refuse_vllm(checkpoint, device)
-    names = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
-    settings = {"device": device} | {name: getattr(p, name) for name in names}
+    settings = {name: getattr(p, name) for name in SETTINGS}
+    code, libraries = code_and_libraries([asked.code])
     record, part = {}, "" if shard == WHOLE else f".{shard.name}"
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
-        key = fingerprint(checkpoint, [settings, facts])
+        inputs = {"model": source_digest(checkpoint), **asked.inputs}
+        origin = Origin(f"replies of {variant}{part}", plain(settings | dict(asked.facts) | {"shard": shard.name}),
+                        inputs, code, libraries)  # fmt: skip
 
-        def make(checkpoint: str = checkpoint, variant: str = variant, key: str = key) -> pd.DataFrame:
-            load = partial(load_vlm, checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
-            reference = None
-            if p.engine == "vllm":  # the GPU need not hold the model twice
-                free_memory()
-                prompts = checked_prompts("vllm", some)
-                reference = load("plain").ask(prompts, p.batch_size, p.max_new_tokens, description="the reference")
-            free_memory()
-            vlm = load(p.engine, p.batch_size)
-            try:
-                asked_by = {"engine": vlm.engine}
-                asked_by["check"] = check_engine(vlm, some, p.batch_size, p.max_new_tokens, p.torch_dtype, reference)
-                table = ask(vlm, variant)
-                if vlm.engine == "vllm":
-                    asked_by |= vlm.engines["vllm"].told()
-            finally:
-                if vlm.engine == "vllm":
-                    vlm.engines["vllm"].close()
-            write_json(asked_by, folder / f"{variant}{part}-{key}.json")
-            return table
+        def make(new: Path, checkpoint: str = checkpoint, variant: str = variant) -> None:
+            table, asked_by = _ask_one(p, checkpoint, variant, asked, device)
+            write_parquet(table, new / "replies.parquet")
+            write_json(asked_by | {"device": device}, new / "asked_by.json")
 
-        replies = kept_or_asked(folder, f"{variant}{part}", key, make)
-        seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies were kept
-        record[variant] = {"checkpoint": checkpoint, "rows": len(replies), "seconds": seconds} | settings
-        record[variant] |= {name: value for name, value in facts.items() if len(str(value)) < 200}
-        record[variant]["asked_by"] = json.loads((folder / f"{variant}{part}-{key}.json").read_text())
+        there = cached(folder / f"{variant}{part}", origin, make)
+        replies = pd.read_parquet(there / "replies.parquet")
+        seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies came from the cache
+        asked_by = json.loads((there / "asked_by.json").read_text(encoding="utf-8"))
+        record[variant] = {"checkpoint": checkpoint, "rows": len(replies), "seconds": seconds,
+                           "device": asked_by.pop("device"), **settings,
+                           **{name: value for name, value in asked.facts.items() if len(str(value)) < 200},
+                           "asked_by": asked_by}  # fmt: skip
         yield variant, replies
     write_json(record, folder / f"settings{part}.json")
+
+
+def _ask_one(p: Settings, checkpoint: str, variant: str, asked: Questionnaire, device: str
+             ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Load one model, compare its engine with the plain one, and ask it; return the replies and how it was asked.
+
+    With vLLM, the plain engine answers the checks first and leaves the memory, so that the GPU never holds both.
+    """
+    load = partial(load_vlm, checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
+    reference = None
+    if p.engine == "vllm":
+        free_models()
+        prompts = checked_prompts("vllm", asked.checks)
+        reference = load("plain").ask(prompts, p.batch_size, p.max_new_tokens, description="the reference")
+    free_models()
+    vlm = load(p.engine, p.batch_size)
+    try:
+        check = check_engine(vlm, asked.checks, p.batch_size, p.max_new_tokens, p.torch_dtype, reference)
+        asked_by = {"engine": vlm.engine, "check": check}
+        table = asked.ask(vlm, variant)
+        if vlm.engine == "vllm":
+            asked_by |= vlm.engines["vllm"].told()
+    finally:
+        if vlm.engine == "vllm":
+            vlm.engines["vllm"].close()
+    return table, asked_by

@@ -52,47 +52,28 @@ def stream(
     log_path: Path | str,
     env: Mapping[str, str] | None = None,
     show: Callable[[str], str | None] = lambda line: line,
-    tail: int = 15,
+    failed: Path | str | None = None,
 ) -> None:
-    """Runs ``command`` and prints its output line by line as it comes; keeps all of it in ``log_path``.
+    """Run ``command`` and print its output line by line as it comes; keep all of it in ``log_path``.
 
-    ``env`` is added to the environment. ``show`` turns a line into what is printed (None: nothing). A progress bar
-    that redraws its line (carriage return) is printed every five seconds at most. On an interrupt (Ctrl-C, the stop
-    button) the command and everything it started end.
+    On an interrupt (Ctrl-C, the stop button) the command and everything it started end.
 
-    Raises UserError with the last ``tail`` lines if the command fails; the log then lies in ``<name>.failed.log``.
+    Args:
+        env: added to the environment.
+        show: turns a line into what is printed; None prints nothing. A progress bar that redraws its line (carriage
+            return) is printed every five seconds at most.
+        failed: the log of a command that fails; None for ``<name>.failed.log`` beside ``log_path``.
+
+    Raises UserError with the last 15 lines if the command fails.
     """
     log_path = Path(log_path)
-    failed = log_path.with_suffix(".failed.log")
+    failed = Path(failed) if failed else log_path.with_suffix(".failed.log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    last: deque[str] = deque(maxlen=tail)
-    printed = -5.0
+    last: deque[str] = deque(maxlen=15)
     try:
         with whole_file(log_path) as temporary:
             with temporary.open("wb") as log:
-                try:
-                    process = subprocess.Popen(
-                        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, start_new_session=True,
-                        preexec_fn=die_with_parent,
-                    )
-                except FileNotFoundError as error:
-                    raise UserError(f"{command[0]} cannot be started: it is not installed here; run ./run_all.sh, "
-                                    "which makes the environment.") from error
-                try:
-                    for line, redrawn in _lines(process, log):
-                        if line.strip():
-                            last.append(line)
-                        if redrawn and time.monotonic() - printed < 5:
-                            continue
-                        text = show(line)
-                        if text is not None:
-                            print(text, flush=True)
-                            printed = time.monotonic()
-                    status = process.wait()
-                finally:
-                    if process.poll() is None:
-                        _end_group(process)
+                status = _run(command, env, log, show, last)
             if status:
                 os.replace(temporary, failed)
                 raise UserError(f"{' '.join(command[:2])} ended with status {status}; its whole log is {failed}; "
@@ -100,6 +81,35 @@ def stream(
     finally:
         sys.stdout.flush()
     failed.unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None, log: Any, show: Callable[[str], str | None],
+         last: deque[str]) -> int:
+    """Run the command to its end, write its output to ``log``, show it, note its last lines; return its status."""
+    try:
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, start_new_session=True,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} cannot be started: it is not installed here; run ./run_all.sh, "
+                        "which makes the environment.") from error  # fmt: skip
+    printed = -5.0
+    try:
+        for line, redrawn in _lines(process, log):
+            if line.strip():
+                last.append(line)
+            if redrawn and time.monotonic() - printed < 5:
+                continue
+            text = show(line)
+            if text is not None:
+                print(text, flush=True)
+                printed = time.monotonic()
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            _end_group(process)
 
 
 def _lines(process: subprocess.Popen, log: Any) -> Iterable[tuple[str, bool]]:

@@ -1,20 +1,27 @@
-"""Progress bars, and whether anybody is there to look at them."""
+"""Progress of long loops, and whether anybody is there to look at it."""
 
 import os
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 
+class Progress(Protocol):
+    """Passes items on and shows how far the loop is; :func:`progress` is one, :func:`silent` another."""
+
+    def __call__(self, items: Iterable[T], description: str = "", total: int | None = None,
+                 unit: str = "row") -> Iterable[T]: ...
+
+
 def headless() -> bool:
-    """True where nobody can move a slider: under papermill (run_notebook sets CSP_HEADLESS) and under nbval."""
+    """Return True where nobody can move a slider: under ./run_all.sh (it sets CSP_HEADLESS) and in tests."""
     return any(os.environ.get(name) for name in ("CSP_HEADLESS", "PYTEST_VERSION", "PYTEST_CURRENT_TEST"))
 
 
-def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "row") -> Iterable[T]:
-    """Iterates over ``items`` with a plain-text progress bar on standard output.
+def progress(items: Iterable[T], description: str = "", total: int | None = None, unit: str = "row") -> Iterable[T]:
+    """Iterate over ``items`` with a plain-text progress bar on standard output.
 
     In a terminal it moves all the time; elsewhere (a notebook, a log) it is renewed every five seconds at most.
     """
@@ -23,3 +30,8 @@ def progress(items: Iterable[T], description: str, total: int | None = None, uni
     terminal = sys.stdout.isatty()
     return tqdm(items, desc=description, total=total, unit=unit, file=sys.stdout, ascii=not terminal, ncols=100,
                 mininterval=0.5 if terminal else 5.0, maxinterval=1.0 if terminal else 30.0)
+
+
+def silent(items: Iterable[T], description: str = "", total: int | None = None, unit: str = "row") -> Iterable[T]:
+    """Iterate over ``items`` and show nothing."""
+    return items

@@ -6,16 +6,15 @@ models that it names are fetched, and the notebooks before this one are run with
 
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
 from csp_utils.base.process import stream
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
 from csp_utils.pipeline import params_file
-from csp_utils.pipeline.run import steps
+from csp_utils.pipeline.graph import steps, why_stale
+from csp_utils.stages import stages
 
 
 def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = p
         file = colab.DEFAULT
         listed = params_file.load(file)[0]
     section = listed[name].model_dump()
-    defaults = {key: field.default for key, field in params.NOTEBOOKS[name].model_fields.items()}
+    defaults = {key: field.default for key, field in stages[name].params.model_fields.items()}
     merged = {key: section[key] if value == defaults[key] else value for key, value in values.items()}
     other = {key: value for key, value in merged.items() if value != values[key]}
     if other:
@@ -59,15 +58,21 @@ def _fetch(file: str, values: Mapping[str, Any]) -> None:
 
 
 def _make(file: str, name: str) -> None:
-    """Runs the earlier notebooks whose results this one reads and that are not there."""
+    """Run the earlier notebooks whose results this one reads and that have to run."""
     plan = steps(file)
     step = next(step for step in plan if step.name == name and not step.branch)
-    made = {output for other in plan for output in other.outputs}
-    lacking = [path for path in step.inputs if path in made and not Path(path).exists()]
+    stale = why_stale(plan)
+    waiting, needed = list(step.after), set()
+    while waiting:
+        copy = waiting.pop()
+        if copy not in needed:
+            needed.add(copy)
+            waiting += next(other.after for other in plan if other.copy == copy)
+    lacking = [other.copy for other in plan if other.copy in needed and other.rule in stale]
     if not lacking:
         return
     print(f"Running the notebooks before this one, with {file}:", flush=True)
-    folder = Path(step.run_folder)
+    folder = step.paths.root
     log = folder.with_name(f"{folder.name}.before_{name}.log")  # beside the run: the pipeline clears it of half files
     try:
         stream([sys.executable, "-m", "csp_utils.pipeline.run", file, *lacking], log)

@@ -48,14 +48,14 @@ def read_responses(main: str, seed: int, runs: Sequence[str], outputs: str = "ou
 
     What the main run itself trained, with ``seed``, is a seed of the branch :data:`FULL`.
     """
-    own = read_parquet(RunPaths(main, outputs).responses)
+    own = read_parquet(RunPaths(main, outputs)["responses.parquet"])
     found = {("", 0): own[own["variant"] == "base"], (FULL, seed): own[own["variant"] != "base"]}
     found = {key: rows for key, rows in found.items() if not rows.empty}
     for run in runs:
         key = branch_of(run, main)
         if key in found:
             raise UserError(f"Both {main} and {run} trained branch {key[0]} with seed {key[1]}; name one of them.")
-        rows = read_parquet(RunPaths(run, outputs).responses)
+        rows = read_parquet(RunPaths(run, outputs)["responses.parquet"])
         found[key] = rows[rows["variant"] != "base"]
     return found
 
@@ -67,7 +67,7 @@ def read_stress(main: str, runs: Sequence[str], outputs: str = "outputs") -> pd.
     """
     found = []
     for run in (main, *runs):
-        path = RunPaths(run, outputs).stress
+        path = RunPaths(run, outputs)["stress.parquet"]
         if path.is_file():
             rows, branch = read_parquet(path), FULL if run == main else branch_of(run, main)[0]
             names = [variant if branch == FULL else arm_of(branch, variant).replace("_", " ")

@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,10 @@ import pyarrow as pa
 
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError, first_line
-from csp_utils.base.files import write_parquet
-from csp_utils.base.run import RunPaths
-from csp_utils.data.benchmarks import read_pope
-from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v, rows_with_benchmark_images
-from csp_utils.pipeline.shards import WHOLE, Compute, Shard, gather
+from csp_utils.base.memory import loads_once
+from csp_utils.base.stage import WHOLE, Shard
+from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.words.prompts import keyword_prompt
-
-if TYPE_CHECKING:
-    from csp_utils.base.params import Extract
 
 NO_KEYWORD = "no_keyword"
 """The drop reason of a row whose answer holds no keyword."""
@@ -233,20 +228,7 @@ def extract_keywords(
     return table[COLUMNS]
 
 
-def computing(data: RlaifV, model: KeywordModel, p: "Extract", progress: Callable[..., Iterable]) -> Compute:
-    """What computes a shard of the stage."""
-    held_out = rows_with_benchmark_images(data.rows, read_pope(p.pope)) if p.pope else None
-    return lambda shard, folder: extract_keywords(data, model, p.batch_size, progress, held_out, shard)
-
-
-def load(p: "Extract", paths: RunPaths, progress: Callable[..., Iterable]) -> Compute:
-    """Opens the data, loads the model, and returns what computes a shard."""
-    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v, p.n_rows)
-    return computing(data, KeywordModel(p.keyword_model, p.device, p.max_new_tokens, p.torch_dtype), p, progress)
-
-
-def run(p: "Extract", paths: RunPaths, compute: Compute) -> pd.DataFrame:
-    """The whole stage: writes keywords.parquet, returns it."""
-    table = gather("01_extract", p, paths, compute, SCHEMA, paths.root)
-    write_parquet(table, paths.keywords)
-    return table.to_pandas()
+@loads_once
+def load_keyword_model(folder: str, device: str, max_new_tokens: int, dtype: str) -> KeywordModel:
+    """Return the keyword model; the notebook's example and its stage share one in memory."""
+    return KeywordModel(folder, device, max_new_tokens, dtype)

@@ -5,7 +5,6 @@ mask stays in the table with the reason why, and the funnel counts the reasons.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,17 @@ from PIL import Image
 
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError
-from csp_utils.base.files import read_parquet, write_parquet
-from csp_utils.base.run import RunPaths
+from csp_utils.base.memory import loads_once
+from csp_utils.base.progress import Progress
+from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.images import load_image
-from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v
+from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.data.rle import encode_mask
 from csp_utils.models.grounding_dino import Detection, Detector, caption_of, detect, load_grounding_dino
 from csp_utils.models.sam import load_sam, segment, union
-from csp_utils.pipeline.shards import WHOLE, Compute, Shard, gather
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
-
-    from csp_utils.base.params import Mask
 
 REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
 """Why a row is dropped, in the order in which it is found out."""
@@ -44,9 +41,6 @@ SCHEMA = pa.schema(
 """Columns of masks.parquet. ``width``, ``height``: pixels of the upright image, null if it was not opened. ``boxes``:
 the boxes that make the mask, best first, x0, y0, x1, y1 in those pixels. ``rle_counts``: COCO's compressed run lengths,
 null for a dropped row. ``area_fraction``: part of the image that the mask covers, null if there is none."""
-
-Progress = Callable[..., Iterable[Any]]
-"""Called with an iterable, a description, ``total`` and ``unit``; passes the items on (csp_utils.base.progress.progress)."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +68,19 @@ class MaskResult:
 COMPUTED = [field.name for field in fields(MaskResult)]
 
 
-def load_models(p: "Mask") -> Models:
+def load_models(p: Any) -> Models:
     """Loads both models onto the device that the parameters name.
 
     ``p.torch_dtype`` is for SAM's image encoder, most of the work (benchmarks/README.md). GroundingDINO is float32: a
     threshold decides which of its boxes are kept, and its learned queries go to image tokens by the rank of scores,
     which rounding reorders.
     """
-    device = pick_device(p.device)
-    return Models(load_grounding_dino(p.grounding_dino, device), load_sam(p.sam, device, p.torch_dtype))
+    return _load(p.grounding_dino, p.sam, pick_device(p.device), p.torch_dtype)
+
+
+@loads_once
+def _load(grounding_dino: str, sam: str, device: str, dtype: str) -> Models:
+    return Models(load_grounding_dino(grounding_dino, device), load_sam(sam, device, dtype))
 
 
 def chosen(found: Detection, boxes: str) -> Detection:
@@ -110,7 +108,7 @@ def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskR
 
 
 def mask_images(
-    models: Models, images: list[Image.Image], keywords: list[list[str]], p: "Mask"
+    models: Models, images: list[Image.Image], keywords: list[list[str]], p: Any
 ) -> list[list[MaskResult]]:
     """Boxes and masks of several images at once; SAM's encoder runs once for an image.
 
@@ -154,7 +152,7 @@ def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
 
 
 def mask_rows(
-    keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", progress: Progress, shard: Shard = WHOLE
+    keywords: pd.DataFrame, data: RlaifV, models: Models, p: Any, progress: Progress, shard: Shard = WHOLE
 ) -> pd.DataFrame:
     """The table masks.parquet: one row for each row of keywords.parquet, in its order; or those of a shard.
 
@@ -208,29 +206,3 @@ def funnel(masks: pd.DataFrame) -> pd.DataFrame:
     rows += [("dropped", reason, int(dropped.get(reason, 0))) for reason in REASONS]
     rows += [("kept", None, int(masks["drop_reason"].isna().sum()))]
     return pd.DataFrame(rows, columns=["step", "reason", "n"])
-
-
-def computing(keywords: pd.DataFrame, data: RlaifV, models: Models, p: "Mask", progress: Progress) -> Compute:
-    """What computes a shard of the stage."""
-    return lambda shard, folder: mask_rows(keywords, data, models, p, progress, shard)
-
-
-def load(p: "Mask", paths: RunPaths, progress: Progress) -> Compute:
-    """Opens the data, loads the models, and returns what computes a shard."""
-    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v)
-    return computing(read_parquet(paths.keywords), data, load_models(p), p, progress)
-
-
-def run(p: "Mask", paths: RunPaths, models: Models, progress: Progress) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The whole stage: reads keywords.parquet, writes masks.parquet and funnel.parquet, returns both tables.
-
-    Raises UserError if an input is missing or damaged.
-    """
-    data = read_rlaif_v(p.rlaif_v or paths.rlaif_v)
-    compute = computing(read_parquet(paths.keywords), data, models, p, progress)
-    whole = gather("02_mask", p, paths, compute, SCHEMA, paths.root)
-    table = whole.to_pandas()
-    counts = funnel(table)
-    write_parquet(whole, paths.masks)
-    write_parquet(counts, paths.funnel)
-    return table, counts

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Perturb
 from csp_utils.base.run import missing
 from csp_utils.data.rle import decode_mask
 
@@ -156,14 +155,14 @@ def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
     return image, decode_mask(row.rle_counts, row.width, row.height)
 
 
-def row_at(row: Any, data: "RlaifV", c: int, p: Perturb) -> np.ndarray:
+def row_at(row: Any, data: "RlaifV", c: int, p: Any) -> np.ndarray:
     """The picture of a row of masks.parquet at level ``c``, with the noise that ``p`` asks for: uint8 (H, W, 3)."""
     image, mask = image_and_mask(row, data)
     region = None if p.noise_region == "global" else mask
     return perturb_row(image, region, c, row.row_id, p.seed, p.t_max, p.gamma, p.sampler)
 
 
-def scheduled(p: Perturb) -> Perturb:
+def scheduled(p: Any) -> Any:
     """The parameters with t_max and gamma of ``schedule_file``, if one is given.
 
     Raises UserError if the file is missing or holds no schedule.
@@ -175,6 +174,6 @@ def scheduled(p: Perturb) -> Perturb:
         raise missing(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Perturb(**p.model_dump() | {name: found[name] for name in ("t_max", "gamma")})
+        return type(p)(**p.model_dump() | {name: found[name] for name in ("t_max", "gamma")})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no schedule (t_max and gamma); make it with notebook 10_schedule.") from error

@@ -10,13 +10,13 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable, read_parquet, write_json
-from csp_utils.base.params import Perturb
 from csp_utils.base.run import RunPaths
 
 RECIPE = "RECIPE.json"
@@ -27,9 +27,9 @@ def picture_name(row_id: str, c: int) -> str:
     return f"{row_id}_c{c:03d}.png"
 
 
-def write_recipe(folder: Path, paths: RunPaths, p: Perturb) -> None:
+def write_recipe(folder: Path, paths: RunPaths, p: Any) -> None:
     """Writes how the pictures of ``folder`` are drawn: the parameters, with the files that they mean."""
-    files = {"rlaif_v": portable(p.rlaif_v or paths.rlaif_v), "masks_file": portable(p.masks_file or paths.masks)}
+    files = {"rlaif_v": portable(p.rlaif_v or paths["data/rlaif_v/train.parquet"]), "masks_file": portable(p.masks_file or paths["masks.parquet"])}
     write_json(p.model_dump(mode="json") | files, folder / RECIPE)
 
 
@@ -42,7 +42,7 @@ def is_drawn(path: Path | str) -> bool:
 class _Source(NamedTuple):
     """What a recipe draws from, opened."""
 
-    p: Perturb
+    p: SimpleNamespace
     data: Any
     masks: Any
 
@@ -52,7 +52,7 @@ def _opened(folder: Path, changed: int) -> _Source:
     """``changed``: time of the recipe's last change, so that another one is read anew."""
     from csp_utils.data.rlaif_v import read_rlaif_v
 
-    p = Perturb(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    p = SimpleNamespace(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
     masks = read_parquet(p.masks_file, ["row_id", "width", "height", "rle_counts"])
     return _Source(p, read_rlaif_v(p.rlaif_v), masks.set_index("row_id", drop=False))
 

@@ -12,75 +12,16 @@ of A at c = 0. Only training images are looked at.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from csp_utils.asking.variants import ask_variants
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Schedule
-from csp_utils.models.vlm.reply import Progress, Prompt, draw_seed
 from csp_utils.noise.diffusion import noise_steps
-from csp_utils.noise.noised_view import Noised
-from csp_utils.noise.training_rows import kept
-from csp_utils.words.prompts import plain_question
-from csp_utils.words.reading import parse_yes_no
-
-if TYPE_CHECKING:
-    from csp_utils.data.rlaif_v import RlaifV
-    from csp_utils.models.vlm.load import VLM
 
 GAMMAS = np.union1d(np.geomspace(1e-6, 0.5, 2000), [0.005])
 """Among which gamma is sought; the default is one of them."""
-
-
-def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
-    """Rows with a mask, one for each image and key object, in an order drawn by the seed; the first ``n_rows``."""
-    rows = kept(masks).drop_duplicates(["image_path", "keyword"])
-    order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
-    return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)
-
-
-def question(keyword: str) -> str:
-    """POPE's question about an object."""
-    return f"Is there {'an' if keyword[:1].lower() in 'aeiou' else 'a'} {keyword} in the image?"
-
-
-def ask(rows: pd.DataFrame, data: "RlaifV", p: Schedule, folder: Path, pictures: Path,
-        progress: Progress = lambda batches, _: batches) -> pd.DataFrame:
-    """What the base answers about every row at every signal.
-
-    Args:
-        rows: of :func:`choose`.
-        data: the RLAIF-V rows that the masks were made from.
-        folder: where the replies are kept (:func:`csp_utils.asking.variants.ask_variants`).
-        pictures: an empty folder for the images while they are asked about.
-
-    Returns:
-        row_id, keyword, signal, answer ("Yes", "No" or null if it could not be read). Signal 1 is the unchanged image.
-    """
-    prompts, keys, asked = [], [], []
-    for row in rows.itertuples():
-        path = pictures / f"{row.row_id}.png"
-        data.image(row.row_id).save(path)
-        for signal in p.signals:
-            # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
-            shown = path if signal == 1 else Noised(path, 0, row.row_id, p.seed, 1, 1 - signal, row.rle_counts,
-                                                    int(row.width), int(row.height))  # fmt: skip
-            prompts.append(Prompt(shown, plain_question(question(row.keyword))))
-            keys.append((row.row_id, row.keyword, signal))
-            asked.append((*keys[-1], row.rle_counts, prompts[-1].text))
-
-    def replies(vlm: "VLM", variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
-        return pd.DataFrame({"raw": [reply.text for reply in said]})
-
-    facts = {"asked": asked, "seed": p.seed}  # the path of a picture is another one each time
-    (_, said), = ask_variants(p, {"base": p.base_model}, facts, folder, prompts[:9], replies)
-    table = pd.DataFrame(keys, columns=["row_id", "keyword", "signal"])
-    return table.assign(answer=[parse_yes_no(raw) for raw in said["raw"]])
 
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,27 +8,29 @@ not written at all: their folder then holds the recipe by which :mod:`csp_utils.
 one of them is opened.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.files import portable, read_parquet, whole_folder, write_jsonl, write_parquet
-from csp_utils.base.params import Perturb
+from csp_utils.base.files import portable, write_jsonl, write_parquet
+from csp_utils.base.progress import Progress
 from csp_utils.base.run import RunPaths
-from csp_utils.data.rlaif_v import RlaifV, read_rlaif_v
-from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at, scheduled
+from csp_utils.base.stage import Shard
+from csp_utils.data.rlaif_v import RlaifV
+from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at
 from csp_utils.noise.rendered import picture_name, write_recipe
-from csp_utils.pipeline.shards import Compute, Shard, gather
 from csp_utils.words import prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+IMAGES = "images"
+"""Folder of the perturbed images, in ``outputs/<run>/perturbed``."""
 
 COLUMNS = {
     "row_id": "string",
@@ -44,9 +46,6 @@ COLUMNS = {
 """Columns of rows.parquet and their types; in the Hugging Face data set, ``image`` holds the picture itself."""
 
 SCHEMA = pa.schema(COLUMNS)
-
-Progress = Callable[..., Iterable[Any]]
-
 
 def speaks_of(texts: "pd.Series", words: Sequence[str]) -> "pd.Series":
     """Which texts hold one of ``words``, whole or with a plural's s, in any case; none if there are no words."""
@@ -108,19 +107,30 @@ def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[s
     return sft, None if chosen == rejected else {**sft, "rejected_response": rejected}
 
 
+class Source(NamedTuple):
+    """What training rows are made of: the table masks.parquet and the RLAIF-V rows that it was made from."""
+
+    masks: pd.DataFrame
+    data: RlaifV
+
+
 def perturb_rows(
-    masks: pd.DataFrame, data: RlaifV, paths: RunPaths, p: Perturb, progress: Progress, shard: Shard, folder: Path
+    source: Source, paths: RunPaths, p: Any, progress: Progress, shard: Shard, folder: Path
 ) -> pd.DataFrame:
-    """Labels and perturbs the rows of a shard; their pictures go to ``images/`` in ``folder``, unless they are drawn.
+    """Label and perturb the rows of a shard; their images go to ``images/`` in ``folder``, unless ``images: drawn``.
+
+    Args:
+        p: parameters of notebook 03, with the schedule that counts (:func:`csp_utils.noise.diffusion.scheduled`).
 
     Returns:
-        a part of rows.parquet, indexed by position: row_id, c, T_c, alpha_bar, image (its path when all is done), q_c,
+        a shard of rows.parquet, indexed by position: row_id, c, T_c, alpha_bar, image (its path when all is done), q_c,
         r_c, rejected, simpo_drop_reason ("chosen_equals_rejected" at c = 50, else null).
     """
+    masks, data = source
     rows, original = kept(masks, p.leave_out), p.answers == "original"
     preferred = data.rows.set_index("row_id")["rejected"]
     draws = 1 if original else p.draws_per_row
-    images, table = folder / paths.perturbed_images.name, {}
+    images, table = folder / IMAGES, {}
     if p.images == "files":
         images.mkdir(exist_ok=True)
     for number, row in progress(shard.share(list(enumerate(rows.itertuples()))), "perturb"):
@@ -130,7 +140,7 @@ def perturb_rows(
             if p.images == "files":
                 # Noise does not compress; level 1 is several times faster than the default and hardly larger.
                 Image.fromarray(row_at(row, data, c, p)).save(images / name, compress_level=1)
-            path = portable(paths.perturbed_images / name)
+            path = portable(paths["perturbed/images"] / name)
             if original:
                 sample, pair = original_rows(row.question, row.answer, preferred[row.row_id], path)
             else:
@@ -139,48 +149,28 @@ def perturb_rows(
     return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS))
 
 
-def load(p: Perturb, paths: RunPaths, progress: Progress) -> Compute:
-    """Opens the data and returns what computes a shard (:mod:`csp_utils.pipeline.shards`)."""
-    p, masks = scheduled(p), read_parquet(p.masks_file or paths.masks)
-    return partial(perturb_rows, masks, read_rlaif_v(p.rlaif_v or paths.rlaif_v), paths, p, progress)
-
-
-def perturb_all(
-    masks: pd.DataFrame, data: RlaifV, paths: RunPaths, p: Perturb,
-    progress: Progress = lambda rows, *args, **kwargs: rows,
-) -> pd.DataFrame:
-    """Perturbs every row that has a mask and writes ``outputs/<run>/perturbed`` whole.
+def write_rows(whole: pa.Table, paths: RunPaths, p: Any, folder: Path) -> None:
+    """Write everything of ``outputs/<run>/perturbed`` but the image files: the rows in the formats of all readers.
 
     With ``answers: original`` the rows are RLAIF-V's own, about unchanged images, in the same files: an ablation. The
     images' paths in the files for ms-swift are relative to the project root where the run lies in it, so that the
     project can be moved.
 
     Args:
-        masks: table of notebook 02.
-        data: the RLAIF-V rows that the masks were made from.
-        paths: of the run.
-        p: parameters of notebook 03.
-        progress: wraps the rows, such as :func:`csp_utils.base.progress.progress`.
-
-    Returns:
-        the table rows.parquet.
+        whole: rows.parquet, of all shards.
+        p: as for :func:`perturb_rows`.
+        folder: takes sft.jsonl, simpo.jsonl, rows.parquet and dataset/; holds images/.
     """
-    fitted = scheduled(p)
-    with whole_folder(paths.perturbed) as folder:
-        (folder / paths.perturbed_images.name).mkdir()
-        compute = partial(perturb_rows, masks, data, paths, fitted, progress)
-        whole = gather("03_perturb", p, paths, compute, SCHEMA, folder)
-        if p.images == "drawn":
-            write_recipe(folder / paths.perturbed_images.name, paths, fitted)
-        samples = [_samples(row["q_c"], row["r_c"], row["rejected"], row["image"]) for row in whole.to_pylist()]
-        write_jsonl([sft for sft, _ in samples], folder / paths.sft_jsonl.name)
-        write_jsonl([pair for _, pair in samples if pair], folder / paths.simpo_jsonl.name)
-        write_parquet(whole, folder / paths.perturbed_rows.name)
-        _save_dataset(whole.to_pylist(), folder / paths.perturbed_images.name, folder / paths.dataset.name, p)
-    return whole.to_pandas()
+    if p.images == "drawn":
+        write_recipe(folder / IMAGES, paths, p)
+    samples = [_samples(row["q_c"], row["r_c"], row["rejected"], row["image"]) for row in whole.to_pylist()]
+    write_jsonl([sft for sft, _ in samples], folder / "sft.jsonl")
+    write_jsonl([pair for _, pair in samples if pair], folder / "simpo.jsonl")
+    write_parquet(whole, folder / "rows.parquet")
+    _save_dataset(whole.to_pylist(), folder / IMAGES, folder / "dataset", p)
 
 
-def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Perturb) -> dict[str, Any]:
+def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Any) -> dict[str, Any]:
     """A row of rows.parquet, from what ms-swift is given."""
     steps = noise_steps(c, p.t_max)
     question, chosen = (message["content"] for message in sample["messages"])
@@ -197,7 +187,7 @@ def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any]
     }
 
 
-def _save_dataset(table: list[dict[str, Any]], images: Path, folder: Path, p: Perturb) -> "Dataset":
+def _save_dataset(table: list[dict[str, Any]], images: Path, folder: Path, p: Any) -> "Dataset":
     """Writes ``table`` as a Hugging Face data set, ``datasets.load_from_disk(folder)``.
 
     It holds its images; only their paths if they are drawn.

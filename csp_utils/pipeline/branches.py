@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
+from csp_utils.stages import stages
 
 KEYS = ("each", "seeds", "branches")
 
@@ -51,7 +51,7 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
     for key, value in (("each", each), ("branches", branches)):
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise UserError(f"{key!r} of {path} is {value!r}, not keys with values; see params/README.md.")
-    shared = {key: value for key, value in main.items() if key not in params.NOTEBOOKS and key != "seed"}
+    shared = {key: value for key, value in main.items() if key not in stages and key != "seed"}
     runs = [main]
     for branch, changes in branches.items():
         changes = {} if changes is None else changes
@@ -60,25 +60,27 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
         if not isinstance(changes, dict):
             raise UserError(f"The branch {branch!r} of {path} is {changes!r}, not keys with values; if none: {{}}")
         for seed in _seeds(changes.get("seeds", content.get("seeds", [0])), branch, path):
-            own = shared | {key: value for key, value in each.items() if key not in params.NOTEBOOKS}
-            own |= {key: value for key, value in changes.items() if key not in params.NOTEBOOKS and key != "seeds"}
-            sections = {name: each[name] for name in params.NOTEBOOKS if name in each}
-            for name in params.NOTEBOOKS:
+            own = shared | {key: value for key, value in each.items() if key not in stages}
+            own |= {key: value for key, value in changes.items() if key not in stages and key != "seeds"}
+            sections = {name: each[name] for name in stages if name in each}
+            for name in stages:
                 if name in changes:
                     sections[name] = _laid_over(sections.get(name), changes[name])
             sections = {name: value for name, value in sections.items() if value is not None}
             own = {key: value for key, value in own.items() if _is_for(key, sections)}
             run = own | {"run": f"{main.get('run')}.{branch}.{seed}", "seed": seed} | sections
             runs.append(_filled(run, {"seed": str(seed), "branch": branch}))
-    if isinstance(main.get("11_claims", 0), dict | None):  # compares them all, if the file names no others
-        main["11_claims"] = {"runs": [run["run"] for run in runs[1:] if "06_eval" in run]} | (main["11_claims"] or {})
+    compared = [run["run"] for run in runs[1:] if any("responses.parquet" in stages[name].makes for name in run if name in stages)]
+    for name in (name for name in main if name in stages and stages[name].follows == "all"):
+        if isinstance(main[name], dict | None):  # compares them all, if the file names no others
+            main[name] = {"runs": compared} | (main[name] or {})
     return runs
 
 
 def _is_for(key: str, sections: Mapping[str, Any]) -> bool:
     """False for a parameter that other notebooks have, but none of this run: another branch needs it. What no notebook
     has is kept, so that the check names it."""
-    having = {name for name, model in params.NOTEBOOKS.items() if key in model.model_fields}
+    having = {name for name, stage in stages.items() if key in stage.params.model_fields}
     return not having or bool(having & set(sections))
 
 

@@ -5,7 +5,6 @@ were counted for it and makes them the only ones that CUDA shows it. A GPU is ta
 system lets go when the process ends, however it ends.
 """
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Stage
+from csp_utils.base.lock import try_lock
 
 
 def visible() -> list[str]:
@@ -40,13 +39,6 @@ def installed() -> list[tuple[str, float]]:
         return []
     lines = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
     return [(number.strip(), float(memory) / 1024) for number, memory in lines if memory.strip().isdigit()]
-
-
-def wanted(p: Stage) -> int:
-    """How many GPUs a notebook with these parameters uses where there are any: none if it loads no model or runs on
-    the CPU, one for each training process, else one."""
-    device = getattr(p, "device", "cpu")
-    return 0 if device == "cpu" else getattr(p, "processes", 1)
 
 
 @contextmanager
@@ -86,18 +78,19 @@ def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
 
 
 def _take(names: list[str], number: int, taken: ExitStack) -> list[str]:
-    """Locks ``number`` of the GPUs; all of them or, for the moment, none, so that two that wait cannot block."""
+    """Lock ``number`` of the GPUs; all of them or, for the moment, none, so that two that wait cannot block."""
     folder = Path(tempfile.gettempdir()) / f"csp-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user, and the GPUs' locks would be in it; have it removed.")
     while True:
         with ExitStack() as tried:
             mine = []
             for name in names:
-                file = tried.enter_context((folder / f"{name}.lock").open("w"))
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                lock = try_lock(folder / f"{name.replace('/', '_')}.lock")
+                if lock is None:
                     continue
+                tried.callback(lock.release)
                 mine.append(name)
                 if len(mine) == number:
                     taken.push(tried.pop_all())

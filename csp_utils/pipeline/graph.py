@@ -1,23 +1,29 @@
-"""What the pipeline is made of: a step for each notebook of a params file, with the files on both sides of it, and the
-cores and GPUs that Snakemake counts for it."""
+"""What the pipeline is made of: a step for each notebook of a params file, what it waits for, and why it has to run.
 
+The steps are written to a plan file, ``outputs/<run>/.plan.json``. The Snakefile and the jobs read them from there, so
+that all of them see the same plan.
+"""
+
+import hashlib
+import json
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from csp_utils.base.code import code_of
 from csp_utils.base.errors import UserError
-from csp_utils.base.needs import needs
-from csp_utils.base.run import MAKES, RunPaths
+from csp_utils.base.files import write_json
+from csp_utils.base.params import Params
+from csp_utils.base.results import why_not_current
+from csp_utils.base.run import RunPaths
+from csp_utils.base.shards import shard_folder
+from csp_utils.base.stage import Shard, Stage
 from csp_utils.pipeline import gpus, params_file
-from csp_utils.pipeline.dependencies import modules
-from csp_utils.pipeline.shards import Shard, place
-
-FOLDERS = ("pope", "amber", "perturbed_images", "dataset", "sft_checkpoint", "simpo_checkpoint")
-"""Those of artifacts.MAKES that are folders."""
+from csp_utils.stages import stages
 
 ELSEWHERE = "elsewhere"
 """Of CSP_GPUS: the notebooks are jobs of a cluster."""
@@ -28,25 +34,59 @@ CLUSTER_THREADS = 8
 
 @dataclass(frozen=True)
 class Step:
-    """One rule: a notebook with its parameters, and the files on both sides of it. Paths are relative to the root."""
+    """One rule of Snakemake: a notebook with its parameters. Paths are relative to the project's root.
+
+    Attributes:
+        name: of the notebook.
+        notebook: its file.
+        run: name of its run.
+        parameters: all of them.
+        after: executed notebooks that it waits for.
+        fingerprint: of its cells, its parameters and the code that its cells call, figures included.
+        gpus: GPUs that it uses, where there are any.
+        shards: shards that its rows are computed in beforehand.
+        branch: branch and seed (:mod:`csp_utils.pipeline.branches`); "" for the main run.
+    """
 
     name: str
-    run_folder: str
+    notebook: str
+    run: str
     parameters: dict[str, Any]
-    inputs: list[str]
-    code: list[str]
-    outputs: list[str]
-    folders: list[str]
-    copy: str
-
+    after: list[str] = field(default_factory=list)
+    fingerprint: str = ""
     gpus: int = 0
-    """GPUs that it uses, where there are any."""
-
     shards: int = 1
-    """Parts that its rows are computed in beforehand (:mod:`csp_utils.pipeline.shards`)."""
-
     branch: str = ""
-    """Branch and seed (:mod:`csp_utils.pipeline.branches`); "" for the main run."""
+
+    @property
+    def paths(self) -> RunPaths:
+        """Of its run."""
+        return RunPaths(self.run)
+
+    @property
+    def stage(self) -> Stage:
+        """Its declaration."""
+        return stages[self.name]
+
+    @property
+    def p(self) -> Params:
+        """Its parameters, checked."""
+        return self.stage.params.model_validate(self.parameters)
+
+    @property
+    def copy(self) -> str:
+        """The executed notebook: what Snakemake takes for the output. Results are not: it deletes outputs."""
+        return str(self.paths.notebooks / f"{self.name}.ipynb")
+
+    @property
+    def record(self) -> Path:
+        """Where the fingerprint of the executed notebook is kept."""
+        return self.paths["origins"] / f"{self.name}.notebook.json"
+
+    @property
+    def outputs(self) -> list[str]:
+        """Paths of its results."""
+        return [str(path) for path in params_file.results(self.name, self.p)]
 
     @property
     def rule(self) -> str:
@@ -54,16 +94,15 @@ class Step:
         return f"notebook_{self.name}" + (f"_{re.sub(r'[^A-Za-z0-9]', '_', self.branch)}" if self.branch else "")
 
     @property
-    def parts(self) -> list[str]:
-        """Folders of its parts."""
-        paths = RunPaths(Path(self.run_folder).name, Path(self.run_folder).parent)
-        shards = [Shard(i, self.shards) for i in range(self.shards)]
-        return [str(place(paths, self.name, shard)) for shard in shards] if self.shards > 1 else []
+    def shard_marks(self) -> list[str]:
+        """Files that say that its shards are computed; [] for a step without shards."""
+        shards = [Shard(i, self.shards) for i in range(self.shards)] if self.shards > 1 else []
+        return [f"{shard_folder(self.paths, self.name, shard)}.done" for shard in shards]
 
     @property
-    def any_part(self) -> str:
-        """Folder of a part, as a pattern of Snakemake's."""
-        return re.sub(r"\d+(of\d+)$", r"{part}\1", self.parts[0])
+    def any_shard_mark(self) -> str:
+        """The same as one pattern of Snakemake's."""
+        return re.sub(r"\d+(of\d+\.done)$", r"{shard}\1", self.shard_marks[0])
 
     @property
     def title(self) -> str:
@@ -72,70 +111,132 @@ class Step:
 
 
 def steps(path: Path | str) -> list[Step]:
-    """The rules of a params file, in the order in which they run. Raises UserError if the file is not valid."""
-    found: list[Step] = []
-    used = cache(modules)  # of this call: branches run the same notebooks
+    """Return the steps of a params file, in the order in which they run. Raises UserError if the file is not valid."""
     first, *branches = params_file.load(path)
     main = next(iter(first.values())).run
-    last = {name: first.pop(name) for name in ("11_claims",) if name in first}  # compares all runs, so it is the last
-    for parameters in (first, *branches, last):
-        found += _steps_of(parameters, main, [output for step in found for output in step.outputs], path, used)
-    return found
-
-
-def _steps_of(parameters: params_file.Parameters, main: str, made: list[str], path: Path | str,
-              used: Callable[[Path], list[Path]]) -> list[Step]:
-    """The rules of one run; ``made`` are the files that earlier runs make, ``used`` tells a notebook's modules."""
+    last = {name: first.pop(name) for name in list(first) if stages[name].follows == "all"}
     found: list[Step] = []
-    for name, p in parameters.items():
-        paths = RunPaths(p.run)
-        earlier = [output for step in found for output in step.outputs]
-        inputs = [file for need in needs(name, p, paths) for file in _files(need, [*made, *earlier])]
-        if name == "09_report":  # shows everything of its run, so it follows everything
-            inputs += [output for output in earlier if output not in inputs]
-        if name == "11_claims":  # shows their stress tests too, where they have one
-            folders = [RunPaths(run) for run in (p.run, *p.runs)]
-            inputs += [str(folder.stress) for folder in folders if str(folder.stress) in made]
-        notebook = Path("notebooks") / f"{name}.ipynb"
-        if not notebook.is_file():
-            raise UserError(f"{notebook} is missing, but {path} runs it; restore it (git checkout {notebook}).")
-        found.append(Step(
-            name=name, run_folder=str(paths.root), parameters=p.model_dump(), inputs=inputs,
-            code=[str(notebook), *map(str, used(notebook))],
-            outputs=[str(getattr(paths, attribute)) for attribute in MAKES[name]],
-            folders=[str(getattr(paths, attribute)) for attribute in MAKES[name] if attribute in FOLDERS],
-            copy=str(paths.notebooks / notebook.name), gpus=gpus.wanted(p), shards=getattr(p, "shards", 1),
-            branch=p.run.removeprefix(main).removeprefix("."),
-        ))
+    fingerprint = cache(_code_of_notebook)  # branches run the same notebooks
+    for parameters in (first, *branches, last):
+        for name, p in parameters.items():
+            stage = stages[name]
+            if not stage.notebook.is_file():
+                raise UserError(f"{stage.notebook} is missing, but {path} runs it; restore it (git checkout "
+                                f"{stage.notebook}).")  # fmt: skip
+            values = p.model_dump(mode="json")
+            text = json.dumps([fingerprint(stage.notebook), values], sort_keys=True)
+            found.append(Step(
+                name, str(stage.notebook), p.run, values, _after(stage, p, found),
+                hashlib.sha256(text.encode()).hexdigest()[:16], stage.gpus(p), getattr(p, "shards", 1),
+                p.run.removeprefix(main).removeprefix("."),
+            ))  # fmt: skip
     return found
 
 
-def _files(need: Path, earlier: list[str]) -> list[str]:
-    """What Snakemake watches for ``need``: itself if a rule makes it, else the files of a folder."""
-    if str(need) in earlier or need.is_file():
-        return [str(need)]
-    # A folder of images counts by the files beside it (questions, configuration), which name all that is read of it.
-    return [str(file) for file in sorted(need.glob("*")) if file.is_file()]
+def _code_of_notebook(notebook: Path) -> list[Any]:
+    """Return what stands for a notebook: its cells without outputs, and the code that they call."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
+        return [sources, code_of((), [notebook]).modules]
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise UserError(f"{notebook} is no notebook that can be run ({type(error).__name__}: {str(error)[:100]}); "
+                        f"restore it (git checkout {notebook}).") from error  # fmt: skip
 
 
-def threads(plan: list[Step], cores: int, step: Step) -> int:
-    """Threads of a notebook or a part. On GPUs, the share of the cores that belongs to its GPUs, so that all GPUs have
-    work. Without, all for a single run, whose notebooks follow one another; one where runs stand side by side, because
-    small models gain more from that than from a second thread."""
+def _after(stage: Stage, p: Params, before: Sequence[Step]) -> list[str]:
+    """Return the executed notebooks that a step waits for: the makers of what it reads, or all of its run, or all."""
+    if stage.follows != "inputs":
+        return [step.copy for step in before if stage.follows == "all" or step.run == p.run]
+    paths = RunPaths(p.run)
+    inputs = [Path(source) for source in (stage.reads(p, paths) | stage.looks_at(p, paths)).values()]
+    return [step.copy for step in before
+            if any(Path(made) == one or Path(made) in one.parents or one in Path(made).parents
+                   for made in step.outputs for one in inputs)]  # fmt: skip
+
+
+def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
+    """Return, for every step that has to run, why: by its rule, in the order of the plan.
+
+    A step also runs after every step that it waits for; Snakemake sees to that.
+    """
+    found: dict[str, list[str]] = {}
+    for step in plan:
+        copy = Path(step.copy)
+        recorded = _fingerprint(step.record)
+        if not copy.is_file():
+            found[step.rule] = ["it has not run"]
+        elif reasons := why_not_current(step.stage, step.p, step.paths):
+            found[step.rule] = reasons
+        elif recorded != step.fingerprint:
+            found[step.rule] = ["its cells, its parameters or the code of its figures changed"]
+        elif newer := [Path(one).stem for one in step.after if _time(one) > _time(copy)]:
+            found[step.rule] = [f"{', '.join(newer)} ran after it"]
+    return found
+
+
+def _fingerprint(record: Path) -> str | None:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _time(file: Path | str) -> int:
+    return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
+
+
+# ------------------------------------------------------------------------------------------------------ the plan file
+
+
+def plan_file(plan: Sequence[Step]) -> Path:
+    """Return where the plan of a params file is kept: in the folder of its main run."""
+    return plan[0].paths[".plan.json"]
+
+
+def write_plan(plan: Sequence[Step]) -> Path:
+    """Write the plan file and return its path."""
+    write_json([asdict(step) for step in plan], plan_file(plan))
+    return plan_file(plan)
+
+
+def read_plan(path: Path | str) -> list[Step]:
+    """Return the steps of a plan file."""
+    return [Step(**step) for step in json.loads(Path(path).read_text(encoding="utf-8"))]
+
+
+def for_snakemake(config: Mapping[str, Any]) -> tuple[str, list[Step]]:
+    """Return the plan file and its steps for the Snakefile: those that ./run_all.sh wrote, else of ``params``."""
+    if "plan" in config:
+        return config["plan"], read_plan(config["plan"])
+    plan = steps(config.get("params", "params/tiny.yaml"))
+    return str(write_plan(plan)), plan
+
+
+# --------------------------------------------------------------------------------------------------- cores and GPUs
+
+
+def threads(plan: Sequence[Step], cores: int, step: Step) -> int:
+    """Return the threads of a notebook or a shard.
+
+    On GPUs it is the share of the cores that belongs to its GPUs, so that all GPUs have work. Without, all cores for a
+    single run, whose notebooks follow one another; one where runs stand side by side, because small models gain more
+    from that than from a second thread.
+    """
     there = gpu_count()
     if there is None:
         return CLUSTER_THREADS * max(1, gpu(step))
     if there:
         return max(1, cores * max(1, gpu(step)) // there)
-    return cores if len({step.run_folder for step in plan}) == 1 else 1
+    return cores if len({step.run for step in plan}) == 1 else 1
 
 
 def gpu_count() -> int | None:
-    """GPUs that can be used here; None if jobs run elsewhere (CSP_GPUS, set by :func:`snakemake`)."""
+    """Return the GPUs that can be used here; None if jobs run elsewhere (CSP_GPUS, set by the pipeline)."""
     told = os.environ.get("CSP_GPUS")
     return None if told == ELSEWHERE else int(told) if told is not None else len(gpus.visible())
 
 
 def gpu(step: Step) -> int:
-    """How many GPUs Snakemake counts for a notebook: none where there are none, unless it insists on one."""
+    """Return how many GPUs Snakemake counts for a notebook: none where there are none, unless it insists on one."""
     return 0 if gpu_count() == 0 and not step.parameters.get("device", "").startswith("cuda") else step.gpus

@@ -10,20 +10,23 @@ A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils
 can put other folders in place of these. The file is checked completely before the first notebook starts.
 """
 
-from collections.abc import Hashable
+import sys
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from csp_utils.base import params
-from csp_utils.base.errors import UserError
-from csp_utils.base.needs import needs
+from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.params import Params, is_hub_id, problems
 from csp_utils.base.run import RunPaths, maker_of
+from csp_utils.base.stage import classes
 from csp_utils.data import sources as catalogue
 from csp_utils.pipeline import branches
+from csp_utils.stages import stages
 
-Parameters = dict[str, params.Stage]
+Parameters = dict[str, Params]
+"""The checked parameters of one run by the names of its notebooks, in the order in which they run."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,6 +38,9 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor
                 continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                wrong = "a key cannot be a list or a table (a template's {{ }} was not filled in?)"
+                raise yaml.constructor.ConstructorError(problem=wrong, problem_mark=key_node.start_mark)
             if key in seen:
                 twice = f"{key!r} stands twice"
                 raise yaml.constructor.ConstructorError(problem=twice, problem_mark=key_node.start_mark)
@@ -46,8 +52,8 @@ def read(path: Path | str) -> dict[str, Any]:
     """The file as it stands. Raises UserError if it is missing, is no YAML, or is not a table of keys."""
     path = Path(path)
     if not path.is_file():
-        near = params.nearest(path.name, [other.name for other in sorted(path.parent.glob("*.y*ml"))])
-        raise UserError(f"The params file {path} does not exist; {near}")
+        known = [str(file) for file in sorted(Path("params").rglob("*.y*ml"))]
+        raise UserError(f"The params file {path} does not exist; {nearest(str(path), known)}")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,21 +68,26 @@ def read(path: Path | str) -> dict[str, Any]:
 
 
 def load(path: Path | str) -> list[Parameters]:
-    """The checked parameters of every run of the file (:mod:`csp_utils.pipeline.branches`), the main one first.
+    """Return the checked parameters of every run of the file (:mod:`csp_utils.pipeline.branches`), the main one first.
 
-    A run's are those of each notebook that it has a section for, in the order in which they run.
-
-    Raises UserError for the first unknown key, wrong type, value out of range or file that does not exist.
+    Raises UserError with a sentence for every unknown key, wrong type, value out of range and file that does not exist.
     """
-    runs: list[Parameters] = []
     content, used = _sourced(read(path), path)
     fetched = {source.folder for source in used}  # may come later
+    runs: list[Parameters] = []
+    found: list[str] = []
     for one in branches.expand(content, path):
-        parameters = _checked(one, path)
-        _check_files({name: p for name, p in parameters.items() if name != "11_claims"}, runs, fetched, path)
+        parameters, wrong = _checked(one, path)
+        found += wrong
         runs.append(parameters)
-    if "11_claims" in runs[0]:  # reads what all runs make
-        _check_files({"11_claims": runs[0]["11_claims"]}, runs, fetched, path)
+    if not found:
+        for number, parameters in enumerate(runs):
+            own = {name: p for name, p in parameters.items() if stages[name].follows != "all"}
+            found += _absent(own, runs[:number], fetched, path)
+        last = {name: p for name, p in runs[0].items() if stages[name].follows == "all"}  # reads what all runs make
+        found += _absent(last, runs, fetched, path)
+    if found:
+        raise UserError("\n".join(dict.fromkeys(found)))
     return runs
 
 
@@ -107,53 +118,74 @@ def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any],
     return placed(content), list(used.values())
 
 
-def _checked(content: dict[str, Any], path: Path | str) -> Parameters:
-    """The parameters of one run."""
-    shared = {key: value for key, value in content.items() if key not in params.NOTEBOOKS}
-    sections = {name: content[name] for name in params.NOTEBOOKS if name in content}
-    fields = {field for model in params.NOTEBOOKS.values() for field in model.model_fields}
-    for key in shared:
-        if key not in fields:
-            raise UserError(f"Unknown key {key!r} at the top of {path}; "
-                            f"{params.nearest(str(key), [*fields, *params.NOTEBOOKS])}")
+def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, list[str]]:
+    """Return the parameters of one run, and a sentence for everything that is wrong with them."""
+    odd = [key for key in content if not isinstance(key, str)]
+    if odd:
+        return {}, [f"The key {odd[0]!r} at the top of {path} is no text; put it in quotes, or remove it."]
+    shared = {key: value for key, value in content.items() if key not in stages}
+    sections = {name: content[name] for name in stages if name in content}
+    fields = {field for stage in stages.values() for field in stage.params.model_fields}
+    found = [f"Unknown key {key!r} at the top of {path}; {nearest(key, [*fields, *stages])}"
+             for key in shared if key not in fields]  # fmt: skip
     if "run" not in shared:
-        raise UserError(f"{path} does not say 'run', its folder under outputs/; add a line such as run: mine.")
+        found.append(f"{path} does not say 'run', its folder under outputs/; add a line such as run: mine.")
     if not sections:
-        raise UserError(f"{path} has no section, so no notebook would run; valid are: {', '.join(params.NOTEBOOKS)}.")
-    unused = [key for key in shared if not any(key in params.NOTEBOOKS[name].model_fields for name in sections)]
-    if unused:
-        raise UserError(f"No notebook of {path} has a parameter {unused[0]!r}, which stands at its top; remove it.")
+        found.append(f"{path} has no section, so no notebook would run; valid are: {', '.join(stages)}.")
+    else:
+        found += [f"No notebook of {path} has a parameter {key!r}, which stands at its top; remove it."
+                  for key in shared if key in fields and not any(key in _fields(name) for name in sections)]  # fmt: skip
     parameters: Parameters = {}
     for name, section in sections.items():
-        section = {} if section is None else section
-        if not isinstance(section, dict):
-            raise UserError(f"Section {name} of {path} is {section!r}, not keys with values; if it has none: {{}}")
-        if "run" in section:
-            raise UserError(f"'run' stands in section {name} of {path}; it belongs to the top, as it is one for all.")
-        own = {key: value for key, value in shared.items() if key in params.NOTEBOOKS[name].model_fields}
-        for key in own:  # checked first, so that the error says where a wrong shared value stands
-            params.build(name, {key: own[key]}, where=f"the top of {path}")
-        params.build(name, section, where=f"section {name} of {path}")
-        parameters[name] = params.build(name, {**own, **section}, where=f"section {name} of {path}")
-    return parameters
+        values, wrong = _section(name, section, shared, path)
+        found += wrong
+        if not wrong:
+            parameters[name] = stages[name].params.model_validate(values)
+    return parameters, found
 
 
-def _check_files(
-    parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str
-) -> None:
-    """Every file that a notebook needs exists, or is fetched, or an earlier notebook of this or another run makes it.
+def _fields(name: str) -> Mapping[str, Any]:
+    return stages[name].params.model_fields
+
+
+def _section(name: str, section: Any, shared: Mapping[str, Any], path: Path | str) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of one notebook, and a sentence for everything that is wrong with them.
+
+    Shared values are checked alone, so that the sentence says where a wrong one is written.
+    """
+    section = {} if section is None else section
+    if not isinstance(section, dict):
+        return {}, [f"Section {name} of {path} is {section!r}, not keys with values; if it has none: {{}}"]
+    if odd := [key for key in section if not isinstance(key, str)]:
+        return {}, [f"Unknown parameter {odd[0]!r} in section {name} of {path}; "
+                    f"{nearest(str(odd[0]), _fields(name))} (Thousands are written without a comma.)"]  # fmt: skip
+    if "run" in section:
+        return {}, [f"'run' stands in section {name} of {path}; it belongs to the top, as it is one for all."]
+    own = {key: value for key, value in shared.items() if key in _fields(name)}
+    model, others = stages[name].params, classes()
+    wrong = [sentence for key in own for sentence in problems(model, {key: own[key]}, f"the top of {path}", others)]
+    wrong += problems(model, section, f"section {name} of {path}", others)
+    values = {**own, **section}
+    return values, wrong or problems(model, values, f"section {name} of {path}", others)
+
+
+def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str) -> Iterator[str]:
+    """Yield a sentence for every input that does not exist, is not fetched, and that no earlier notebook makes.
 
     Args:
-        before: the runs before this one.
+        before: the runs before this one, or all of them.
         fetched: folders that are fetched before the first notebook.
     """
-    paths = RunPaths(next(iter(parameters.values())).run)
-    earlier: list[str] = []
+    earlier: Parameters = {}
     for name, p in parameters.items():
-        for needed in needs(name, p, paths):
-            if needed.exists() or needed in fetched or makes(needed, earlier, parameters):
+        paths = RunPaths(p.run)
+        for source in stages[name].reads(p, paths).values():
+            if isinstance(source, str) and is_hub_id(source):
                 continue
-            if any(makes(needed, list(other), other) for other in before):
+            needed = Path(source)
+            if needed.exists() or needed in fetched or makes(needed, earlier):
+                continue
+            if any(makes(needed, other) for other in before):
                 continue
             maker = maker_of(needed)
             if maker and paths.root in needed.parents:
@@ -161,15 +193,32 @@ def _check_files(
                 hint += ", or name your own file" if maker == "00_tiny_world" else ""
             else:
                 hint = "does not exist: check the path"
-            raise UserError(f"Notebook {name} of {path} reads {needed}, which {hint}.")
-        earlier.append(name)
+            yield f"Notebook {name} of {path} reads {needed}, which {hint}."
+        earlier[name] = p
 
 
-def makes(needed: Path, names: list[str], parameters: Parameters) -> bool:
-    """True if one of the notebooks ``names`` makes ``needed``."""
-    p = parameters.get("00_tiny_world")
-    if "00_tiny_world" in names and isinstance(p, params.TinyWorld):
-        home = Path(p.models) if p.models else RunPaths(p.run).tiny_world
-        if needed.parent == home and needed.name in p.train:
-            return True
-    return RunPaths(next(iter(parameters.values())).run).root in needed.parents and maker_of(needed) in names
+def makes(needed: Path, parameters: Parameters) -> bool:
+    """Return True if one of these notebooks makes ``needed``, or the folder that holds it."""
+    made = [path for name, p in parameters.items() for path in results(name, p)]
+    return any(path == needed or path in needed.parents for path in made)
+
+
+def results(name: str, p: Params) -> list[Path]:
+    """Return the paths of all results of a notebook with these parameters."""
+    paths = RunPaths(p.run)
+    return [*(paths[made] for made in stages[name].makes), *stages[name].also_makes(p, paths)]
+
+
+def main(arguments: list[str]) -> str:
+    """Return what ``python -m csp_utils.pipeline.params_file check FILE`` prints."""
+    if len(arguments) != 2 or arguments[0] != "check":
+        raise UserError("usage: python -m csp_utils.pipeline.params_file check FILE")
+    return "\n".join(f"{arguments[1]}: run {next(iter(run.values())).run}: {', '.join(run)}: all parameters are valid"
+                     for run in load(arguments[1]))  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        print(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,25 +1,21 @@
 """What a params file would do, and what this machine lacks for it: ./run_all.sh FILE --plan.
 
-Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.pipeline.cost`, docs/scale.md); what is
+Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.base.cost`, docs/scale.md); what is
 certain to fail stops a run before its first download as well (:func:`refuse`).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csp_utils.base import params
+from csp_utils.base.cost import Cost, Known
 from csp_utils.base.errors import UserError
-from csp_utils.base.run import RunPaths
 from csp_utils.data import fetching, sources
 from csp_utils.models import families
-from csp_utils.pipeline import cost, gpus
-from csp_utils.pipeline.cost import Cost
+from csp_utils.pipeline import gpus
 from csp_utils.training import command as training
 
 if TYPE_CHECKING:
@@ -38,122 +34,10 @@ class Job:
     cost: Cost
 
 
-class _Counts:
-    """Rows of files that are there, or that earlier notebooks will make."""
-
-    def __init__(self, used: Sequence[sources.Source]) -> None:
-        self.sources = {str(source.folder): source for source in used}
-        self.rows: dict[str, int] = {}
-
-    def facts(self, path: str | None, max_pixels: int | None = None) -> dict[str, Any]:
-        """Of a source, or of a model in a folder of the user's own as far as its files tell."""
-        if path is None:
-            return {}
-        if source := self.sources.get(str(path)):
-            return source.facts
-        weights = _weights(Path(path))
-        if weights is None:
-            return {}
-        found: dict[str, Any] = {"billions": {"language": weights / 1e9}, "teraflops": 2e-12 * weights * 4096}
-        if max_pixels:
-            found |= {"tokens": {"language": max_pixels // 784, "vision": max_pixels // 196}, "shared": True}
-        return found
-
-    def of(self, path: Path | str | None) -> int:
-        """Rows of RLAIF-V's files, or of a table that a notebook will make; 0 if nothing tells."""
-        if path is None:
-            return 0
-        if str(path) in self.rows:
-            return self.rows[str(path)]
-        return self.facts(str(path)).get("rows") or _table_rows(Path(path))
-
-
-@cache
-def _weights(folder: Path) -> int | None:
-    """Number of weights in the safetensors files of a folder (their headers are read); None if there are none."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                n = 1
-                for side in tensor["shape"]:
-                    n *= side
-                total += n
-    return total or None
-
-
-def _table_rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    return sum(pq.read_metadata(file).num_rows for file in files if file.suffix == ".parquet")
-
-
 def jobs(plan: Sequence["Step"], used: Sequence[sources.Source]) -> list[Job]:
-    """What each notebook of the plan takes, in order."""
-    counts = _Counts(used)
-    return [Job(step, p, _cost(step.name, p, RunPaths(p.run), counts))
-            for step in plan for p in [params.build(step.name, step.parameters, "the plan")]]  # fmt: skip
-
-
-def _cost(name: str, p: Any, paths: RunPaths, counts: _Counts) -> Cost:
-    """The cost of one notebook; notes how many rows it leaves for the next."""
-    if name == "00_tiny_world":
-        counts.rows[str(paths.rlaif_v)] = p.n_train_scenes * p.rows_per_scene
-        counts.rows[str(paths.pope)] = counts.rows[str(paths.amber)] = p.n_test_scenes
-        return Cost("trains " + ", ".join(p.train) if p.train else f"{p.n_train_scenes + p.n_test_scenes} drawn scenes")
-    if name == "01_extract":
-        rows = counts.of(p.rlaif_v or paths.rlaif_v)
-        rows = min(rows, p.n_rows) if p.n_rows else rows
-        counts.rows[str(paths.keywords)] = counts.rows[str(paths.masks)] = rows
-        return cost.extract(rows, counts.facts(p.keyword_model), p)
-    if name == "02_mask":
-        rows = counts.rows[str(paths.masks)] = counts.of(paths.keywords)
-        return cost.mask(rows, counts.facts(p.grounding_dino), counts.facts(p.sam), p)
-    if name == "03_perturb":
-        rows = counts.of(p.masks_file or paths.masks)
-        draws = 1 if p.answers == "original" else p.draws_per_row
-        for made in (paths.sft_jsonl, paths.simpo_jsonl):
-            counts.rows[str(made)] = rows * draws
-        return cost.perturb(rows, p)
-    if name in ("04_sft", "05_simpo"):
-        simpo = name == "05_simpo"
-        rows = counts.of(p.rows_file or (paths.simpo_jsonl if simpo else paths.sft_jsonl))
-        own = paths.simpo_checkpoint if simpo else paths.sft_checkpoint
-        start = counts.sources.get(p.model or str(paths.sft_checkpoint))
-        facts = start.facts if start else counts.facts(p.model, p.max_pixels)
-        if p.model:
-            counts.sources[str(own)] = start or sources.Source(p.model, facts=facts)
-            counts.sources[str(paths.sft_checkpoint)] = counts.sources[str(own)]
-        return cost.train(rows, facts, p, 2 if simpo else 1)
-    if name in ("06_eval", "08_stress", "10_schedule"):
-        return _asking(name, p, paths, counts)
-    return Cost("tables and figures")
-
-
-def _asking(name: str, p: Any, paths: RunPaths, counts: _Counts) -> Cost:
-    model = counts.facts(p.base_model, p.max_pixels)
-    if name == "10_schedule":
-        rows = p.n_rows or counts.of(p.masks_file or paths.masks)
-        return cost.ask(rows * len(p.signals), rows * len(p.signals), model, p, 1, f"{rows:,} pictures")
-    pope = counts.facts(p.pope or str(paths.pope))
-    images = pope.get("images") or counts.of(p.pope or paths.pope)
-    if name == "08_stress":
-        images = min(images, p.n_images or images)
-        shown = images * len(p.levels) * len(p.regions)
-        return cost.ask(shown, 3 * shown, model, p, len(p.variants), f"{images:,} objects, {shown:,} pictures")
-    shown, questions, splits = images, pope.get("questions", 18 * images), 3
-    if "amber" in p.benchmarks:
-        amber = counts.facts(p.amber or str(paths.amber))
-        shown += amber.get("images") or counts.of(p.amber or paths.amber)
-        questions, splits = questions + amber.get("questions", 18 * images), 5
-    if p.n_questions:
-        questions = min(questions, splits * p.n_questions)
-    a_question = 1 + 2 * len({"third_person", *p.prompts}) + len(p.blurs)
-    a_question += p.n_samples * a_question if "sampled" in p.methods else 0
-    return cost.ask(shown, a_question * questions, model, p, len(p.variants), f"{questions:,} questions at most")
+    """Return what each notebook of the plan takes, in order."""
+    known = Known({str(source.folder): source.facts for source in used})
+    return [Job(step, step.p, step.stage.cost(step.p, step.paths, known)) for step in plan]
 
 
 # ------------------------------------------------------------------------------------------------ what is lacking
@@ -202,7 +86,7 @@ def _without_gpu(todo: Sequence[Job]) -> Iterator[str]:
 
 
 def _smaller(job: Job) -> str:
-    if job.step.name in ("04_sft", "05_simpo") and job.p.tuner_type == "full":
+    if getattr(job.p, "tuner_type", None) == "full":
         return "train with tuner_type: lora, or spread it over more GPUs (processes, deepspeed: zero3)"
     return "take torch_dtype: bfloat16, a smaller model or a larger GPU"
 
@@ -210,7 +94,7 @@ def _smaller(job: Job) -> str:
 def _disk(todo: Sequence[Job], used: Sequence[sources.Source]) -> Iterator[str]:
     places: dict[int, tuple[Path, float]] = {}
     wanted = [(source.folder, source.gigabytes) for source in used if not source.here]
-    wanted += [(Path(job.step.run_folder), job.cost.disk) for job in todo if not Path(job.step.copy).exists()]
+    wanted += [(job.step.paths.root, job.cost.disk) for job in todo if not Path(job.step.copy).exists()]
     for place, gigabytes in wanted:
         there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
         disk = there.stat().st_dev
@@ -251,7 +135,7 @@ def hours(todo: Sequence[Job], cards: int) -> float:
     chains: dict[str, float] = {}
     beside: dict[str, float] = {}  # 06 and 08 follow the trainings and not each other: the longer one counts
     for job in todo:
-        share, folder = (job.cost.gpu_hours or 0) / max(1, min(cards, job.cost.parallel)), job.step.run_folder
+        share, folder = (job.cost.gpu_hours or 0) / max(1, min(cards, job.cost.parallel)), job.step.run
         if job.step.name in ("06_eval", "08_stress"):
             share, beside[folder] = max(0, share - beside.get(folder, 0)), max(share, beside.get(folder, 0))
         chains[folder] = chains.get(folder, 0) + share
@@ -272,7 +156,7 @@ def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], else
     lines += ["", "Jobs (GPU hours of an A100 80 GB; arithmetic good for a factor of two, see docs/scale.md)"]
     rows = [["", "work", "GPUs", "GPU h", "CPU h", "disk GB", "GB a GPU"]]
     for job in todo:
-        parts = f" in {job.step.shards} parts" if job.step.shards > 1 else ""
+        parts = f" in {job.step.shards} shards" if job.step.shards > 1 else ""
         rows.append([job.step.title, job.cost.work + parts, _figure(job.step.gpus).removesuffix(".0"),
                      _figure(job.cost.gpu_hours), _figure(job.cost.cpu_hours), _figure(job.cost.disk),
                      _figure(job.cost.gpu_memory)])  # fmt: skip

@@ -1,183 +1,270 @@
 """The command behind ./run_all.sh: checks a params file, fetches what it names, lets Snakemake run its notebooks."""
 
-import fcntl
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.files import sweep
+from csp_utils.base.lock import try_lock
 from csp_utils.base.process import die_with_parent, kill_after
-from csp_utils.base.run import project_root
+from csp_utils.base.run import PROJECT, project_root
 from csp_utils.data.fetching import fetch
 from csp_utils.pipeline import params_file, slurm
 from csp_utils.pipeline import plan as outlook
-from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, steps
+from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, steps, why_stale, write_plan
+from csp_utils.pipeline.run_notebook import clock
 
 DRY = {"--dry-run", "--dryrun", "-n"}
 """Snakemake's options that only show what would run."""
 
-
-@contextmanager
-def _alone(run_folder: Path) -> Iterator[None]:
-    """Holds the run's folder, so that two pipelines never write one run.
-
-    The system lets go when this process and its Snakemake, which inherits the open file, are gone: if this one is
-    killed, a Snakemake that submits to a cluster still waits for the notebooks that run.
-    """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with (run_folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another ./run_all.sh is writing {run_folder}; wait for it to end, or stop it.") from error
-        os.set_inheritable(file.fileno(), True)
-        yield
+FORCE = {"--forcerun", "-R"}
+OWN = {"--plan", "--anyway", "--version", "--help"}
+"""Options that are not Snakemake's."""
 
 
-def snakemake(path: str, options: list[str], plan: list[Step], log: Path | None = None) -> int:
-    """Runs Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
+def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None) -> int:
+    """Run Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
+
+    Args:
+        options: the user's.
+        stale: rules that have to run.
 
     On Ctrl-C ends it and all that it has started, and raises KeyboardInterrupt.
     """
-    command = [sys.executable, "-m", "snakemake", "--config", f"params={path}", "--nolock", "--rerun-incomplete"]
     options = slurm.options_with_profile(options, Path.cwd())
-    executor, given = slurm.executor(options), {option.split("=")[0] for option in options}
-    there = str(gpu_count()) if executor == "local" else ELSEWHERE
-    if executor == "local" and there != "0" and not given & {"--resources", "--res"}:
-        command += ["--resources", f"gpu={there}"]
-    if executor == "local" and not given & {"--cores", "-c", "--jobs", "-j"}:
-        command += ["--cores", "all"]  # with another executor, this machine's cores would bound each job's threads
-    if len({step.run_folder for step in plan}) > 1 and not given & {"--keep-going", "-k"}:
-        command += ["--keep-going"]  # a branch that fails does not stop the others
-    if given & DRY and not given & {"--quiet", "-q"}:
-        command += ["--quiet", "host"]
+    executor = slurm.executor(options)
+    command = [sys.executable, "-m", "snakemake", "--config", f"params={path}", f"plan={write_plan(plan)}", "--nolock",
+               "--rerun-triggers", "mtime", "params", *_defaults(options, executor, plan)]  # fmt: skip
+    options, forced = _without(options, FORCE)
+    if both := list(dict.fromkeys([*stale, *forced])):
+        options += ["--forcerun", *both]
     env = {
         **os.environ,
-        "CSP_GPUS": there,
-        "CSP_NOTEBOOKS": json.dumps({step.copy: step.title for step in plan}),
+        "CSP_GPUS": str(gpu_count()) if executor == "local" else ELSEWHERE,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
     }
+    if executor == "local":
+        import psutil
+
+        env["CSP_PIPELINE"] = f"{os.getpid()}:{psutil.Process().create_time():.0f}"
     # In a session of its own: Ctrl-C in a terminal reaches this process alone, which then ends the others once.
-    remote = slurm.jobs(Path(plan[0].run_folder), log) if executor == "slurm" and log else nullcontext([])
+    remote = slurm.jobs(plan[0].paths.root, log) if executor == "slurm" and log else nullcontext([])
     with remote as more, log.open("w") if log else nullcontext() as stderr:
-        process = subprocess.Popen([*command, *options, *more], env=env, stderr=stderr, start_new_session=True,
-                                   preexec_fn=die_with_parent, close_fds=False)
+        process = subprocess.Popen([*command, *more, *options], env=env, stderr=stderr, start_new_session=True,
+                                   preexec_fn=die_with_parent)  # fmt: skip
         try:
             return process.wait()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            _end(process)
             raise
+        finally:
+            _end(process)
+
+
+def _defaults(options: list[str], executor: str, plan: Sequence[Step]) -> list[str]:
+    """Return the options that Snakemake gets where the user has given none of their kind."""
+    given, found = {option.split("=")[0] for option in options}, []
+    there = gpu_count()
+    if executor == "local" and there and not given & {"--resources", "--res"}:
+        found += ["--resources", f"gpu={there}"]
+    if executor == "local" and not given & {"--cores", "-c", "--jobs", "-j"}:
+        found += ["--cores", "all"]  # with another executor, this machine's cores would bound each job's threads
+    if len({step.run for step in plan}) > 1 and not given & {"--keep-going", "-k"}:
+        found += ["--keep-going"]  # a branch that fails does not stop the others
+    if given & DRY and not given & {"--quiet", "-q"}:
+        found += ["--quiet", "host"]
+    return found
+
+
+def _without(options: list[str], names: set[str]) -> tuple[list[str], list[str]]:
+    """Return the options without those of ``names``, and the values of these."""
+    kept: list[str] = []
+    values: list[str] = []
+    inside = False
+    for option in options:
+        name, equals, value = option.partition("=")
+        if option.startswith("-"):
+            inside = name in names and not equals
+        if name in names:
+            values += [value] if equals else []
+        elif inside:
+            values.append(option)
+        else:
+            kept.append(option)
+    return kept, values
 
 
 def _end(process: subprocess.Popen) -> None:
+    """End Snakemake, if it still runs, and everything that it has started; the notebooks clear up after themselves.
+
+    A Snakemake that was killed leaves its jobs behind: they are found by the session that it opened.
+    """
     import psutil
 
-    parent = psutil.Process(process.pid)
-    process.send_signal(signal.SIGSTOP)  # what it has started is now all there is
-    family = parent.children(recursive=True)
-    process.kill()  # asked to end, it would first start what could run beside the notebooks that are stopped
-    for member in family:
+    family = {member.pid: member for member in _session(process.pid)}
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        process.send_signal(signal.SIGSTOP)  # what it has started is now all there is
+        family |= {member.pid: member for member in parent.children(recursive=True)}
+        process.kill()  # asked to end, it would first start what could run beside the notebooks that are stopped
+    family.pop(process.pid, None)
+    for member in family.values():
         try:
             if {"csp_utils.pipeline.run_notebook", "csp_utils.pipeline.run_shard"} & set(member.cmdline()):
                 member.send_signal(signal.SIGINT)  # a notebook interrupts its kernel, which then clears up
         except psutil.NoSuchProcess:
             pass
-    kill_after(family, 30)
+    kill_after(list(family.values()), 30)
     process.wait()
 
 
-def sweep(run_folder: Path) -> None:
-    """Removes what a writer of csp_utils.base.files that was killed left behind: files and folders named .NAME.tmp*.
+def _session(leader: int) -> list:
+    import psutil
 
-    Only while no process writes the run. A writer that is interrupted clears up itself, if it is given the time.
-    """
-    for left in list(run_folder.rglob(".*.tmp*")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-    for empty in [*(run_folder / "shards").glob("*"), run_folder / "shards"]:
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+        except (ProcessLookupError, PermissionError):
+            pass
+    return found
 
 
 def run(path: str, options: list[str]) -> int:
-    """Checks the params file, runs what has to run, and says how it ended; returns the exit status."""
-    from csp_utils.pipeline.run_notebook import clock
-
-    start, began = time.monotonic(), time.time_ns()
+    """Check the params file, run what has to run, and say how it ended; return the exit status."""
+    start = time.monotonic()
     plan = steps(path)
-    run_folder = Path(plan[0].run_folder)
-    before = [_written(step.copy) for step in plan]
     used = params_file.sources(path)
     elsewhere = slurm.executor(slurm.options_with_profile(options, Path.cwd())) != "local"
     if "--plan" in options:
         print(outlook.written(path, outlook.jobs(plan, used), used, elsewhere))
         return 0
-    if "--anyway" in options:
-        options = [option for option in options if option != "--anyway"]
-    elif not DRY & set(options):
-        outlook.refuse(outlook.jobs(plan, used), used, elsewhere)
+    stale = why_stale(plan)
     if DRY & set(options):
-        return snakemake(path, options, plan)
-    missing = [source for source in used if not source.here]
-    if missing:
-        if found := list(outlook.unreachable(missing)):  # before gigabytes of another one are fetched
-            raise UserError("\n".join(found))
-        for source in missing:
-            fetch(source)
-        plan = steps(path)  # what was fetched is watched from now on
-    print(f"{path}: {len(plan)} notebooks, results in {run_folder}; looking what is up to date", flush=True)
-    folders = list(dict.fromkeys(Path(step.run_folder) for step in plan))
-    with ExitStack() as alone:
-        for folder in folders:
-            alone.enter_context(_alone(folder))
-        log = run_folder / "snakemake.log"
-        try:
-            for folder in folders:
-                sweep(folder)  # of a run that was killed outright
-            status = snakemake(path, options, plan, log)
-        finally:
-            for folder in folders:
-                sweep(folder)
-    done = [step for step, then in zip(plan, before, strict=True) if _written(step.copy) != then]
+        for step in plan:
+            if reasons := stale.get(step.rule):
+                print(f"{step.title}: {'; '.join(reasons)}")
+        return snakemake(path, options, plan, list(stale))
+    if not stale and not set(options) - {"--anyway"}:
+        print(f"{path}: nothing to do, everything is up to date; {_ending(plan)}")
+        return 0
+    if "--anyway" not in options:
+        outlook.refuse(outlook.jobs(plan, used), used, elsewhere)
+    _fetch([source for source in used if not source.here])
+    print(f"{path}: {len(plan)} notebooks, results in {plan[0].paths.root}; {len(stale)} have to run", flush=True)
+    options = [option for option in options if option != "--anyway"]
+    before = [_written(step.copy) for step in plan]
+    status = _alone(path, options, plan, list(stale))
     if status:
-        left = [_written(file) for folder in folders for file in (folder / "notebooks" / "failed").glob("*")]
-        if not any(time > began for time in left):  # neither notebook nor part: Snakemake itself has a reason
-            print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
         print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
         return status
-    pages = [page for step in plan for page in step.outputs if page.endswith(".html") and Path(page).exists()]
-    end = f"the report is {', '.join(pages)}" if pages else f"the results are in {run_folder}"
+    done = sum(_written(step.copy) != then for step, then in zip(plan, before, strict=True))
     if done:
-        print(f"{path}: {len(done)} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {end}")
+        print(f"{path}: {done} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {_ending(plan)}")
     else:
-        print(f"{path}: nothing to do, everything is up to date; {end}")
+        print(f"{path}: nothing to do, everything is up to date; {_ending(plan)}")
     return 0
+
+
+def _fetch(missing: list) -> None:
+    """Fetch the sources that are not here; none before all servers have been asked."""
+    if found := list(outlook.unreachable(missing)):
+        raise UserError("\n".join(found))
+    for source in missing:
+        fetch(source)
+
+
+def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]) -> int:
+    """Run Snakemake while no other pipeline writes the same runs; clear up what killed writers have left."""
+    began, log = time.time_ns(), plan[0].paths["snakemake.log"]
+    folders = list(dict.fromkeys(step.paths.root for step in plan))
+    slurm_runs = slurm.executor(slurm.options_with_profile(options, Path.cwd())) == "slurm"
+    with ExitStack() as held:
+        for folder in folders:
+            lock = try_lock(folder / ".lock")
+            if lock is None:
+                raise UserError(f"Another ./run_all.sh is writing {folder}; wait for it to end, or stop it.")
+            held.callback(lock.release)
+        try:
+            for folder in folders:
+                sweep(folder)
+            status = snakemake(path, options, plan, stale, log)
+        finally:
+            for folder in folders:
+                sweep(folder, machines=slurm_runs)  # its jobs are gone by now
+                _remove_empty(folder / "shards")
+    left = [_written(file) for folder in folders for file in (folder / "notebooks" / "failed").glob("*")]
+    if status and not any(time > began for time in left):  # neither notebook nor shard: Snakemake itself has a reason
+        print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
+    return status
+
+
+def _remove_empty(folder: Path) -> None:
+    for empty in [*folder.glob("*"), folder]:
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+
+
+def _ending(plan: Sequence[Step]) -> str:
+    """Return what a reader can open now."""
+    pages = [page for step in plan for page in step.outputs if page.endswith(".html") and Path(page).exists()]
+    return f"the report is {', '.join(pages)}" if pages else f"the results are in {plan[0].paths.root}"
 
 
 def _written(file: Path | str) -> int:
     return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
 
 
+def version() -> str:
+    """Return the project's version and, in a git checkout, the commit."""
+    import tomllib
+
+    number = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    git = subprocess.run(["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    return f"csp-reproduction {number}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raise UserError for an option that neither this command nor Snakemake has, before anything starts."""
+    unknown = [name for option in options if (name := option.split("=")[0]).startswith("--") and name not in OWN]
+    if not unknown:
+        return
+    from snakemake.cli import get_argument_parser  # takes two seconds to import
+
+    known = {name for action in get_argument_parser()._actions for name in action.option_strings} | OWN
+    for name in unknown:
+        if not any(other.startswith(name) for other in known):
+            raise UserError(f"There is no option {name}; {nearest(name, sorted(known))} ./run_all.sh --help lists them.")
+
+
+def params_path(name: str, root: Path) -> Path:
+    """Return the params file that the user means: a path, or the bare name of a file in params/."""
+    path = Path(name).absolute()
+    bare = [root / "params" / f"{name}{suffix}" for suffix in ("", ".yaml", ".yml")]
+    return path if path.is_file() else next((file for file in bare if file.is_file()), path)
+
+
 def main(arguments: list[str]) -> int:
-    """``[PARAMS_FILE] [snakemake options]``; the default file is params/tiny.yaml."""
-    path = Path("params/tiny.yaml")
-    if arguments and not arguments[0].startswith("-"):
-        path = Path(arguments.pop(0)).absolute()
+    """``[PARAMS_FILE] [options]``; the default file is params/tiny.yaml."""
     root = project_root(Path(__file__).parent)
+    path = root / "params" / "tiny.yaml"
+    if arguments and not arguments[0].startswith("-"):
+        path = params_path(arguments.pop(0), root)
     os.chdir(root)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if "--version" in arguments:
+            print(version())
+            return 0
+        check_options(arguments)
         return run(str(path.relative_to(root) if path.is_relative_to(root) else path), arguments)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -1,30 +1,34 @@
 """Runs one notebook with papermill; the Snakefile calls this for every rule.
 
-    python -m csp_utils.pipeline.run_notebook notebooks/01_extract.ipynb outputs/tiny '{"run": "tiny", ...}' 1
+    python -m csp_utils.pipeline.run_notebook outputs/tiny/.plan.json notebook_01_extract 1
 
 The last number is how many GPUs it takes (:mod:`csp_utils.pipeline.gpus`).
 
-While it runs, the copy lies in ``outputs/<run>/notebooks/failed/``; it moves to ``outputs/<run>/notebooks/`` when every
-cell has run. A failure, or Ctrl-C, ends the kernel and all that it has started, and says where the copy lies.
+While it runs, the copy is in ``outputs/<run>/notebooks/failed/``; it moves to ``outputs/<run>/notebooks/`` when every
+cell has run. A failure, or Ctrl-C, ends the kernel and all that it has started, and says where the copy is. The results
+of the stage stay in any case: the same command goes on from them.
 """
 
 import errno
-import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from csp_utils.base.errors import UserError
+from csp_utils.base.files import write_json
+from csp_utils.base.lock import locked
 from csp_utils.base.process import kill_after
-from csp_utils.base.run import MAKES, RunPaths
 from csp_utils.pipeline import gpus
+from csp_utils.pipeline.graph import Step, read_plan
 
 # jsonschema, which every notebook tool imports, compiles a grammar of web addresses (4 s of CPU) if this package is
 # installed. Notebooks need no such check, and jsonschema does without it.
@@ -49,19 +53,16 @@ def clock(seconds: float) -> str:
 class Run:
     """One execution of one notebook, in a thread of its own: the main thread reports and receives Ctrl-C."""
 
-    def __init__(self, notebook: Path, run_folder: Path, parameters: dict[str, Any], title: str) -> None:
-        self.name = notebook.stem
-        self.notebook = notebook
-        self.done = run_folder / "notebooks" / notebook.name
-        self.half = run_folder / "notebooks" / "failed" / notebook.name
-        self.parameters = parameters
-        self.title = title
+    def __init__(self, step: Step, title: str) -> None:
+        self.step, self.title = step, title
+        self.done = Path(step.copy)
+        self.half = self.done.parent / "failed" / self.done.name
         self.cell, self.cells, self.heading = 0, 0, ""
         self.error: BaseException | None = None
         self.start = time.monotonic()
 
     def execute(self) -> None:
-        """Runs all cells; keeps the exception, if there is one, in ``error``."""
+        """Run all cells; keep the exception, if there is one, in ``error``."""
         try:
             import papermill
             from papermill.engines import NBClientEngine, papermill_engines
@@ -88,7 +89,7 @@ class Run:
             for seconds in START_SECONDS:
                 try:
                     papermill.execute_notebook(
-                        self.notebook, self.half, parameters=self.parameters, engine_name="watched",
+                        self.step.notebook, self.half, parameters=self.step.parameters, engine_name="watched",
                         kernel_name="python3", progress_bar=False, cwd=".", start_timeout=seconds,
                         extra_arguments=KERNEL_OPTIONS,
                     )
@@ -101,30 +102,32 @@ class Run:
             self.error = error
 
     def report(self, ending: str = "") -> None:
-        """Says where the run is: a line that is redrawn in a terminal, a line of its own elsewhere."""
+        """Say where the run is: a line that is redrawn in a terminal, a line of its own elsewhere."""
         elapsed = clock(time.monotonic() - self.start)
         where = ending or (f"cell {self.cell} of {self.cells}: {self.heading}" if self.cells else "starting")
         line = f"{self.title}  {elapsed}  {where}"
         if sys.stdout.isatty():
-            width = os.get_terminal_size().columns - 1
+            width = max(20, shutil.get_terminal_size().columns - 1)  # a terminal may tell that it has 0 columns
             print(f"\r{line[:width]:<{width}}", end="\n" if ending else "", flush=True)
         else:
             print(line, flush=True)
 
     def unmade(self) -> UserError | None:
-        """An error if the notebook ran to its end and did not make what it should."""
-        paths = RunPaths(self.half.parents[2].name, self.half.parents[3])
-        for attribute in MAKES.get(self.name, ()):
-            if not getattr(paths, attribute).exists():
-                return UserError(f"It ran to its end, but {getattr(paths, attribute)} is not there; a cell is missing.")
-        return None
+        """Return an error if the notebook ran to its end and a result is not there."""
+        absent = [path for path in self.step.outputs if not Path(path).exists()]
+        return UserError(f"It ran to its end, but {absent[0]} is not there; a cell is missing.") if absent else None
 
     def finish(self) -> int:
-        """Files the copy and says how it went; returns the exit status."""
+        """File the copy and say how it went; return the exit status."""
         if self.error is None:
             self.error = self.unmade()
         if self.error is None:
+            # Not older than what it waited for, whatever the clocks said: Snakemake would run it again at every call.
+            newest = max((Path(one).stat().st_mtime_ns for one in self.step.after if Path(one).exists()), default=0)
+            now = max(time.time_ns(), newest + 1)
+            os.utime(self.half, ns=(now, now))
             os.replace(self.half, self.done)
+            write_json({"fingerprint": self.step.fingerprint}, self.step.record)
             if not any(self.half.parent.iterdir()):
                 self.half.parent.rmdir()
             self.report("done")
@@ -135,7 +138,7 @@ class Run:
 
 
 def heading(source: str) -> str:
-    """Text of the last heading in a markdown cell; "" if it has none."""
+    """Return the text of the last heading in a markdown cell; "" if it has none."""
     found = re.findall(r"^#{1,6}\s+(.+?)\s*$", source, flags=re.MULTILINE)
     return found[-1] if found else ""
 
@@ -157,7 +160,7 @@ def failure(run: Run) -> str:
         reason = "\n".join(lines)
     copy = f"The half-run copy is {run.half}" if run.half.exists() else "No copy was written"
     end = f"{copy}; the same command goes on from this notebook."
-    return f"\nNotebook {run.name} failed in {where}:\n\n{reason}\n\n{end}\n"
+    return f"\nNotebook {run.step.name} failed in {where}:\n\n{reason}\n\n{end}\n"
 
 
 def interrupt_kernel() -> None:
@@ -184,17 +187,42 @@ def end_children() -> None:
     kill_after(children, 3)
 
 
-def title_of(copy: str, name: str) -> str:
-    """What the reader is told of the notebook whose copy lies there: its number among those of this call, its name."""
-    titles = json.loads(os.environ.get("CSP_NOTEBOOKS", "{}"))  # by their copies
-    return f"[{list(titles).index(copy) + 1}/{len(titles)}] {titles[copy]}" if copy in titles else name
+def end_with_pipeline() -> None:
+    """Watch the ./run_all.sh that started this process (CSP_PIPELINE), and interrupt this process when it is gone.
+
+    A pipeline that is killed outright cannot end what it started. What goes on without it would be in the way of the
+    next one.
+    """
+    told = os.environ.get("CSP_PIPELINE")
+    if not told:
+        return
+    pid, _, born = told.partition(":")
+
+    def watch() -> None:
+        import psutil
+
+        while True:
+            try:
+                if f"{psutil.Process(int(pid)).create_time():.0f}" != born:
+                    raise psutil.NoSuchProcess(int(pid))
+            except psutil.NoSuchProcess:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def title_of(plan: Sequence[Step], step: Step) -> str:
+    """Return what the reader is told of a notebook: its number among those of this call, and its name."""
+    return f"[{plan.index(step) + 1}/{len(plan)}] {step.title}"
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the notebook that the command line names; returns the exit status."""
-    notebook, run_folder, parameters = Path(arguments[0]), Path(arguments[1]), json.loads(arguments[2])
-    gpu = int(arguments[3]) if len(arguments) > 3 else None
-    title = title_of(str(run_folder / "notebooks" / notebook.name), notebook.stem)
+    """Run the notebook that the command line names; return the exit status."""
+    plan = read_plan(arguments[0])
+    step = next(step for step in plan if step.rule == arguments[1])
+    run = Run(step, title_of(plan, step))
     # Notebooks draw a grid instead of a slider, and the kernel is this environment's own whatever else is installed.
     os.environ.update(CSP_HEADLESS="1", JUPYTER_PREFER_ENV_PATH="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
@@ -205,22 +233,33 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
-    run = Run(notebook, run_folder, parameters, title)
-    worker = threading.Thread(target=run.execute, daemon=True)
-    taken = ExitStack()
     try:
-        run.report()
-        taken.enter_context(gpus.held(gpu, parameters.get("device", "auto")))
-        worker.start()
-        said = time.monotonic()
-        while worker.is_alive():
-            worker.join(timeout=0.5)
-            if sys.stdout.isatty() or time.monotonic() - said >= HEARTBEAT:
-                run.report()
-                said = time.monotonic()
-        return run.finish()
+        with ExitStack() as held:
+            run.report()
+            end_with_pipeline()
+            lock = step.paths[".locks"] / f"notebook.{step.name}.lock"
+            held.enter_context(locked(lock, f"{run.title}  is still being run by another process; waiting for it."))
+            held.enter_context(gpus.held(int(arguments[2]), step.parameters.get("device", "auto")))
+            return _watch(run)
     except UserError as error:
         run.error = error
+        return run.finish()
+    except KeyboardInterrupt:  # while it waited
+        run.report("stopped")
+        return 130
+
+
+def _watch(run: Run) -> int:
+    """Execute the notebook and report until it ends; on an interrupt end all that it has started."""
+    worker = threading.Thread(target=run.execute, daemon=True)
+    try:
+        worker.start()
+        reported = time.monotonic()
+        while worker.is_alive():
+            worker.join(timeout=0.5)
+            if sys.stdout.isatty() or time.monotonic() - reported >= HEARTBEAT:
+                run.report()
+                reported = time.monotonic()
         return run.finish()
     except KeyboardInterrupt:
         logging.disable(logging.CRITICAL)  # nbclient would report that its kernel died

@@ -9,12 +9,12 @@ Everything shown is read from the run's saved tables and pictures, and every sen
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_bytes, write_text
-from csp_utils.base.params import Report
 from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import stages
 from csp_utils.show import report_run
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def html(run: "Saved") -> str:
     return page(run.p.title, f"Run “{run.p.run}”, seed {run.p.seed}, {run.model}. Page made {now}.", sections, footer)
 
 
-def write(p: Report, paths: RunPaths) -> "Saved":
+def write(p: Any, paths: RunPaths) -> "Saved":
     """Writes report.html, whole; returns what it was made from.
 
     Raises UserError if notebook 06 has left no responses.parquet or metrics.parquet, or a table is damaged.
@@ -52,7 +52,7 @@ def write(p: Report, paths: RunPaths) -> "Saved":
     from csp_utils.show.report_saved import load
 
     run = load(p, paths)
-    write_text(html(run), paths.report)
+    write_text(html(run), paths["report.html"])
     return run
 
 
@@ -63,14 +63,14 @@ def pictures(paths: RunPaths, folder: Path) -> list[Path]:
     from csp_utils.show import plots_stress, report_pictures
     from csp_utils.show.report_html import drawn
 
-    responses = read_parquet(paths.responses)
+    responses = read_parquet(paths["responses.parquet"])
     p = report_run.parameters(report_run.executed(paths), "03_perturb")
-    source = read_rlaif_v(p.rlaif_v if p and p.rlaif_v else paths.rlaif_v)
+    source = read_rlaif_v(p.rlaif_v if p and p.rlaif_v else paths["data/rlaif_v/train.parquet"])
     model, split = str(responses["model"].iloc[0]), "pope_adversarial"
     made = {
         "overview.png": report_pictures.overview(paths, source, model, split),
         "reliability.png": report_pictures.reliability_guide(responses, model, split),
-        "stress.png": plots_stress.curves(read_parquet(paths.stress_curves)),
+        "stress.png": plots_stress.curves(read_parquet(paths["stress_curves.parquet"])),
     }
     for name, figure in made.items():
         write_bytes(drawn(figure, name).png, folder / name)
@@ -93,8 +93,8 @@ def main(arguments: list[str]) -> str:
     if wants_pictures:
         return "\n".join(str(path) for path in pictures(paths, Path(rest[1])))
     known = report_run.parameters(report_run.executed(paths), "09_report")
-    write(known or Report(run=paths.run), paths)
-    return str(paths.report)
+    write(known or stages["09_report"].params(run=paths.run), paths)
+    return str(paths["report.html"])
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ Everything shown is read from the tables that notebook 11 has saved.
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_bytes, write_text
-from csp_utils.base.params import Claims
 from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import stages
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.measures.arms import FULL
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
@@ -51,14 +51,14 @@ class Tables(NamedTuple):
 
 def load(paths: RunPaths) -> Tables:
     """Reads the tables of notebook 11. Raises UserError if one is missing."""
-    return Tables(*map(read_parquet, (paths.claims, paths.claim_checks, paths.claim_values, paths.claim_differences,
-                                      paths.claim_curves)))  # fmt: skip
+    return Tables(*map(read_parquet, (paths["claims.parquet"], paths["claim_checks.parquet"], paths["claim_values.parquet"], paths["claim_differences.parquet"],
+                                      paths["claim_curves.parquet"])))  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- page
 
 
-def sections(p: Claims, tables: Tables, told: Mapping[str, str], n_images: int) -> list[Section]:
+def sections(p: Any, tables: Tables, told: Mapping[str, str], n_images: int) -> list[Section]:
     """The parts of the page."""
     t = tables
     seeds = int(t.claims["n_seeds"].max())
@@ -109,7 +109,7 @@ def _paper_arms_and_splits(values: pd.DataFrame) -> tuple[list[str], list[str]]:
     return arms, in_order([split for split in values["split"] if split in SPLITS], SPLITS)
 
 
-def _words_tables(p: Claims, t: Tables, told: Mapping[str, str]) -> list[Table]:
+def _words_tables(p: Any, t: Tables, told: Mapping[str, str]) -> list[Table]:
     """A table for each arm that left the words out of its training."""
     arms = [arm for arm in further(t.values) if p.leave_out and f"leave_out = {p.leave_out}" in told.get(arm, "")]
     return [words_table(t.values, t.differences, arm) for arm in arms]
@@ -124,12 +124,12 @@ def _summary(claims: pd.DataFrame) -> str:
     return f"Of the paper's eight claims these {'; '.join(parts)}."
 
 
-def write(p: Claims, paths: RunPaths, n_images: int, outputs: str = "outputs") -> None:
+def write(p: Any, paths: RunPaths, n_images: int, outputs: str = "outputs") -> None:
     """Writes claims.html, whole."""
     told = trainings(p.run, p.runs, outputs)
     footer = f"Made from the tables in {paths.root}/ by csp_utils/show/report_claims.py."
     subtitle = f"Run “{p.run}” and its branches"
-    write_text(page(p.title, subtitle, sections(p, load(paths), told, n_images), footer), paths.claims_page)
+    write_text(page(p.title, subtitle, sections(p, load(paths), told, n_images), footer), paths["claims.html"])
 
 
 # ------------------------------------------------------------------------------------------------------------- docs
@@ -152,7 +152,7 @@ def tables_of_docs(paths: RunPaths) -> str:
     """The tables of docs/claims.md."""
     t = load(paths)
     runs = report_run.executed(paths)
-    p = report_run.parameters(runs, "11_claims") or Claims(run=paths.run)
+    p = report_run.parameters(runs, "11_claims") or stages["11_claims"].params(run=paths.run)
     told = trainings(p.run, p.runs, str(paths.root.parent))
     paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]

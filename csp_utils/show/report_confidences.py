@@ -22,7 +22,7 @@ COLUMNS = {
 def methods(run: Saved) -> Section:
     """The spoken confidence beside the token probability, P(True), self-consistency ... and its recalibrations."""
     section = Section("methods", "Would something else do better?")
-    path = run.paths.methods
+    path = run.paths["methods.parquet"]
     if not path.is_file():
         section.blocks.append(absent(path, "other ways to get a confidence"))
         return section
@@ -51,7 +51,7 @@ def methods(run: Saved) -> Section:
 
 def _methods_table(run: Saved, table: pd.DataFrame, variant: str, splits: list[str]) -> Table:
     """Values with intervals; where the paired difference to the spoken confidence excludes 0 it is said."""
-    path = run.paths.method_differences
+    path = run.paths["method_differences.parquet"]
     clear: dict[tuple, str] = {}
     if path.is_file():
         for row in read_parquet(path).query("model == @run.model and variant == @variant").itertuples():
@@ -86,7 +86,7 @@ def _sources(table: pd.DataFrame) -> Table:
 def stress(run: Saved) -> Section:
     """The curves of the stress test and their correlations."""
     section = Section("stress", "When the evidence is taken away")
-    paths = [run.paths.stress_curves, run.paths.stress_correlation, run.paths.stress_differences]
+    paths = [run.paths["stress_curves.parquet"], run.paths["stress_correlation.parquet"], run.paths["stress_differences.parquet"]]
     if lacking := [path for path in paths if not path.is_file()]:
         section.blocks.append(absent(lacking[0], "the stress test"))
         return section

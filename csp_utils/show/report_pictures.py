@@ -118,8 +118,8 @@ class Example:
 
 def examples(paths: RunPaths, data: RlaifV, n: int) -> Iterator[Example]:
     """``n`` rows whose levels c are spread from high to low, of different images; the same at every call."""
-    masks = read_parquet(paths.masks)
-    table = read_parquet(paths.perturbed_rows).rename(columns={"image": "perturbed"})
+    masks = read_parquet(paths["masks.parquet"])
+    table = read_parquet(paths["perturbed/rows.parquet"]).rename(columns={"image": "perturbed"})
     table = masks[masks["drop_reason"].isna()].merge(table, on="row_id")
     seen: set[str] = set()
     for level in np.linspace(90, 10, n):
@@ -138,7 +138,7 @@ def example(row: Any, paths: RunPaths, data: RlaifV) -> Example:
     labels = [f"{phrase} {score:.2f}" for phrase, score in zip(row["phrases"], row["scores"], strict=True)]
     boxes = np.stack([np.asarray(box, float) for box in row["boxes"]])
     return Example(row, image, pictures.with_boxes(image, boxes, labels), pictures.with_mask(image, mask),
-                   load_image(paths.perturbed_images / Path(row["perturbed"]).name))
+                   load_image(paths["perturbed/images"] / Path(row["perturbed"]).name))
 
 
 # ------------------------------------------------------------------------------------------------- the README's picture
@@ -149,11 +149,11 @@ def overview(paths: RunPaths, data: RlaifV, model: str | None = None, split: str
 
     Raises UserError if the run holds no such split.
     """
-    responses = read_parquet(paths.responses)
+    responses = read_parquet(paths["responses.parquet"])
     model = model or str(responses["model"].iloc[0])
     part = responses[(responses["model"] == model) & (responses["split"] == split)]
     if part.empty:
-        raise UserError(f"{paths.responses} holds no {split} of {model}; evaluate it with notebook 06_eval.")
+        raise UserError(f"{paths['responses.parquet']} holds no {split} of {model}; evaluate it with notebook 06_eval.")
     # An object that is easy to see, with noise that can be seen; c = 50 has no opposite for SimPO.
     fit = {c for c in range(30, 71) if c != 50}
     shown = max(examples(paths, data, 15), key=lambda e: (int(e.row["c"]) in fit, e.row["area_fraction"]))

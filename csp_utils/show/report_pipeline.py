@@ -26,19 +26,19 @@ RECORDED = (
 def data(run: Saved) -> Section:
     """From a picture to a confidence label: examples, and how many rows came through."""
     paths, section = run.paths, Section("data", "From a picture to a confidence label")
-    lacking = [path for path in (paths.masks, paths.perturbed_rows) if not path.is_file()]
+    lacking = [path for path in (paths["masks.parquet"], paths["perturbed/rows.parquet"]) if not path.is_file()]
     section.blocks += [absent(lacking[0], "example rows")] if lacking else _examples(run)
-    if not paths.funnel.is_file():
-        section.blocks.append(absent(paths.funnel, "how many rows came through"))
+    if not paths["funnel.parquet"].is_file():
+        section.blocks.append(absent(paths["funnel.parquet"], "how many rows came through"))
         return section
-    funnel = read_parquet(paths.funnel)
+    funnel = read_parquet(paths["funnel.parquet"])
     total = max(1, int(funnel["n"].iloc[0]))
     rows = []
     for step in funnel.itertuples():
         reason = "" if pd.isna(step.reason) else ": " + step.reason.replace("_", " ")
         rows.append([f"{step.step}{reason}", str(step.n), f"{100 * step.n / total:.1f} %"])
-    if paths.perturbed_rows.is_file():
-        pairs = read_parquet(paths.perturbed_rows, ["simpo_drop_reason"])["simpo_drop_reason"].isna()
+    if paths["perturbed/rows.parquet"].is_file():
+        pairs = read_parquet(paths["perturbed/rows.parquet"], ["simpo_drop_reason"])["simpo_drop_reason"].isna()
         rows += [["perturbed pictures, the rows of SFT", str(len(pairs)), ""],
                  ["preference pairs of SimPO (c = 50 has none)", str(int(pairs.sum())), ""]]  # fmt: skip
     section.blocks.append(Table("How many rows came in, were dropped and why, and are left", ["", "rows", "share"],
@@ -48,12 +48,12 @@ def data(run: Saved) -> Section:
 
 def _examples(run: Saved) -> list[Block]:
     p = report_run.parameters(run.runs, "03_perturb")
-    source = Path(p.rlaif_v) if p and p.rlaif_v else run.paths.rlaif_v
+    source = Path(p.rlaif_v) if p and p.rlaif_v else run.paths["data/rlaif_v/train.parquet"]
     if not source.exists():
         return [absent(source, "example rows, which need the original pictures")]
     raw: dict[str, str] = {}
-    if run.paths.keywords.is_file():
-        keywords = read_parquet(run.paths.keywords, ["row_id", "raw"])
+    if run.paths["keywords.parquet"].is_file():
+        keywords = read_parquet(run.paths["keywords.parquet"], ["row_id", "raw"])
         raw = dict(zip(keywords["row_id"], keywords["raw"], strict=True))
     examples = report_pictures.examples(run.paths, read_rlaif_v(source), run.p.examples)
     return [
@@ -89,8 +89,8 @@ def _card(e: Example, raw: str | None) -> Card:
 def training(run: Saved) -> Section:
     """What ms-swift was told, and how its losses went."""
     section, paths = Section("training", "The two trainings"), run.paths
-    stages = (("SFT", paths.sft_log, paths.sft_command, paths.sft_args),
-              ("SimPO", paths.simpo_log, paths.simpo_command, paths.simpo_args))  # fmt: skip
+    stages = (("SFT", paths["sft/log.parquet"], paths["sft/command.txt"], paths["sft/args.json"]),
+              ("SimPO", paths["simpo/log.parquet"], paths["simpo/command.txt"], paths["simpo/args.json"]))  # fmt: skip
     for name, log_path, command, args in stages:
         if not log_path.is_file():
             section.blocks.append(absent(log_path, f"the {name} training"))
@@ -136,7 +136,7 @@ def _ends(values: pd.Series) -> tuple[str, str]:
 
 def tiny_models(run: Saved) -> Section:
     """The measured quality of the models that notebook 00 made."""
-    section, path = Section("tiny", "The tiny world and its models"), run.paths.tiny_world_quality
+    section, path = Section("tiny", "The tiny world and its models"), run.paths["tiny_world_quality.parquet"]
     if not path.is_file():
         section.blocks.append(absent(path, "the quality of the tiny models"))
         return section

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
+from csp_utils.base.params import Params, build
 from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import stages
 
 PACKAGES = (
     "torch", "transformers", "ms-swift", "trl", "peft", "datasets", "groundingdino-py", "segment-anything", "numpy",
@@ -35,7 +36,7 @@ class Executed:
 def executed(paths: RunPaths) -> dict[str, Executed]:
     """The executed notebooks of the run by name, in the order in which they run."""
     found = {}
-    for name in params.NOTEBOOKS:
+    for name in stages:
         path = paths.notebooks / f"{name}.ipynb"
         if not path.is_file():
             continue
@@ -56,12 +57,12 @@ def parameters(runs: dict[str, Executed], name: str) -> Any:
     if name not in runs:
         return None
     try:
-        return params.build(name, runs[name].parameters, where=str(runs[name].path))
+        return build(stages[name].params, runs[name].parameters, where=str(runs[name].path))
     except UserError:
         return None
 
 
-def changed(p: params.Stage) -> dict[str, Any]:
+def changed(p: Params) -> dict[str, Any]:
     """The parameters of a notebook that differ from its defaults."""
     defaults = {name: field.default for name, field in type(p).model_fields.items()}
     return {name: value for name, value in p.model_dump().items() if value != defaults[name] and name != "run"}

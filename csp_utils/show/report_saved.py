@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
-from csp_utils.base.params import Eval, Report
 from csp_utils.base.run import RunPaths, maker_of
+from csp_utils.base.stage import stages
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.measures import metrics as evaluation
 from csp_utils.show import report_run
@@ -30,7 +31,7 @@ class Saved:
         risk_coverage: as :func:`csp_utils.show.plots_measures.risk_coverage_table` returns it; None if not saved.
     """
 
-    p: Report
+    p: Any
     paths: RunPaths
     runs: dict[str, Executed]
     metrics: pd.DataFrame
@@ -61,20 +62,20 @@ class Saved:
         return "pope_adversarial" if "pope_adversarial" in self.splits else self.splits[0]
 
 
-def load(p: Report, paths: RunPaths) -> Saved:
+def load(p: Any, paths: RunPaths) -> Saved:
     """Reads the tables of notebook 06; plain answers and differences that it did not save are computed.
 
     Raises UserError if responses.parquet or metrics.parquet is missing, damaged or empty.
     """
-    metrics, responses = read_parquet(paths.metrics), read_parquet(paths.responses)
-    for table, path in ((metrics, paths.metrics), (responses, paths.responses)):
+    metrics, responses = read_parquet(paths["metrics.parquet"]), read_parquet(paths["responses.parquet"])
+    for table, path in ((metrics, paths["metrics.parquet"]), (responses, paths["responses.parquet"])):
         if table.empty:
             raise UserError(f"{path} has no rows; run notebook 06_eval again.")
     runs = report_run.executed(paths)
     e = report_run.parameters(runs, "06_eval")
-    known, e = e is not None, e or Eval()
+    known, e = e is not None, e or stages["06_eval"].params()
     protocol = evaluation.Protocol(e.ties, e.ece_edges, e.n_bins, e.positive, e.seed)
-    saved = [paths.metrics_plain, paths.differences]
+    saved = [paths["metrics_plain.parquet"], paths["differences.parquet"]]
     there = all(path.is_file() for path in saved)
     if there:
         plain, differences = map(read_parquet, saved)
@@ -82,7 +83,7 @@ def load(p: Report, paths: RunPaths) -> Saved:
         _, plain, differences = evaluation.compute(responses, protocol, e.n_bootstrap)
     if differences.empty:  # one variant only: keep the columns
         differences = pd.DataFrame(columns=evaluation.DIFFERENCE_COLUMNS)
-    further = {name: optional(getattr(paths, name))
+    further = {name: optional(paths[f"{name}.parquet"])
                for name in ("measures", "measure_differences", "risk_coverage")}  # fmt: skip
     return Saved(p, paths, runs, metrics, responses, plain, differences, protocol, known, not there,
                  e.n_bootstrap if known else None, **further)  # fmt: skip

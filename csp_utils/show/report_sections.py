@@ -119,10 +119,10 @@ def measures(run: Saved) -> Section:
     """What the paper does not print: the further measures, their differences, and risk and coverage."""
     section = Section("measures", "Further measures")
     if run.measures is None:
-        section.blocks.append(absent(run.paths.measures, "the further measures"))
+        section.blocks.append(absent(run.paths["measures.parquet"], "the further measures"))
         return section
     if run.measure_differences is None:
-        section.blocks.append(absent(run.paths.measure_differences, "their paired differences"))
+        section.blocks.append(absent(run.paths["measure_differences.parquet"], "their paired differences"))
     first, *others = [run.adversarial, *(split for split in run.splits if split != run.adversarial)]
     tables = {split: report_tables.measures_table(run.measures, run.measure_differences, run.model, split,
                                                   explained=split == first) for split in (first, *others)}  # fmt: skip
@@ -136,7 +136,7 @@ def measures(run: Saved) -> Section:
     if others:
         section.blocks.append(Folded(f"The same for {', '.join(map(split_name, others))}", [tables[s] for s in others]))
     if run.risk_coverage is None:
-        section.blocks.append(absent(run.paths.risk_coverage, "the risk-coverage curves"))
+        section.blocks.append(absent(run.paths["risk_coverage.parquet"], "the risk-coverage curves"))
         return section
     curves, own = (table[table["model"] == run.model] for table in (run.risk_coverage, run.measures))
     section.blocks.append(drawn(
@@ -171,10 +171,10 @@ def figures(run: Saved) -> Section:
 def correlation(run: Saved) -> Section:
     """Table 2 and figure 6."""
     section = Section("correlation", "Internal against spoken confidence")
-    if not run.paths.correlation.is_file():
-        section.blocks.append(absent(run.paths.correlation, "the paper's table 2 and figure 6"))
+    if not run.paths["correlation.parquet"].is_file():
+        section.blocks.append(absent(run.paths["correlation.parquet"], "the paper's table 2 and figure 6"))
         return section
-    table = read_parquet(run.paths.correlation)
+    table = read_parquet(run.paths["correlation.parquet"])
     own, of_model = (t[t["model"] == run.model] for t in (run.responses, table))
     section.blocks += [
         Text("Internal confidence is the probability of the answer's first token after the plain question. Does the "

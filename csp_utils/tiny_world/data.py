@@ -83,13 +83,13 @@ def write_world(paths: RunPaths, n_train_scenes: int, rows_per_scene: int, n_tes
     benchmark = [draw_scene("benchmark", i, seed) for i in range(n_test_scenes)]
     rows, keywords = rlaif_v_table(train, rows_per_scene, seed)
     pope, amber = benchmark_tables(benchmark, seed)
-    write_rlaif_v(paths.rlaif_v, rows)
-    for folder, questions, write in ((paths.pope, pope, write_pope), (paths.amber, amber, write_amber)):
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], rows)
+    for folder, questions, write in ((paths["data/pope"], pope, write_pope), (paths["data/amber"], amber, write_amber)):
         with whole_folder(folder) as temporary:
             write(temporary, questions)
             (temporary / "images").mkdir()
             for scene in benchmark:
                 (temporary / "images" / f"{scene.name}.png").write_bytes(png(scene.image))
-    write_parquet(truth_table([*train, *benchmark]), paths.truth_objects)
-    write_parquet(keywords, paths.truth_keywords)
+    write_parquet(truth_table([*train, *benchmark]), paths["data/truth/objects.parquet"])
+    write_parquet(keywords, paths["data/truth/keywords.parquet"])
     return {"train": train, "benchmark": benchmark}

@@ -25,15 +25,15 @@ from typing import Any
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable
-from csp_utils.base.params import Sft, Simpo, is_hub_id
+from csp_utils.base.params import Training, is_hub_id
 from csp_utils.models import checkpoints, families
+from csp_utils.training.results import PLUGIN_FILES, PLUGINS
 
-PLUGINS = Path(__file__).parents[1] / "models" / "swift_plugins"
 DEEPSPEED = "deepspeed==0.18.9"
 """The version that ms-swift 4.6 names; not among this project's packages (scripts/try_deepspeed.sh adds it)."""
 
 
-def model_arguments(p: Sft | Simpo, model: str) -> list[str]:
+def model_arguments(p: Training, model: str) -> list[str]:
     """How ms-swift is told to start from ``model``: a whole model by ``--model``, an adapter by ``--adapters`` as well.
 
     Raises UserError if ``model`` was trained with another ``max_pixels``, is an adapter to be trained in full, or is of
@@ -63,7 +63,7 @@ def without_deepspeed(p: Any) -> str | None:
             f"install it by `uv pip install --no-build-isolation {DEEPSPEED}`, or set deepspeed to null.")  # fmt: skip
 
 
-def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]:
+def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
     """The command line of ms-swift.
 
     ``swift sft`` is a launcher that imports torch only to start this module; without it a run is four seconds shorter.
@@ -79,16 +79,19 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
     """
     if missing := without_deepspeed(p):
         raise UserError(missing)
-    simpo = isinstance(p, Simpo)
-    method = "rlhf" if simpo else "sft"
     spread = p.processes > 1 or p.deepspeed is not None or "NPROC_PER_NODE" in os.environ or "NNODES" in os.environ
-    start = ["-m", "swift.cli.main", method] if spread else ["-m", f"swift.cli.{method}"]
-    objective = {
-        "--rlhf_type": "simpo", "--beta": p.beta, "--simpo_gamma": p.simpo_gamma,
-        "--cpo_alpha": p.cpo_alpha,  # ms-swift's own default, 1, is CPO-SimPO: another loss
-        "--warmup_ratio": p.warmup_ratio,
-    } if simpo else {}  # fmt: skip
-    arguments = {
+    start = ["-m", "swift.cli.main", p.command] if spread else ["-m", f"swift.cli.{p.command}"]
+    arguments = p.objective() | _arguments(p, data, output_dir) | _precision(p, spread)
+    words = [sys.executable, *start, *model_arguments(p, model)]
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        words += [name, *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+    return words + p.extra_args  # last, so that they win
+
+
+def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
+    """Return what every training is told, whatever it optimises and wherever it runs."""
+    return {
         "--dataset": data,
         "--tuner_type": p.tuner_type,
         "--torch_dtype": p.torch_dtype,
@@ -111,12 +114,24 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--check_model": False,  # asks ModelScope's server for a newer version: 8 s without a network
         "--dataset_num_proc": 1,
         "--dataloader_num_workers": 0,
-        "--external_plugins": [portable(PLUGINS / f"{name}.py")
-                               for name in ("image_tokens", "drawn_images", "remote_code")],
+        "--external_plugins": plugins(p),
         "--add_version": False,
         "--output_dir": output_dir,
     }
-    # Whether there is a GPU is asked only where it matters: that imports torch, four seconds.
+
+
+def plugins(p: Training) -> list[str]:
+    """Return the files that ms-swift loads by their paths."""
+    more = [PLUGINS / "deepspeed_cpu.py"] if p.deepspeed and _without_gpu(p) else []
+    return [portable(file) for file in (*PLUGIN_FILES, *more)]
+
+
+def _precision(p: Training, spread: bool) -> dict[str, Any]:
+    """Return the options of precision and spreading that depend on whether there is a GPU.
+
+    That is asked only where it matters, because it imports torch, which takes four seconds.
+    """
+    arguments: dict[str, Any] = {}
     matters = spread or p.torch_dtype != "float32" or p.device == "cpu"
     without_gpu = matters and _without_gpu(p)
     if p.torch_dtype == "float32" or (p.deepspeed and without_gpu):
@@ -126,16 +141,10 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         arguments["--use_cpu"] = True
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
-        if without_gpu:
-            arguments["--external_plugins"].append(portable(PLUGINS / "deepspeed_cpu.py"))
-    words = [sys.executable, *start, *model_arguments(p, model)]
-    for name, value in (objective | arguments).items():
-        values = value if isinstance(value, list) else [value]
-        words += [name, *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
-    return words + p.extra_args  # last, so that they win
+    return arguments
 
 
-def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
+def environment(p: Training, model: str, work: Path) -> dict[str, str]:
     """Environment variables of the run that matter to its result or its speed; they are part of command.txt.
 
     Raises UserError if ``device`` asks for a GPU that is not there, and as
@@ -157,7 +166,7 @@ def environment(p: Sft | Simpo, model: str, work: Path) -> dict[str, str]:
     return variables | _device(p.device)
 
 
-def _without_gpu(p: Sft | Simpo) -> bool:
+def _without_gpu(p: Training) -> bool:
     return p.device == "cpu" or pick_device("auto") == "cpu"
 
 
@@ -183,7 +192,7 @@ def shell(words: list[str], variables: dict[str, str]) -> str:
     return " \\\n  ".join(lines) + "\n"
 
 
-def recorded(args: dict[str, Any], p: Sft | Simpo) -> None:
+def recorded(args: dict[str, Any], p: Training) -> None:
     """Checks that ms-swift recorded the parameters that were asked for; ``args`` is its args.json.
 
     What ``extra_args`` changes on purpose is not compared. Raises UserError naming the first that differs.
@@ -195,15 +204,8 @@ def recorded(args: dict[str, Any], p: Sft | Simpo) -> None:
     }  # fmt: skip
     if p.torch_dtype == "float32":
         names["fp16"] = False
-    if isinstance(p, Simpo):
-        names |= {
-            "rlhf_type": "cpo",  # ms-swift takes SimPO as a loss of its CPO trainer, and records it so
-            "loss_type": "simpo",
-            "beta": p.beta,
-            "simpo_gamma": p.simpo_gamma,
-            "cpo_alpha": p.cpo_alpha,
-            "warmup_ratio": p.warmup_ratio,
-        }
+    names |= p.recorded_objective()
+    given = {word.partition("=")[0] for word in p.extra_args}  # both --name value and --name=value
     for name, value in names.items():
-        if f"--{name}" not in p.extra_args and args[name] != value:
-            raise UserError(f"ms-swift recorded {name} {args[name]!r}, not {value!r} as asked; is it ms-swift 4.6?")
+        if f"--{name}" not in given and args.get(name) != value:
+            raise UserError(f"ms-swift recorded {name} {args.get(name)!r}, not {value!r} as asked; is it ms-swift 4.6?")

@@ -1,6 +1,9 @@
-"""Runs ms-swift's training as a subprocess and keeps what it leaves, whole or not at all."""
+"""Runs ms-swift's training as a subprocess and keeps what it leaves.
 
-import ast
+The weights come to safety first. As soon as ms-swift has ended well they are in ``checkpoint.unchecked``; only then is
+compared what it recorded. Whatever goes wrong from there on, the same command goes on from these weights.
+"""
+
 import json
 import os
 import re
@@ -11,30 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.files import portable, write_json, write_jsonl, write_parquet, write_text
-from csp_utils.base.params import Sft, Simpo
+from csp_utils.base.files import portable, read_jsonl, write_json, write_jsonl, write_parquet, write_text
+from csp_utils.base.origin import RECORD, Origin, read_record, write_record
+from csp_utils.base.params import Training
 from csp_utils.base.process import stream
 from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import Job
 from csp_utils.models import checkpoints
 from csp_utils.noise.rendered import is_drawn
 from csp_utils.training import command as training
+from csp_utils.training.log import last_error, read_logging, sparse
+from csp_utils.training.results import UNCHECKED, WORK, rows_file
 
-WORK = ".work"
 TRAIN = "train.jsonl"
 
 
-def start_model(p: Sft | Simpo, paths: RunPaths) -> str:
-    """Folder or hub id that training starts from."""
-    return portable(paths.sft_checkpoint) if p.model is None else p.model
+def start_model(p: Training, paths: RunPaths) -> str:
+    """Return the folder or hub id that training starts from: the parameter's, or this run's SFT checkpoint."""
+    return portable(paths["sft/checkpoint"]) if p.model is None else p.model
 
 
 def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
-    """The first ``n_rows`` (None: all) training rows of a JSON lines file.
+    """Return the first ``n_rows`` (None: all) training rows of a JSON lines file.
 
     Raises UserError if there is none, or if an image of theirs is missing.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()[:n_rows]
-    rows = [json.loads(line) for line in lines]
+    rows = read_jsonl(path)[:n_rows]
     if not rows:
         raise UserError(f"{path} holds no rows, so there is nothing to train on; run 03_perturb with more rows.")
     for number, row in enumerate(rows, 1):
@@ -44,62 +49,101 @@ def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
     return rows
 
 
-def prepare(p: Sft | Simpo, paths: RunPaths) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
-    """Command line, environment and training rows, before anything runs.
+def prepare(p: Training, paths: RunPaths) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
+    """Return command line, environment and training rows, before anything runs.
 
     Raises UserError for data or a device that are missing, or a model that does not fit the parameters.
     """
-    folder, data = (paths.simpo, paths.simpo_jsonl) if isinstance(p, Simpo) else (paths.sft, paths.sft_jsonl)
-    data = Path(p.rows_file) if p.rows_file else data
-    work = folder / WORK
+    folder, data = paths[p.folder], rows_file(p, paths)
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
     if p.model_type == "qwen_vl" and any(is_drawn(row["images"][0]) for row in rows[:1]):
-        raise UserError("Qwen-VL-Chat opens picture files itself, so they cannot be drawn; set images: files in the "
+        raise UserError("Qwen-VL-Chat opens image files itself, so they cannot be drawn; set images: files in the "
                         "section 03_perturb that made the rows, and run that notebook again.")  # fmt: skip
     used = data if p.n_rows is None else folder / TRAIN
-    words = training.command(p, model, portable(used), portable(work))
-    return words, training.environment(p, model, work), rows
+    words = training.command(p, model, portable(used), portable(folder / WORK))
+    return words, training.environment(p, model, folder / WORK), rows
 
 
-def train(p: Sft | Simpo, paths: RunPaths, show: Callable[[str], str | None] | None = None) -> dict[str, Any]:
-    """Trains; leaves checkpoint, command.txt, args.json, log.parquet, swift.log in ``outputs/<run>/sft`` or ``simpo``.
+def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
+    """Train, and leave :data:`csp_utils.training.results.FILES` under the training's folder in ``job.out``.
 
-    The checkpoint comes last: if it is there, all of it is there. A training that fails or is interrupted leaves only
-    ``swift.failed.log``, unless ``extra_args`` asked for checkpoints with the optimizer's state
-    (``--save_only_model false --save_strategy steps --save_steps N``): then the same command goes on from the last one.
+    A training that fails or is interrupted leaves ``swift.failed.log``. If ``extra_args`` asked for checkpoints with
+    the optimizer's state (``--save_only_model false --save_strategy steps --save_steps N``), the same command goes on
+    from the last one. A training that ended, but whose bookkeeping failed, is not repeated: its weights are taken from
+    ``checkpoint.unchecked``.
 
     Args:
-        p: parameters of notebook 04 or 05.
-        paths: of the run.
-        show: what to print of a log line; default :func:`sparse`.
+        show: what to print of a log line; default :func:`csp_utils.training.log.sparse`.
 
-    Returns:
-        rows (trained on), steps, seconds, seconds_per_step (updates of the weights), parameters (ms-swift's sentence).
+    Raises:
+        UserError: ms-swift stopped, recorded something else than was asked for, or an interrupted training was one of
+            other rows or of another start model.
     """
-    folder = paths.simpo if isinstance(p, Simpo) else paths.sft
-    work, log = folder / WORK, folder / paths.sft_swift_log.name
-    words, variables, rows = prepare(p, paths)
-    text = training.shell(words, variables)
-    state = work / "command.txt"
-    resume = _resumable(work) if state.is_file() and state.read_text() == text else None
+    p, folder = job.p, job.paths[job.p.folder]
+    words, variables, rows = prepare(p, job.paths)
+    text, unchecked = training.shell(words, variables), folder / UNCHECKED
+    recorded = read_record(unchecked / RECORD)
+    if recorded and not recorded[0].differences(job.origin):
+        job.say(f"{unchecked} holds the weights of this training; it is not repeated, only checked.")
+    else:
+        shutil.rmtree(unchecked, ignore_errors=True)
+        _run(job, words, variables, rows, show or sparse())
+        os.replace(folder / WORK, unchecked)
+    try:
+        _check_and_keep(p, unchecked, job.out / p.folder, text, len(rows))
+    except BaseException as error:
+        job.say(f"The weights are safe in {unchecked}, but unchecked.")
+        if isinstance(error, UserError):
+            raise UserError(f"{error} The trained weights are in {unchecked}: mend the cause and run the same command "
+                            "again, nothing is trained a second time.") from error  # fmt: skip
+        raise
+
+
+def _run(job: Job, words: list[str], variables: dict[str, str], rows: list[dict[str, Any]],
+         show: Callable[[str], str | None]) -> None:
+    """Have ms-swift train in the work folder, from the last checkpoint of an interrupted training if there is one."""
+    p, folder = job.p, job.paths[job.p.folder]
+    work = folder / WORK
+    resume = _resumable(work)
+    if resume and not _goes_on(work, job.origin, job.say):
+        resume = None
     if resume is None:
         shutil.rmtree(work, ignore_errors=True)
-    write_text(text, state)
+    write_record(work / RECORD, job.origin)
     if p.n_rows is not None:
         write_jsonl(rows, folder / TRAIN)  # stays: command.txt names it
-    words += ["--resume_from_checkpoint", str(resume)] if resume else []
+    words = [*words, *(["--resume_from_checkpoint", str(resume)] if resume else [])]
     try:
-        _stream(words, log, variables | _meeting_point(p), show or sparse())
-        result = _keep(p, folder, work, log, training.shell(words, variables), len(rows))
+        _stream(words, work / "swift.log", variables | _meeting_point(p), show, folder / "swift.failed.log")
     except BaseException:  # Ctrl-C as well
         if _resumable(work) is None:
             shutil.rmtree(work, ignore_errors=True)
         raise
-    shutil.rmtree(work, ignore_errors=True)
-    return result
 
 
-def _meeting_point(p: Sft | Simpo) -> dict[str, str]:
+def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
+    """Say whether the interrupted training in ``work`` is this one.
+
+    Raises UserError if its rows or its start model are others now: going on would mix two data sets, and deleting would
+    lose what may be hours of work.
+    """
+    recorded = read_record(work / RECORD)
+    if recorded is None:
+        say(f"{work} holds an interrupted training of unknown origin; it is trained from the start.")
+        return False
+    roles = {"rows_file": "the training rows", "images": "their images", "model": "the start model"}
+    if changed := [role for role in roles if recorded[0].inputs.get(role) != origin.inputs.get(role)]:
+        names = " and ".join(roles[role] for role in changed)
+        raise UserError(f"{work} holds an interrupted training, but {names} changed since; bring back what changed to "
+                        f"go on with it, or delete {work} to train from the start.")  # fmt: skip
+    if reasons := recorded[0].differences(origin):
+        say(f"The interrupted training in {work} is not continued ({'; '.join(reasons)}); it is trained from the start.")
+        return False
+    say(f"The interrupted training in {work} is continued.")
+    return True
+
+
+def _meeting_point(p: Training) -> dict[str, str]:
     """A free port where the processes of a training meet: two trainings on one machine would else both take 29500.
 
     Not in command.txt, as it is another one each time. MASTER_PORT in the shell goes before it, and with NNODES the
@@ -112,12 +156,12 @@ def _meeting_point(p: Sft | Simpo) -> dict[str, str]:
         return {"MASTER_PORT": str(free.getsockname()[1])}
 
 
-def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callable[[str], str | None]) -> None:
-    """Runs the command; an exception inside ms-swift becomes one sentence with the exception's own words."""
+def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callable[[str], str | None],
+            failed: Path) -> None:
+    """Run the command; an exception inside ms-swift becomes one sentence with the exception's own words."""
     try:
-        stream(words, log, env=variables, show=show)
+        stream(words, log, env=variables, show=show, failed=failed)
     except UserError:
-        failed = log.with_suffix(".failed.log")
         text = failed.read_text(encoding="utf-8", errors="replace") if failed.is_file() else ""
         cause = last_error(text)
         if cause is None:
@@ -127,57 +171,43 @@ def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callab
         ) from None
 
 
-def last_error(text: str) -> str | None:
-    """The last line of a log that ends a traceback, with its exception's own words; None if there is none.
+def _check_and_keep(p: Training, work: Path, out: Path, text: str, n_rows: int) -> None:
+    """Check what a finished training left in ``work`` and put the results into ``out``.
 
-    torchrun writes a process's number before its lines, and at the end an error of its own that says nothing.
+    The weights are linked, not moved: if anything fails later, ``work`` still holds them.
     """
-    line = re.compile(r"^(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE)
-    errors = line.findall(text)
-    return next((error for error in reversed(errors) if "ChildFailedError" not in error), (errors or [None])[-1])
-
-
-def _keep(p: Sft | Simpo, folder: Path, work: Path, log: Path, text: str, n_rows: int) -> dict[str, Any]:
-    """Checks what a finished training left in ``work`` and moves it to ``folder``; the checkpoint last."""
     checkpoint = max(work.glob("checkpoint-*"), key=_step)
-    args = json.loads((work / "args.json").read_text(encoding="utf-8"))
+    args = read_args(work / "args.json")
     training.recorded(args, p)
+    log = work / "swift.log"
     given = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log.read_text(encoding="utf-8"), re.DOTALL)
     if given is None or int(given[1]) != n_rows:
         raise UserError(f"ms-swift trained on {given and given[1]} rows instead of {n_rows}; see {log}.")
     table, summary = read_logging(work / "logging.jsonl")
-    write_text(text, folder / "command.txt")
-    write_json(args, folder / "args.json")
-    write_parquet(table, folder / "log.parquet")
-    checkpoints.record_max_pixels(checkpoint, p.max_pixels)
-    target, old = folder / "checkpoint", folder / ".checkpoint.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(checkpoint, target)
-    shutil.rmtree(old, ignore_errors=True)
-    return {"rows": n_rows, **summary}
+    out.mkdir(parents=True)
+    write_text(text, out / "command.txt")
+    write_json(args, out / "args.json")
+    write_parquet(table, out / "log.parquet")
+    write_json({"rows": n_rows, **summary}, out / "summary.json")
+    shutil.copyfile(log, out / "swift.log")
+    shutil.copytree(checkpoint, out / "checkpoint", copy_function=_link)
+    checkpoints.record_max_pixels(out / "checkpoint", p.max_pixels)
 
 
-def read_logging(path: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """ms-swift's logging.jsonl: one dict of numbers for each update (``step``, ``loss``, ...), and a summary."""
-    steps: dict[int, dict[str, float]] = {}
-    summary: dict[str, Any] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if "loss" in entry:
-            step = int(entry["global_step/max_steps"].split("/")[0])
-            numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
-            steps[step] = {"step": step, **numbers}
-        elif "train_runtime" in entry:
-            summary["seconds"] = entry["train_runtime"]
-        elif "model_parameter_info" in entry:
-            summary["parameters"] = entry["model_parameter_info"]
-    table = [steps[step] for step in sorted(steps)]
-    if not table:
-        raise UserError(f"{path} holds no training step; use more rows.")
-    summary |= {"steps": table[-1]["step"], "seconds_per_step": table[-1]["train_speed(s/it)"]}
-    return table, summary
+def read_args(path: Path) -> dict[str, Any]:
+    """Return the arguments that ms-swift recorded. Raises UserError if the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"ms-swift has left no readable {path} ({error}).") from error
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file; copy it where the disk knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _step(checkpoint: Path) -> int:
@@ -193,26 +223,3 @@ def _resumable(work: Path) -> Path | None:
         and ((path / "optimizer.pt").is_file() or any(path.glob("global_step*")))
     ]
     return max(found, key=_step, default=None)
-
-
-def sparse(lines: int = 12) -> Callable[[str], str | None]:
-    """A filter for :func:`csp_utils.base.process.stream` that shows about ``lines`` training steps and what went wrong."""
-
-    def show(line: str) -> str | None:
-        if re.match(r"\[ERROR|(\w+\.)*\w*Error: ", line):  # warnings are many, and in swift.log
-            return line[:300]
-        if "model_parameter_info:" in line:
-            return "model: " + line.split("model_parameter_info:")[1].strip()
-        if not line.lstrip().startswith("{") or "'loss'" not in line:
-            return None
-        entry = ast.literal_eval(line.strip())
-        step, last = map(int, entry["global_step/max_steps"].split("/"))
-        if step not in (1, last) and step % max(1, last // lines):
-            return None
-        margin = f"  margin {entry['rewards/margins']:+.3f}" if "rewards/margins" in entry else ""
-        return (
-            f"step {step:>4}/{last}  loss {entry['loss']:.4f}{margin}  learning rate {entry['learning_rate']:.2e}"
-            f"  {entry['elapsed_time']} gone, {entry['remaining_time']} to go"
-        )
-
-    return show

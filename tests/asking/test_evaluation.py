@@ -40,9 +40,9 @@ def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def run(n: int, folder: str, beforehand: int | None = None) -> RunPaths:
         paths, q = RunPaths("r", tmp_path / folder), p.model_copy(update={"shards": n})
-        paths.simpo_checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if not paths.simpo_checkpoint.exists():
-            paths.simpo_checkpoint.symlink_to(model_folder)
+        paths["simpo/checkpoint"].parent.mkdir(parents=True, exist_ok=True)
+        if not paths["simpo/checkpoint"].exists():
+            paths["simpo/checkpoint"].symlink_to(model_folder)
         compute = evaluation.load(q, paths, quiet)
         for i in range(n if beforehand is None else beforehand):
             shards.write("06_eval", q, paths, Shard(i, n), compute, evaluation.SCHEMA)
@@ -55,7 +55,7 @@ def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_one_two_and_seven_parts_give_the_same_bytes(world) -> None:
     _, run = world
     found = [run(n, f"in{n}", 0 if n == 1 else None) for n in (1, 2, 7)]
-    assert len({(sha256(paths.responses), sha256(paths.elicitations)) for paths in found}) == 1
+    assert len({(sha256(paths["responses.parquet"]), sha256(paths["elicitations.parquet"])) for paths in found}) == 1
     responses = pd.read_parquet(found[0].responses)
     assert responses["variant"].unique().tolist() == ["base", "csp"] and responses["raw"].nunique() > 2
     told = json.loads((found[1].elicited / "settings.2of2.json").read_text())
@@ -80,7 +80,7 @@ def test_what_a_cut_part_had_asked_is_not_asked_again(world, monkeypatch: pytest
         run(2, "cut")  # while csp is asked the second part
     paths = run(2, "cut")
     assert asked == ["asking base", "asking csp"] * 2 + ["asking csp"]
-    assert sha256(paths.responses) == sha256(whole.responses)
+    assert sha256(paths["responses.parquet"]) == sha256(whole["responses.parquet"])
 
 
 def test_amber_can_be_left_out(world) -> None:
@@ -92,6 +92,6 @@ def test_amber_can_be_left_out(world) -> None:
     pd.testing.assert_frame_equal(pope, both[both["split"].str.startswith("pope")])
     paths = RunPaths("r")
     assert Path(p.amber) in notebook.needs("06_eval", p, paths)
-    assert not {paths.amber, Path(p.amber)} & set(notebook.needs("06_eval", without, paths))
+    assert not {paths["data/amber"], Path(p.amber)} & set(notebook.needs("06_eval", without, paths))
     with pytest.raises(ValidationError, match="pope has to be among them"):
         Eval(benchmarks=["amber"])

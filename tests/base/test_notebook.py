@@ -55,13 +55,13 @@ def test_begin_refuses_a_wrong_value_and_an_incomplete_cell(elsewhere):
 
 
 def test_begin_returns_parameters_and_paths(elsewhere):
-    RunPaths("r").responses.parent.mkdir(parents=True)
-    RunPaths("r").responses.touch()
+    RunPaths("r")["responses.parquet"].parent.mkdir(parents=True)
+    RunPaths("r")["responses.parquet"].touch()
     (elsewhere / "notebooks").mkdir()
     os.chdir("notebooks")  # where JupyterLab starts a kernel
     p, paths = notebook.begin("07_correlation", {**defaults("07_correlation"), "run": "r"})
     assert p.n_bootstrap == params.Correlation().n_bootstrap
-    assert paths.responses.exists()
+    assert paths["responses.parquet"].exists()
 
 
 @pytest.mark.parametrize("name", [name for name in params.NOTEBOOKS if name != "00_tiny_world"])

@@ -106,8 +106,8 @@ def test_an_earlier_notebook_makes_what_a_later_one_reads(here):
 
 
 def test_what_is_there_need_not_be_made(here):
-    RunPaths("mini").sft_jsonl.parent.mkdir(parents=True)
-    RunPaths("mini").sft_jsonl.write_text("{}")
+    RunPaths("mini")["perturbed/sft.jsonl"].parent.mkdir(parents=True)
+    RunPaths("mini")["perturbed/sft.jsonl"].write_text("{}")
     load("run: mini\n04_sft:\n  model: a/b\n")
 
 

@@ -49,14 +49,14 @@ def odd_pictures() -> list[tuple[bytes, str, str]]:
 def run(pictures: list[tuple[bytes, str, str]], folder: Path, threshold: float) -> tuple:
     """Stages 01, 02 and 03; what each leaves."""
     paths = RunPaths("r", folder)
-    write_rlaif_v(paths.rlaif_v, [
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], [
         {"ds_name": "d", "image": {"bytes": file, "path": f"{i}.png"}, "question": f"Is there a {noun} in the image?",
          "chosen": answer, "rejected": "No.", "origin_dataset": "o", "origin_split": "s", "idx": i,
          "image_path": f"{i}.png"} for i, (file, noun, answer) in enumerate(pictures)
     ])  # fmt: skip
-    data = read_rlaif_v(paths.rlaif_v)
+    data = read_rlaif_v(paths["data/rlaif_v/train.parquet"])
     keywords = extract_keywords(data, KeywordModel(str(ASSETS / "keyword_lm"), "cpu", 8), 8, lambda x, *_, **__: x)
-    write_parquet(keywords, paths.keywords)
+    write_parquet(keywords, paths["keywords.parquet"])
     p = Mask(box_threshold=threshold, grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam"))
     found, funnel = masks.run(p, paths, masks.load_models(p), lambda x, *_, **__: x)
     table = training_rows.perturb_all(found, data, paths, Perturb(levels=[30]))
@@ -64,7 +64,7 @@ def run(pictures: list[tuple[bytes, str, str]], folder: Path, threshold: float) 
     for row in table.itertuples():
         (source,) = found[found["row_id"] == row.row_id].itertuples()
         before, mask = diffusion.image_and_mask(source, data)
-        after = np.asarray(load_image(paths.perturbed_images / f"{row.row_id}_c030.png"))
+        after = np.asarray(load_image(paths["perturbed/images"] / f"{row.row_id}_c030.png"))
         assert after.shape == before.shape == (source.height, source.width, 3)
         assert np.array_equal(after[~mask], before[~mask]) and not np.array_equal(after, before)
     return keywords, found, table

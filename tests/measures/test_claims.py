@@ -116,8 +116,8 @@ def test_runs_are_read_by_their_names(tmp_path) -> None:
     from csp_utils.base.files import write_parquet
     from csp_utils.base.run import RunPaths
 
-    write_parquet(pd.concat([said(0, 0, "base"), said(0.5, 1)]), RunPaths("m", tmp_path).responses)
-    write_parquet(said(0.7, 2), RunPaths("m.csp.3", tmp_path).responses)
+    write_parquet(pd.concat([said(0, 0, "base"), said(0.5, 1)]), RunPaths("m", tmp_path)["responses.parquet"])
+    write_parquet(said(0.7, 2), RunPaths("m.csp.3", tmp_path)["responses.parquet"])
     found = claims.read_responses("m", 0, ["m.csp.3"], str(tmp_path))
     assert list(found) == [("", 0), ("csp", 0), ("csp", 3)] and set(found["", 0]["variant"]) == {"base"}
     with pytest.raises(UserError, match="Both m and m.csp.0 trained branch csp with seed 0"):

@@ -356,19 +356,19 @@ def test_both_trainings_of_each_family(family: tuple, tmp_path: Path, monkeypatc
     monkeypatch.chdir(ROOT)
     model_type, folder, _ = family
     paths = RunPaths("r", tmp_path)
-    paths.perturbed_images.mkdir(parents=True)
+    paths["perturbed/images"].mkdir(parents=True)
     rows = []
     for i, c in enumerate([90, 7, 64, 21]):
-        path = paths.perturbed_images / f"{i}.png"
+        path = paths["perturbed/images"] / f"{i}.png"
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8)).save(path)
         rows.append(training_rows(f"Is there a dog {i}?", "Yes", c, str(path)))
-    write_jsonl([row for row, _ in rows], paths.sft_jsonl)
-    write_jsonl([pair for _, pair in rows], paths.simpo_jsonl)
+    write_jsonl([row for row, _ in rows], paths["perturbed/sft.jsonl"])
+    write_jsonl([pair for _, pair in rows], paths["perturbed/simpo.jsonl"])
     common = {"model_type": model_type, "template": FAMILIES[model_type], "max_pixels": None, "n_rows": None,
               "learning_rate": 1e-3, "device": "cpu", "batch_size": 2, "gradient_accumulation_steps": 1, "epochs": 4}
     before = load_file(folder / "model.safetensors")
-    for p, log, checkpoint in ((Sft(model=str(folder), **common), paths.sft_log, paths.sft_checkpoint),
-                               (Simpo(**common), paths.simpo_log, paths.simpo_checkpoint)):  # fmt: skip
+    for p, log, checkpoint in ((Sft(model=str(folder), **common), paths["sft/log.parquet"], paths["sft/checkpoint"]),
+                               (Simpo(**common), paths["simpo/log.parquet"], paths["simpo/checkpoint"])):  # fmt: skip
         training_run.train(p, paths, show=lambda line: None)
         losses = pd.read_parquet(log)["loss"]
         assert len(losses) == 8 and losses[-2:].mean() < losses[:2].mean()

@@ -34,16 +34,16 @@ def png(shade: int, size: tuple[int, int] = (40, 20)) -> bytes:
 
 def write_inputs(paths: RunPaths, rows: list[tuple[bytes, str | None]]) -> None:
     """RLAIF-V's file and keywords.parquet of rows (image file, keyword)."""
-    write_rlaif_v(paths.rlaif_v, [
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], [
         {"ds_name": "d", "image": {"bytes": image, "path": f"{i}.png"}, "question": "Is it?", "chosen": "Yes.",
          "rejected": "No.", "origin_dataset": "o", "origin_split": "s", "idx": i, "image_path": f"{i}.png"}
         for i, (image, _) in enumerate(rows)
     ])  # fmt: skip
-    data = read_rlaif_v(paths.rlaif_v).rows
+    data = read_rlaif_v(paths["data/rlaif_v/train.parquet"]).rows
     words = [word for _, word in rows]
     reasons = [None if word else "no_keyword" for word in words]
     write_parquet(data[["row_id", "image_path", "question", "answer"]].assign(
-        keyword=words, raw="", drop_reason=reasons), paths.keywords)  # fmt: skip
+        keyword=words, raw="", drop_reason=reasons), paths["keywords.parquet"])  # fmt: skip
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     table, counts = go(paths)
     expected = ["", "no_keyword", "no_box", "mask_too_large", "empty_mask", "image_unreadable", "image_unreadable"]
     assert table["drop_reason"].fillna("").tolist() == expected
-    saved = read_parquet(paths.masks)
+    saved = read_parquet(paths["masks.parquet"])
     assert saved.columns.tolist() == masks.SCHEMA.names and len(saved) == 7
     first = saved.iloc[0]
     mask = rle.decode_mask(first.rle_counts, int(first.width), int(first.height))
@@ -105,7 +105,7 @@ def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     assert by_reason["image_unreadable"] == 2 and by_reason["no_box"] == 1
     assert counts.iloc[0].n == 7 == counts.iloc[1:].n.sum() and counts.iloc[-1].n == 1
     assert counts.iloc[0].step == "rows in" and counts.iloc[-1].step == "kept"
-    pd.testing.assert_frame_equal(read_parquet(paths.funnel), counts)
+    pd.testing.assert_frame_equal(read_parquet(paths["funnel.parquet"]), counts)
 
 
 def test_one_image_and_keyword_is_looked_at_once(paths, fake):
@@ -137,17 +137,17 @@ def test_the_batch_size_changes_nothing(paths, fake):
 
 def test_a_row_that_the_data_lack_is_one_sentence(paths, fake):
     write_inputs(paths, [(png(1), "cat 0,0,5,5")])
-    write_parquet(read_parquet(paths.keywords).assign(row_id="000009"), paths.keywords)
+    write_parquet(read_parquet(paths["keywords.parquet"]).assign(row_id="000009"), paths["keywords.parquet"])
     with pytest.raises(UserError, match="000009"):
         go(paths)
-    assert not paths.masks.exists() and not paths.funnel.exists()
+    assert not paths["masks.parquet"].exists() and not paths["funnel.parquet"].exists()
 
 
 def test_the_funnel_counts_rows_with_pictures_of_the_benchmark(paths, fake):
     write_inputs(paths, [(png(1), "cat 0,0,5,5"), (png(2), None), (png(3), None)])
-    table = read_parquet(paths.keywords)
+    table = read_parquet(paths["keywords.parquet"])
     table.loc[1, "drop_reason"] = "benchmark_image"
-    write_parquet(table, paths.keywords)
+    write_parquet(table, paths["keywords.parquet"])
     found, counts = go(paths)
     assert found["drop_reason"].fillna("").tolist() == ["", "benchmark_image", "no_keyword"]
     assert counts.set_index("reason").n[["benchmark_image", "no_keyword"]].tolist() == [1, 1]
@@ -158,7 +158,7 @@ def test_no_row_with_a_keyword_is_no_error(paths, fake):
     write_inputs(paths, [(png(1), None), (png(2), None)])
     _, counts = go(paths)
     assert counts.set_index("reason").n["no_keyword"] == 2
-    assert read_parquet(paths.masks)["rle_counts"].isna().all()
+    assert read_parquet(paths["masks.parquet"])["rle_counts"].isna().all()
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))

@@ -78,5 +78,5 @@ def test_ms_swift_reads_the_drawn_picture(both, monkeypatch):
 
     (files, table), (drawn, _) = both
     name = table["image"][0].split("/")[-1]
-    one, other = (vision_utils.load_image(str(paths.perturbed_images / name)) for paths in (files, drawn))
+    one, other = (vision_utils.load_image(str(paths["perturbed/images"] / name)) for paths in (files, drawn))
     assert np.array_equal(np.asarray(one), np.asarray(other)) and one.mode == other.mode == "RGB"

@@ -168,13 +168,13 @@ def test_the_written_data_set(tmp_path):
     table = S.perturb_all(masks, data, paths, Perturb(levels=[50, 80], draws_per_row=2))
     assert len(table) == 10 and table["row_id"].nunique() == 5
     assert (table["simpo_drop_reason"] == "chosen_equals_rejected").sum() == 5
-    sft = [json.loads(line) for line in paths.sft_jsonl.read_text().splitlines()]
-    simpo = [json.loads(line) for line in paths.simpo_jsonl.read_text().splitlines()]
+    sft = [json.loads(line) for line in paths["perturbed/sft.jsonl"].read_text().splitlines()]
+    simpo = [json.loads(line) for line in paths["perturbed/simpo.jsonl"].read_text().splitlines()]
     assert len(sft) == 10 and len(simpo) == 5
     for row in simpo:
         assert row["messages"][-1] == {"role": "assistant", "content": "80%"} and row["rejected_response"] == "20%"
         assert row["messages"][0]["content"].startswith("<image>") and "A" in row["messages"][0]["content"]
-    pd.testing.assert_frame_equal(pd.read_parquet(paths.perturbed_rows), table)
+    pd.testing.assert_frame_equal(pd.read_parquet(paths["perturbed/rows.parquet"]), table)
     for row, line in zip(table.itertuples(), sft, strict=True):
         image = np.asarray(Image.open(row.image))
         original = np.asarray(data.image(row.row_id))
@@ -184,7 +184,7 @@ def test_the_written_data_set(tmp_path):
         assert np.array_equal(image[~mask], original[~mask]) and not np.array_equal(image, original)
     from datasets import load_from_disk
 
-    saved = load_from_disk(paths.dataset)
+    saved = load_from_disk(paths["perturbed/dataset"])
     assert saved["c"][:] == table["c"].tolist() and saved.num_rows == 10
     assert np.array_equal(np.asarray(saved[3]["image"]), np.asarray(Image.open(table["image"][3])))
     assert [reason is None for reason in saved["simpo_drop_reason"]] == (table["c"] != 50).tolist()
@@ -233,12 +233,12 @@ def test_original_rows_are_rlaif_vs_own(tmp_path):
     table = S.perturb_all(masks, data, paths, Perturb(answers="original", draws_per_row=3))
     source = data.rows.set_index("row_id")
     assert len(table) == len(S.kept(masks))  # one row each, however many levels would be drawn
-    for row, line in zip(table.itertuples(), paths.sft_jsonl.read_text().splitlines(), strict=True):
+    for row, line in zip(table.itertuples(), paths["perturbed/sft.jsonl"].read_text().splitlines(), strict=True):
         own, sample = source.loc[row.row_id], json.loads(line)
         assert sample["messages"][0]["content"] == f"<image>{own['question']}" and row.q_c == own["question"]
         assert sample["messages"][1]["content"] == row.r_c == own["answer"]
         assert np.array_equal(np.asarray(Image.open(row.image)), np.asarray(data.image(row.row_id)))
-    pairs = [json.loads(line) for line in paths.simpo_jsonl.read_text().splitlines()]
+    pairs = [json.loads(line) for line in paths["perturbed/simpo.jsonl"].read_text().splitlines()]
     assert [pair["rejected_response"] for pair in pairs] == [
         source["rejected"][row] for row in table.loc[table["simpo_drop_reason"].isna(), "row_id"]]
     assert S.original_rows("What?", "A cat.", "", "x.png")[1] is None  # no other answer: no preference

@@ -89,7 +89,7 @@ def test_a_dry_run_shows_every_notebook_and_part_and_makes_nothing(tmp_path, pat
 @pytest.mark.slow
 def test_a_branch_that_fails_does_not_stop_the_others(project):
     project.notebook("01_extract", "from csp_utils.base.files import write_text", "assert p.n_rows != 2, 'two'",
-                     "write_text('1', paths.keywords)")  # fmt: skip
+                     "write_text('1', paths["keywords.parquet"])")  # fmt: skip
     project.params.write_text(PARAMS + "each: {01_extract: {keyword_model: some/model}}\nseeds: [0]\n"
                               "branches: {bad: {01_extract: {n_rows: 2}}, good: {01_extract: {n_rows: 1}}}\n")
     run = project.run("--cores", "1")
@@ -195,7 +195,7 @@ def test_a_stop_leaves_nothing_half_written_no_process_and_no_lock(project, sign
                 and "run_notebook" in str(each.cmdline()) and Path(each.cwd()) == project.folder]
     left = {path.name for path in (project.folder / "outputs").rglob("*") if path.is_file()}
     assert left <= {".lock", "snakemake.log"}
-    project.notebook("01_extract", "from csp_utils.base.files import write_text", "write_text('3', paths.keywords)")
+    project.notebook("01_extract", "from csp_utils.base.files import write_text", "write_text('3', paths["keywords.parquet"])")
     again = project.run()
     assert again.returncode == 0, again.stdout
 

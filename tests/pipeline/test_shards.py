@@ -82,11 +82,11 @@ def world(tmp_path_factory) -> tuple:
             ("01_extract", extract.model_copy(update={"shards": n}), keyword_lm.SCHEMA,
              lambda p: keyword_lm.computing(data, model, p, quiet), lambda p, compute: keyword_lm.run(p, paths, compute)),
             ("02_mask", mask.model_copy(update={"shards": n}), masks.SCHEMA,
-             lambda p: masks.computing(shards_input(paths.keywords), data, models, p, quiet),
+             lambda p: masks.computing(shards_input(paths["keywords.parquet"]), data, models, p, quiet),
              lambda p, _: masks.run(p, paths, models, quiet)),
             ("03_perturb", Perturb(rlaif_v=extract.rlaif_v, draws_per_row=2, shards=n), training_rows.SCHEMA,
              lambda p: training_rows.load(p, paths, quiet),
-             lambda p, _: training_rows.perturb_all(shards_input(paths.masks), data, paths, p)),
+             lambda p, _: training_rows.perturb_all(shards_input(paths["masks.parquet"]), data, paths, p)),
         ]  # fmt: skip
         for name, p, schema, computing, whole in stages:
             if n > 1:
@@ -104,7 +104,7 @@ def shards_input(path: Path) -> pd.DataFrame:
 
 def digests(paths: RunPaths) -> dict[str, str]:
     """SHA-256 of everything that the stages left, without the parts and the data set's own cache files."""
-    files = [file for file in sorted(paths.root.rglob("*")) if file.is_file() and paths.shards not in file.parents]
+    files = [file for file in sorted(paths.root.rglob("*")) if file.is_file() and paths["shards"] not in file.parents]
     return {str(file.relative_to(paths.root)): sha256(file) for file in files if file.parent.name != "dataset"}
 
 
@@ -198,7 +198,7 @@ def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(perturbing):
     process.wait()
     again = project.run("--cores", "2")
     assert again.returncode == 0, again.stdout
-    assert "03_perturb part" in again.stdout and not paths.shards.exists()
+    assert "03_perturb part" in again.stdout and not paths["shards"].exists()
     copy = json.loads((run_folder / "notebooks" / "03_perturb.ipynb").read_text())
     assert any("3 of 3 parts are there" in "".join(output.get("text", ""))
                for cell in copy["cells"] for output in cell.get("outputs", []))  # fmt: skip

@@ -56,15 +56,15 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
 
     paths = RunPaths(name, folder)
     things = [scene.find for scene in write_world(paths, scenes, 2, 2, 0)["train"] for _ in range(2)]
-    data = read_rlaif_v(paths.rlaif_v)
-    truth = pd.read_parquet(paths.truth_keywords).set_index("row_id")["keyword"]
+    data = read_rlaif_v(paths["data/rlaif_v/train.parquet"])
+    truth = pd.read_parquet(paths["data/truth/keywords.parquet"]).set_index("row_id")["keyword"]
     keywords = data.rows[["row_id", "image_path", "question", "answer"]].copy()
     keywords["keyword"] = keywords["row_id"].map(truth)
     keywords["raw"], keywords["drop_reason"] = " " + keywords["keyword"], None
-    write_parquet(keywords, paths.keywords)
-    write_parquet(_masks(keywords, things), paths.masks)
-    table = pd.read_parquet(paths.masks)
-    write_parquet(masks.funnel(table), paths.funnel)
+    write_parquet(keywords, paths["keywords.parquet"])
+    write_parquet(_masks(keywords, things), paths["masks.parquet"])
+    table = pd.read_parquet(paths["masks.parquet"])
+    write_parquet(masks.funnel(table), paths["funnel.parquet"])
     training_rows.perturb_all(table, data, paths, Perturb(run=name))
     _trainings(paths)
     said = responses(**how)
@@ -119,12 +119,12 @@ def _trainings(paths: RunPaths) -> None:
     steps = np.arange(1, 41)
     log = pd.DataFrame({"step": steps, "loss": 3 * np.exp(-steps / 15) + 0.5, "learning_rate": 1e-5 / steps})
     rewards = {f"rewards/{name}": steps / 20 for name in ("chosen", "rejected", "margins", "accuracies")}
-    write_parquet(log, paths.sft_log)
-    write_parquet(log.assign(**rewards), paths.simpo_log)
-    write_text("USE_HF=1 \\\n  python -m swift.cli.sft --loss <x> & y\n", paths.sft_command)
-    write_text("python -m swift.cli.rlhf\n", paths.simpo_command)
-    write_json({"learning_rate": 1e-5}, paths.sft_args)
-    write_json({"beta": 2.0, "cpo_alpha": 0.0, "simpo_gamma": 1.0, "learning_rate": 1e-5}, paths.simpo_args)
+    write_parquet(log, paths["sft/log.parquet"])
+    write_parquet(log.assign(**rewards), paths["simpo/log.parquet"])
+    write_text("USE_HF=1 \\\n  python -m swift.cli.sft --loss <x> & y\n", paths["sft/command.txt"])
+    write_text("python -m swift.cli.rlhf\n", paths["simpo/command.txt"])
+    write_json({"learning_rate": 1e-5}, paths["sft/args.json"])
+    write_json({"beta": 2.0, "cpo_alpha": 0.0, "simpo_gamma": 1.0, "learning_rate": 1e-5}, paths["simpo/args.json"])
 
 
 # ------------------------------------------------------------------------------------------------------- what is said
@@ -249,18 +249,18 @@ def test_the_page_shows_the_runs_numbers(run: RunPaths) -> None:
     for row in pd.concat([pd.read_parquet(run.metrics).query("metric == 'ece'"), further]).itertuples():
         assert f"{row.value:.3f}" in shown and f"[{row.ci_low:.3f}, {row.ci_high:.3f}]" in shown
     assert "gamma = 0.004" in shown and "dropped: no box" in shown and "missed" in shown and "cpo_alpha" in shown
-    example = pd.read_parquet(run.perturbed_rows).set_index("row_id").loc[re.search(r"Row (\d{6})", shown)[1]]
+    example = pd.read_parquet(run["perturbed/rows.parquet"]).set_index("row_id").loc[re.search(r"Row (\d{6})", shown)[1]]
     assert example["q_c"] in shown and f"“{example['r_c']}”" in shown
 
 
 @pytest.mark.slow
 def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     paths = RunPaths("half", tmp_path)
-    said = pd.read_parquet(run.responses).query("variant == 'base'")
-    write_parquet(said, paths.responses)
-    write_parquet(compute(said, Protocol(), 5)[0], paths.metrics)
+    said = pd.read_parquet(run["responses.parquet"]).query("variant == 'base'")
+    write_parquet(said, paths["responses.parquet"])
+    write_parquet(compute(said, Protocol(), 5)[0], paths["metrics.parquet"])
     report.write(Report(run="half"), paths)
-    lines = re.findall(r'<p class="missing">(.*?)</p>', paths.report.read_text())
+    lines = re.findall(r'<p class="missing">(.*?)</p>', paths["report.html"].read_text())
     wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "other ways to get a confidence",
               "the stress test", "example rows", "how many rows", "the SFT training", "the SimPO training", "table 2",
               "tiny models", "the parameters")  # fmt: skip

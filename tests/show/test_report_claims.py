@@ -43,16 +43,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
         rows["question"] = np.where(rows["question_id"].str[-1].isin(list("02468")), "Is there an ox?", "A cow?")
         return pd.concat([rows.assign(split="pope_adversarial"), rows.assign(split="amber_relation")])
 
-    write_parquet(asked(0, 0, "base"), paths.responses)
-    write_parquet(stress("base", 0), paths.stress)
+    write_parquet(asked(0, 0, "base"), paths["responses.parquet"])
+    write_parquet(stress("base", 0), paths["stress.parquet"])
     for branch, share in SHARES.items():
         for seed in (1, 2):
             names.append(f"m.{branch}.{seed}")
             own = RunPaths(names[-1], outputs)
             sft = [asked(share / 2, seed + 5, "sft")] if branch == "csp" else []
-            write_parquet(pd.concat([*sft, asked(share, seed, "csp")]), own.responses)
+            write_parquet(pd.concat([*sft, asked(share, seed, "csp")]), own["responses.parquet"])
             if branch in ("csp", "global_noise"):
-                write_parquet(stress("csp", seed), own.stress)
+                write_parquet(stress("csp", seed), own["stress.parquet"])
     p = Claims(run="m", runs=names, leave_out=WORDS, n_bootstrap=30)
     runs = claims.read_responses("m", 0, names, outputs)
     seeds, drawn = claims.seeds_of(runs), claims.draws(runs, Protocol(), 30)
@@ -62,8 +62,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
     values = pd.concat([claims.table(drawn), claims.table(anew)])
     differences = pd.concat([claims.differences(drawn, seeds, pairs), claims.differences(anew, seeds, pairs)])
     curves = stress_curves.curves(claims.read_stress("m", names, outputs), 30, 0)
-    for table, path in ((judged, paths.claims), (checks, paths.claim_checks), (values, paths.claim_values),
-                        (differences, paths.claim_differences), (curves, paths.claim_curves)):  # fmt: skip
+    for table, path in ((judged, paths["claims.parquet"]), (checks, paths["claim_checks.parquet"]), (values, paths["claim_values.parquet"]),
+                        (differences, paths["claim_differences.parquet"]), (curves, paths["claim_curves.parquet"])):  # fmt: skip
         write_parquet(table, path)
     return p, paths, outputs
 
@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
 def test_the_page_shows_all_claims_and_says_what_was_not_trained(run) -> None:
     p, paths, outputs = run
     report_claims.write(p, paths, 10, outputs)
-    page = re.sub(r"base64,[^\"]*", "", paths.claims_page.read_text(encoding="utf-8"))
+    page = re.sub(r"base64,[^\"]*", "", paths["claims.html"].read_text(encoding="utf-8"))
     for claim in verdicts.claims():
         assert claim.title in page
     assert "were not tested: 8." in page and "NaN" not in page and "None" not in page

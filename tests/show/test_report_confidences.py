@@ -30,8 +30,8 @@ def html(section: Section) -> str:
 def paths(tmp_path: Path) -> RunPaths:
     """A run that has what the report cannot do without."""
     paths, said = RunPaths("fake", tmp_path), responses(24)
-    write_parquet(said, paths.responses)
-    write_parquet(compute(said, Protocol(), 20)[0], paths.metrics)
+    write_parquet(said, paths["responses.parquet"])
+    write_parquet(compute(said, Protocol(), 20)[0], paths["metrics.parquet"])
     return paths
 
 
@@ -43,8 +43,8 @@ def test_what_was_not_made_is_said_with_its_notebook(paths: RunPaths) -> None:
 
 def test_the_methods_are_shown_with_their_values_and_what_is_missing(paths: RunPaths) -> None:
     values, differences = compute_methods(baselines.scores(responses(24), NOTHING), Protocol(), 60)
-    write_parquet(values, paths.methods)
-    write_parquet(differences, paths.method_differences)
+    write_parquet(values, paths["methods.parquet"])
+    write_parquet(differences, paths["method_differences.parquet"])
     shown = html(report_confidences.methods(load(Report(run="fake"), paths)))
     found = values.set_index(["variant", "split", "method", "metric"])
     row = found.loc[("csp", "pope_adversarial", "token_probability", "auc")]
@@ -58,15 +58,15 @@ def test_the_stress_test_is_shown(paths: RunPaths, asked: pd.DataFrame) -> None:
     asked = asked.assign(model="tiny-qwen2-vl")
     at = asked.index[asked["variant"] == "base"]
     asked.loc[at, "verbalized"] = np.random.default_rng(0).integers(80, 100, len(at))
-    write_parquet(stress_curves.curves(asked, 20, 0), paths.stress_curves)
+    write_parquet(stress_curves.curves(asked, 20, 0), paths["stress_curves.parquet"])
     correlation, differences = stress_curves.correlations(asked, 20, 0)
-    write_parquet(correlation, paths.stress_correlation)
-    write_parquet(differences, paths.stress_differences)
+    write_parquet(correlation, paths["stress_correlation.parquet"])
+    write_parquet(differences, paths["stress_differences.parquet"])
     shown = html(report_confidences.stress(load(Report(run="fake"), paths)))
     row = differences.set_index(["region", "answer", "metric"]).loc[("object", "right", "spearman")]
     assert f"{row['diff']:+.2f}".replace("-", "−") in shown and f"{row['p']:.3f}" in shown
     assert "noise on the object, right answer" in shown and "always the same number" in shown
-    write_parquet(stress_curves.curves(asked.assign(model="another"), 20, 0), paths.stress_curves)
+    write_parquet(stress_curves.curves(asked.assign(model="another"), 20, 0), paths["stress_curves.parquet"])
     assert "made of another model" in html(report_confidences.stress(load(Report(run="fake"), paths)))
 
 

@@ -105,11 +105,11 @@ def test_amber_questions_come_in_opposites():
 def test_the_data_on_disk_are_what_the_readers_of_the_real_data_read(tmp_path):
     paths = RunPaths("t", tmp_path)
     world = write_world(paths, n_train_scenes=3, rows_per_scene=2, n_test_scenes=4, seed=1)
-    data = read_rlaif_v(paths.rlaif_v)
+    data = read_rlaif_v(paths["data/rlaif_v/train.parquet"])
     assert len(data.rows) == 6
     assert np.array_equal(np.array(data.image("000002")), world["train"][1].image)
-    assert set(read_pope(paths.pope)["split"]) == {"pope_random", "pope_popular", "pope_adversarial"}
-    assert set(read_amber(paths.amber)["split"]) == {"amber_attribute", "amber_relation"}
+    assert set(read_pope(paths["data/pope"])["split"]) == {"pope_random", "pope_popular", "pope_adversarial"}
+    assert set(read_amber(paths["data/amber"])["split"]) == {"amber_attribute", "amber_relation"}
 
 
 @pytest.fixture(scope="module")

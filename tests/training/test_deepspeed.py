@@ -59,8 +59,8 @@ def trained(kind: type, tmp_path: Path, deepspeed: str | None, processes: int) -
     p = kind(model=VLM, n_rows=64 if kind is Sft else 32, batch_size=2, learning_rate=1e-3, device="cpu",
              gradient_accumulation_steps=8 // processes, processes=processes, deepspeed=deepspeed)  # fmt: skip
     training_run.train(p, paths, show=lambda line: None)
-    table = pd.read_parquet(paths.sft_log if kind is Sft else paths.simpo_log)
-    return table["loss"].tolist(), paths.sft_checkpoint if kind is Sft else paths.simpo_checkpoint
+    table = pd.read_parquet(paths["sft/log.parquet"] if kind is Sft else paths["simpo/log.parquet"])
+    return table["loss"].tolist(), paths["sft/checkpoint"] if kind is Sft else paths["simpo/checkpoint"]
 
 
 @pytest.fixture(scope="module")

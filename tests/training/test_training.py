@@ -36,17 +36,17 @@ def at_the_root(monkeypatch):
 
 def write_rows(paths: RunPaths, n: int = 6) -> None:
     """``n`` training rows about noise, in ms-swift's format; c = 50 among them."""
-    paths.perturbed_images.mkdir(parents=True, exist_ok=True)
+    paths["perturbed/images"].mkdir(parents=True, exist_ok=True)
     sft, simpo = [], []
     for i, c in zip(range(n), [90, 50, 7, 100, 0, 35, 64, 21] * 9, strict=False):
-        path = paths.perturbed_images / f"{i}.png"
+        path = paths["perturbed/images"] / f"{i}.png"
         pixels = np.random.default_rng(i).integers(0, 256, (112, 112, 3), np.uint8)
         Image.fromarray(pixels).save(path)
         row, pair = training_rows(f"Is there a star in the image {i}?", "Yes", c, str(path))
         sft.append(row)
         simpo += [pair] if pair else []
-    write_jsonl(sft, paths.sft_jsonl)
-    write_jsonl(simpo, paths.simpo_jsonl)
+    write_jsonl(sft, paths["perturbed/sft.jsonl"])
+    write_jsonl(simpo, paths["perturbed/simpo.jsonl"])
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def test_recorded_arguments_are_compared():
 
 def test_missing_data_is_said_before_anything_runs(paths):
     with pytest.raises(UserError, match="line 3 .*03_perturb"):
-        (paths.perturbed_images / "2.png").unlink()
+        (paths["perturbed/images"] / "2.png").unlink()
         training_run.train(Sft(device="cpu"), paths)
-    paths.sft_jsonl.write_text("")
+    paths["perturbed/sft.jsonl"].write_text("")
     with pytest.raises(UserError, match="holds no rows"):
         training_run.train(Sft(), paths)
-    assert not paths.sft.exists()
+    assert not paths["sft"].exists()
 
 
 def test_only_some_of_the_log_is_shown():
@@ -229,7 +229,7 @@ def trained(tmp_path_factory):
 def test_what_the_trainings_leave(trained):
     paths, sft, simpo = trained
     assert sft["rows"] == 6 and simpo["rows"] == 4 and sft["steps"] == simpo["steps"] == 1
-    for folder, own in ((paths.sft, set()), (paths.simpo, {"train.jsonl"})):  # the first 4 pairs of 5
+    for folder, own in ((paths["sft"], set()), (paths["simpo"], {"train.jsonl"})):  # the first 4 pairs of 5
         names = {path.name for path in folder.iterdir()}
         assert names == {"checkpoint", "command.txt", "args.json", "log.parquet", "swift.log"} | own
         assert (folder / "checkpoint" / "model.safetensors").is_file()
@@ -238,7 +238,7 @@ def test_what_the_trainings_leave(trained):
         log = pd.read_parquet(folder / "log.parquet")
         assert len(log) == 1 and np.isfinite(log["loss"]).all() and log["grad_norm"][0] > 0
         assert (folder / "command.txt").read_text().startswith("USE_HF=1 MAX_PIXELS=12544 ")
-    args = json.loads(paths.sft_args.read_text())
+    args = json.loads(paths["sft/args.json"].read_text())
     assert args["freeze_vit"] and args["freeze_aligner"]
     assert (args["per_device_train_batch_size"], args["gradient_accumulation_steps"]) == (2, 8)
 
@@ -246,11 +246,11 @@ def test_what_the_trainings_leave(trained):
 @pytest.mark.slow
 def test_simpo_was_the_papers(trained):
     paths, _, _ = trained
-    args = json.loads(paths.simpo_args.read_text())
+    args = json.loads(paths["simpo/args.json"].read_text())
     assert (args["rlhf_type"], args["loss_type"]) == ("cpo", "simpo")
     assert (args["cpo_alpha"], args["beta"], args["simpo_gamma"]) == (0.0, 2.0, 1.0)
     assert args["model"].endswith("sft/checkpoint") and args["warmup_ratio"] == 0.03
-    for line in paths.simpo_jsonl.read_text().splitlines():
+    for line in paths["perturbed/simpo.jsonl"].read_text().splitlines():
         row = json.loads(line)
         said = row["messages"][1]["content"], row["rejected_response"]
         chosen, rejected = (int(text.removesuffix("%")) for text in said)
@@ -279,17 +279,17 @@ def test_simpo_loss_is_the_papers_formula(trained):
     from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     paths, _, _ = trained
-    model = Qwen2VLForConditionalGeneration.from_pretrained(paths.sft_checkpoint).float().eval()
-    processor = Qwen2VLProcessor.from_pretrained(paths.sft_checkpoint)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(paths["sft/checkpoint"]).float().eval()
+    processor = Qwen2VLProcessor.from_pretrained(paths["sft/checkpoint"])
     losses, margins = [], []
-    for line in paths.simpo_jsonl.read_text().splitlines()[:4]:
+    for line in paths["perturbed/simpo.jsonl"].read_text().splitlines()[:4]:
         row = json.loads(line)
         chosen, n_w = log_likelihood(model, processor, row, row["messages"][1]["content"])
         rejected, n_l = log_likelihood(model, processor, row, row["rejected_response"])
         margin = 2.0 / n_w * chosen - 2.0 / n_l * rejected
         margins.append(margin)
         losses.append(math.log1p(math.exp(-(margin - 1.0))))
-    log = pd.read_parquet(paths.simpo_log)
+    log = pd.read_parquet(paths["simpo/log.parquet"])
     assert log["loss"][0] == pytest.approx(np.mean(losses), abs=2e-4)
     assert log["rewards/margins"][0] == pytest.approx(np.mean(margins), abs=2e-4)
 
@@ -297,8 +297,8 @@ def test_simpo_loss_is_the_papers_formula(trained):
 @pytest.mark.slow
 def test_a_row_that_does_not_encode_stops_the_training_and_leaves_the_old_checkpoint(trained):
     paths, _, _ = trained
-    before = (paths.sft_checkpoint / "model.safetensors").stat()
-    image = paths.perturbed_images / "3.png"
+    before = (paths["sft/checkpoint"] / "model.safetensors").stat()
+    image = paths["perturbed/images"] / "3.png"
     whole = image.read_bytes()
     image.write_bytes(whole[:100])
     try:
@@ -307,8 +307,8 @@ def test_a_row_that_does_not_encode_stops_the_training_and_leaves_the_old_checkp
     finally:
         image.write_bytes(whole)
     assert "\n" not in str(error.value)
-    assert (paths.sft_checkpoint / "model.safetensors").stat() == before
-    assert not (paths.sft / training_run.WORK).exists()
+    assert (paths["sft/checkpoint"] / "model.safetensors").stat() == before
+    assert not (paths["sft"] / training_run.WORK).exists()
 
 
 @pytest.mark.slow
@@ -323,9 +323,9 @@ def test_two_processes_train_as_one_does(kind, tmp_path):
         p = kind(model=VLM, n_rows=32 if kind is Sft else 16, batch_size=2, learning_rate=1e-3, device="cpu",
                  gradient_accumulation_steps=8 // processes, processes=processes)  # fmt: skip
         training_run.train(p, paths, show=lambda line: None)
-        log = paths.sft_log if kind is Sft else paths.simpo_log
+        log = paths["sft/log.parquet"] if kind is Sft else paths["simpo/log.parquet"]
         losses[processes] = pd.read_parquet(log)["loss"].tolist()
-        command = (paths.sft_command if kind is Sft else paths.simpo_command).read_text()
+        command = (paths["sft/command.txt"] if kind is Sft else paths["simpo/command.txt"]).read_text()
         assert ("NPROC_PER_NODE=2" in command) == (processes == 2) and "--use_cpu true" in command
     assert losses[1] == pytest.approx(losses[2], rel=1e-4) and len(losses[1]) == (2 if kind is Sft else 1)
 
@@ -335,10 +335,10 @@ def test_bfloat16_weights_train_without_a_gpu(paths):
     from safetensors.torch import load_file
 
     training_run.train(Sft(model=VLM, learning_rate=1e-3, torch_dtype="bfloat16", device="cpu"), paths, lambda _: None)
-    before, after = load_file(f"{VLM}/model.safetensors"), load_file(paths.sft_checkpoint / "model.safetensors")
+    before, after = load_file(f"{VLM}/model.safetensors"), load_file(paths["sft/checkpoint"] / "model.safetensors")
     assert {str(weight.dtype) for weight in after.values()} == {"torch.bfloat16"}
     assert any((weight != before[name].bfloat16()).any() for name, weight in after.items())
-    assert pd.read_parquet(paths.sft_log)["loss"].between(0, 50).all()
+    assert pd.read_parquet(paths["sft/log.parquet"])["loss"].between(0, 50).all()
 
 
 def test_trainings_of_several_processes_do_not_meet_at_one_port(monkeypatch):

@@ -4,7 +4,11 @@ Nothing here is measured on the machine that asks. Times are those of an A100 at
 good for a factor of two; sizes are closer.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 PEAK = {"float32": 19.5e12, "bfloat16": 312e12, "float16": 312e12}
@@ -53,45 +57,77 @@ class Cost:
     weights: float = 0.0
 
 
-def _hours(operations: float, dtype: str, share: float) -> float:
+Facts = dict[str, Any]
+"""What is known of a model or a data set: rows, images, questions, billions of weights, teraflops an image, tokens."""
+
+
+@dataclass
+class Known:
+    """Rows and facts of files that are there, or that earlier notebooks will make.
+
+    Attributes:
+        facts_of: path -> facts, of sources of the catalogue.
+        rows: path -> rows, of results that earlier notebooks will make.
+    """
+
+    facts_of: dict[str, Facts] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def facts(self, path: str | Path | None, max_pixels: int | None = None) -> Facts:
+        """Return the facts of a source, or of a model in a folder of the user's as far as its files tell."""
+        if path is None:
+            return {}
+        if (known := self.facts_of.get(str(path))) is not None:
+            return known
+        weights = _weights(Path(path))
+        if weights is None:
+            return {}
+        found: Facts = {"billions": {"language": weights / 1e9}, "teraflops": 2e-12 * weights * 4096}
+        if max_pixels:
+            found |= {"tokens": {"language": max_pixels // 784, "vision": max_pixels // 196}, "shared": True}
+        return found
+
+    def of(self, path: Path | str | None) -> int:
+        """Return the rows of RLAIF-V's files, or of a table that a notebook will make; 0 if nothing tells."""
+        if path is None:
+            return 0
+        if str(path) in self.rows:
+            return self.rows[str(path)]
+        return self.facts(str(path)).get("rows") or _table_rows(Path(path))
+
+
+@cache
+def _weights(folder: Path) -> int | None:
+    """Return the number of weights in the safetensors files of a folder, from their headers; None without any."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                n = 1
+                for side in tensor["shape"]:
+                    n *= side
+                total += n
+    return total or None
+
+
+def _table_rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    return sum(pq.read_metadata(file).num_rows for file in files if file.suffix == ".parquet")
+
+
+def hours(operations: float, dtype: str, share: float = FORWARD_SHARE) -> float:
+    """Return the hours of an A100 for so many floating-point operations."""
     return operations / (PEAK[dtype] * share) / 3600
 
 
-def billions(model: dict[str, Any]) -> tuple[float, float] | None:
-    """Weights of the language part and of the vision part, in units; None if not known."""
+def billions(model: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the weights of the language part and of the vision part, in units; None if not known."""
     size = model.get("billions")
     return None if size is None else (size.get("language", 0) * 1e9, size.get("vision", 0) * 1e9)
-
-
-def extract(rows: int, model: dict[str, Any], p: Any) -> Cost:
-    """Notebook 01: one prompt a row; what the prompts share is computed once."""
-    work = f"{rows:,} rows"
-    if (size := billions(model)) is None:
-        return Cost(work, None, gpu_memory=None, parallel=p.shards)
-    prefill = _hours(2 * size[0] * TEXT_TOKENS["keyword"] * rows, p.torch_dtype, FORWARD_SHARE)
-    decode = rows / p.batch_size * p.max_new_tokens * STEP_SECONDS / 3600
-    memory = size[0] * BYTES[p.torch_dtype] / 1e9 + OVERHEAD_GB
-    return Cost(work, prefill + decode, disk=rows * 500 / 1e9, gpu_memory=memory, parallel=p.shards,
-                weights=size[0])  # fmt: skip
-
-
-def mask(rows: int, detector: dict[str, Any], sam: dict[str, Any], p: Any) -> Cost:
-    """Notebook 02: every picture once through both models (rows that share one make it less)."""
-    work = f"{rows:,} pictures at most"
-    if "teraflops" not in detector or "teraflops" not in sam:
-        return Cost(work, None, gpu_memory=None, parallel=p.shards)
-    boxes = _hours(1e12 * detector["teraflops"] * rows, "float32", FORWARD_SHARE)
-    hours = boxes + _hours(1e12 * sam["teraflops"] * rows, p.torch_dtype, FORWARD_SHARE)
-    return Cost(work, hours, disk=rows * 2000 / 1e9, gpu_memory=DETECTION_GB, parallel=p.shards)
-
-
-def perturb(rows: int, p: Any) -> Cost:
-    """Notebook 03: a picture for each row and level, twice as files: alone, and in the Hugging Face data set."""
-    pictures = rows * (1 if p.answers == "original" else p.draws_per_row)
-    work = f"{pictures:,} pictures"
-    if p.images == "drawn":
-        return Cost(f"{work}, drawn when opened", disk=pictures * 2000 / 1e9)
-    return Cost(work, cpu_hours=pictures * PICTURE_SECONDS / 3600, disk=2 * pictures * PICTURE_PIXELS * PNG_BYTES / 1e9)
 
 
 def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
@@ -112,7 +148,7 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
     operations = used * p.epochs * answers * (a_weight * size[0] * tokens + 2 * size[1] * pictures["vision"])
     bytes_ = BYTES[p.torch_dtype]
     saved = sum(size) * bytes_ / 1e9 if p.tuner_type == "full" else 0.2
-    return Cost(work, _hours(operations, p.torch_dtype, TRAINING_SHARE), disk=saved,
+    return Cost(work, hours(operations, p.torch_dtype, TRAINING_SHARE), disk=saved,
                 gpu_memory=sum(size) * bytes_ / 1e9 + _training_state(size[0], bytes_, p) + OVERHEAD_GB,
                 parallel=p.processes, weights=sum(size))  # fmt: skip
 
@@ -140,7 +176,7 @@ def ask(pictures: int, prompts: int, model: dict[str, Any], p: Any, variants: in
         pictures = prompts
     operations = variants * (pictures * seen + prompts * 2 * size[0] * TEXT_TOKENS["question"])
     decode = variants * prompts / p.batch_size * REPLY_TOKENS * STEP_SECONDS / 3600
-    hours = _hours(operations, p.torch_dtype, FORWARD_SHARE) + decode
-    return Cost(work, hours, disk=0.001 * prompts * variants / 1000,
+    needed = hours(operations, p.torch_dtype) + decode
+    return Cost(work, needed, disk=0.001 * prompts * variants / 1000,
                 gpu_memory=sum(size) * BYTES[p.torch_dtype] / 1e9 + OVERHEAD_GB,
                 parallel=getattr(p, "shards", 1), weights=sum(size))  # fmt: skip

@@ -1,0 +1,69 @@
+"""What the base model still sees of an object under noise: the question that notebook 10 asks and its answers."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_files
+from csp_utils.base.progress import Progress, silent
+from csp_utils.data.rlaif_v import RlaifV
+from csp_utils.models.vlm.load import VLM
+from csp_utils.models.vlm.reply import Prompt, draw_seed
+from csp_utils.noise.noised_view import Noised
+from csp_utils.noise.training_rows import kept
+from csp_utils.words.prompts import plain_question
+from csp_utils.words.reading import parse_yes_no
+
+
+def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
+    """Rows with a mask, one for each image and key object, in an order drawn by the seed; the first ``n_rows``."""
+    rows = kept(masks).drop_duplicates(["image_path", "keyword"])
+    order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
+    return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)
+
+
+def question(keyword: str) -> str:
+    """POPE's question about an object."""
+    return f"Is there {'an' if keyword[:1].lower() in 'aeiou' else 'a'} {keyword} in the image?"
+
+
+def ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, progress: Progress = silent) -> pd.DataFrame:
+    """Return what the base model answers about every row at every signal.
+
+    Args:
+        rows: of :func:`choose`.
+        data: the RLAIF-V rows that the masks were made from.
+        p: parameters of notebook 10.
+        folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).
+
+    Returns:
+        row_id, keyword, signal, answer ("Yes", "No" or null if it could not be read). Signal 1 is the unchanged image.
+    """
+    with tempfile.TemporaryDirectory() as images:
+        return _ask(rows, data, p, folder, Path(images), progress)
+
+
+def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, progress: Progress) -> pd.DataFrame:
+    prompts, keys, facts = [], [], []
+    for row in rows.itertuples():
+        path = images / f"{row.row_id}.png"
+        data.image(row.row_id).save(path)
+        for signal in p.signals:
+            # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
+            shown = path if signal == 1 else Noised(path, 0, row.row_id, p.seed, 1, 1 - signal, row.rle_counts,
+                                                    int(row.width), int(row.height))  # fmt: skip
+            prompts.append(Prompt(shown, plain_question(question(row.keyword))))
+            keys.append((row.row_id, row.keyword, signal))
+            facts.append((*keys[-1], row.rle_counts, prompts[-1].text))
+
+    def replies(vlm: VLM, variant: str) -> pd.DataFrame:
+        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        return pd.DataFrame({"raw": [reply.text for reply in said]})
+
+    asked = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},
+                          {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip
+    (_, said), = ask_variants(p, {"base": p.base_model}, asked, folder)
+    table = pd.DataFrame(keys, columns=["row_id", "keyword", "signal"])
+    return table.assign(answer=[parse_yes_no(raw) for raw in said["raw"]])

@@ -1,0 +1,51 @@
+"""The stages, one module a notebook: parameters, what it reads, what it makes, what it costs, and what computes it.
+
+A new notebook is a new module here, its ``.ipynb``, and one name in the list below. Modules of other folders, each with
+its notebook beside it, are added by the environment variable ``CSP_STAGES`` (folders, separated as in PATH).
+
+The modules import what is heavy inside their functions: the pipeline reads their declarations in a fraction of a second.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.stage import Stage, register, stages
+
+MODULES = (
+    "tiny_world", "extract", "mask", "schedule", "perturb", "sft", "simpo", "evaluate", "correlation", "stress",
+    "report", "claims",
+)  # fmt: skip
+"""In the order in which the notebooks run."""
+
+
+def load() -> dict[str, Stage]:
+    """Register all stages, once, and return them by name. Raises UserError for a module that declares none."""
+    if not stages:
+        for name in MODULES:
+            register(importlib.import_module(f"csp_utils.stages.{name}").STAGE)
+        for folder in filter(None, os.environ.get("CSP_STAGES", "").split(os.pathsep)):
+            for file in sorted(Path(folder).glob("*.py")):
+                register(_foreign(file.resolve()))
+    return stages
+
+
+def _foreign(file: Path) -> Stage:
+    """Return the stage of a module outside the package; its notebook is beside it."""
+    name = f"csp_stage_{file.stem}"
+    specification = importlib.util.spec_from_file_location(name, file)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    stage = getattr(module, "STAGE", None)
+    if not isinstance(stage, Stage):
+        raise UserError(f"{file} of CSP_STAGES declares no STAGE (csp_utils.base.stage.Stage); add it, or move the file.")
+    return replace(stage, folder=file.parent)
+
+
+load()

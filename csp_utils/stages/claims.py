@@ -1,0 +1,86 @@
+"""Stage 11: the paper's claims, judged by what the runs of a params file measured."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from csp_utils.base.params import Protocol, Resampling
+from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import Inputs, Job, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Claims(Resampling, Protocol):
+    """Parameters of notebook 11."""
+
+    runs: list[str] = Field(
+        [], description="runs to compare, <run>.<branch>.<seed>; ./run_all.sh gives those of the params file"
+    )
+    leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
+    title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
+    n_bootstrap: int = Field(200, ge=1, description="resamples of images and seeds behind an interval")
+
+
+def _each(p: Claims, paths: RunPaths, name: str) -> Inputs:
+    outputs = paths.root.parent
+    return {f"{name} of {run}": RunPaths(run, outputs)[f"{name}.parquet"] for run in (p.run, *p.runs)}
+
+
+def reads(p: Claims, paths: RunPaths) -> Inputs:
+    """Return the answers of all runs."""
+    return _each(p, paths, "responses")
+
+
+def looks_at(p: Claims, paths: RunPaths) -> Inputs:
+    """Return the stress tests of all runs."""
+    return _each(p, paths, "stress")
+
+
+def compute(job: Job[Claims]) -> None:
+    """Write the tables of values, differences, checks and verdicts, and the page."""
+    from csp_utils.base.files import write_parquet
+    from csp_utils.show.report_claims import write
+
+    n_images, tables = judge(job.p, str(job.paths.root.parent))
+    for name, table in tables.items():
+        write_parquet(table, job.out / f"{name}.parquet")
+    write(job.p, RunPaths(job.out.name, job.out.parent), n_images, str(job.paths.root.parent))
+
+
+def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
+    """Return the number of test images, and the tables of the runs by their names.
+
+    If words were left out of a training, the questions are split anew into those about these words and all others.
+    """
+    import pandas as pd
+
+    from csp_utils.measures import arms, stress_curves, verdicts
+    from csp_utils.measures.metrics import Protocol as Rules
+
+    runs = arms.read_responses(p.run, p.seed, p.runs, outputs)
+    rules, seeds = Rules(p.ties, p.ece_edges, p.n_bins, p.positive, p.seed), arms.seeds_of(runs)
+    draws = arms.draws(runs, rules, p.n_bootstrap)
+    versus = ["base"] + [arms.FULL] * (arms.FULL in seeds)
+    pairs = [(arm, other) for other in versus for arm in seeds if arm != other]
+    values, differences = arms.table(draws, p.seed), arms.differences(draws, seeds, pairs, p.seed)
+    if p.leave_out:
+        by_words = arms.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
+        values = pd.concat([values, arms.table(by_words, p.seed)], ignore_index=True)
+        differences = pd.concat([differences, arms.differences(by_words, seeds, pairs, p.seed)], ignore_index=True)
+    judged, checks = verdicts.judge(draws, seeds, p.seed)
+    stressed = arms.read_stress(p.run, p.runs, outputs)
+    curves = pd.DataFrame(columns=stress_curves.CURVE_COLUMNS)
+    if stressed is not None:
+        curves = stress_curves.curves(stressed, p.n_bootstrap, p.seed)
+    return int(next(iter(runs.values()))["image"].nunique()), {
+        "claims": judged, "claim_checks": checks, "claim_values": values, "claim_differences": differences,
+        "claim_curves": curves,
+    }
+
+
+STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", makes=(
+    "claims.parquet", "claim_checks.parquet", "claim_values.parquet", "claim_differences.parquet",
+    "claim_curves.parquet", "claims.html"
+))  # fmt: skip

@@ -1,0 +1,76 @@
+"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from csp_utils.base.cost import DETECTION_GB, Cost, Known, hours
+from csp_utils.base.params import DEVICE, RLAIF_V, SHARDS, Dtype, Finder
+from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Mask(Finder):
+    """Parameters of notebook 02."""
+
+    rlaif_v: str | None = RLAIF_V
+    batch_size: int = Field(8, ge=1, description="images a batch")
+    shards: int = Field(1, ge=1, description=SHARDS)
+    torch_dtype: Dtype = Field(
+        "float32", description="in which SAM's image encoder multiplies; all weights, and GroundingDINO, are float32"
+    )
+    device: str = DEVICE
+
+
+def reads(p: Mask, paths: RunPaths) -> Inputs:
+    """Return RLAIF-V, the keywords and the two models."""
+    return {"rlaif_v": Path(p.rlaif_v or paths["data/rlaif_v/train.parquet"]), "keywords": paths["keywords.parquet"],
+            "grounding_dino": Path(p.grounding_dino), "sam": Path(p.sam)}  # fmt: skip
+
+
+def cost(p: Mask, paths: RunPaths, known: Known) -> Cost:
+    """Count every image once through both models (rows that share one make it less)."""
+    rows = known.rows[str(paths["masks.parquet"])] = known.of(paths["keywords.parquet"])
+    detector, sam, work = known.facts(p.grounding_dino), known.facts(p.sam), f"{rows:,} pictures at most"
+    if "teraflops" not in detector or "teraflops" not in sam:
+        return Cost(work, None, gpu_memory=None, parallel=p.shards)
+    needed = hours(1e12 * detector["teraflops"] * rows, "float32") + hours(1e12 * sam["teraflops"] * rows,
+                                                                          p.torch_dtype)  # fmt: skip
+    return Cost(work, needed, disk=rows * 2000 / 1e9, gpu_memory=DETECTION_GB, parallel=p.shards)
+
+
+def schema() -> "pa.Schema":
+    """Return the columns of masks.parquet."""
+    from csp_utils.models.masks import SCHEMA
+
+    return SCHEMA
+
+
+def open_shard(job: Job[Mask]) -> ComputeShard:
+    """Open the data, load the models, and return what computes a shard."""
+    from csp_utils.base.files import read_parquet
+    from csp_utils.data.rlaif_v import read_rlaif_v
+    from csp_utils.models.masks import load_models, mask_rows
+
+    data = read_rlaif_v(job.p.rlaif_v or job.paths["data/rlaif_v/train.parquet"])
+    keywords, models = read_parquet(job.paths["keywords.parquet"]), load_models(job.p)
+    return lambda shard, folder: mask_rows(keywords, data, models, job.p, job.progress, shard)
+
+
+def compute(job: Job[Mask]) -> None:
+    """Write masks.parquet and funnel.parquet."""
+    from csp_utils.base.files import write_parquet
+    from csp_utils.base.shards import gather
+    from csp_utils.models.masks import funnel
+
+    whole = gather(job, job.out)
+    write_parquet(whole, job.out / "masks.parquet")
+    write_parquet(funnel(whole.to_pandas()), job.out / "funnel.parquet")
+
+
+STAGE = Stage("02_mask", Mask, compute, makes=("masks.parquet", "funnel.parquet"), reads=reads, open_shard=open_shard,
+              schema=schema, gpu=True, cost=cost)  # fmt: skip

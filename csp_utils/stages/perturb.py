@@ -1,0 +1,111 @@
+"""Stage 03: the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3)."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from csp_utils.base.cost import PICTURE_PIXELS, PICTURE_SECONDS, PNG_BYTES, Cost, Known
+from csp_utils.base.params import MASKS_FILE, RLAIF_V, SHARDS, Level, Params
+from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Perturb(Params):
+    """Parameters of notebook 03."""
+
+    rlaif_v: str | None = RLAIF_V
+    masks_file: str | None = MASKS_FILE
+    answers: Literal["confidence", "original"] = Field(
+        "confidence", description="what is taught: to say c, or RLAIF-V's own answers to its own images (an ablation)"
+    )
+    t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
+    gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
+    sampler: Literal["closed_form", "chain"] = Field("closed_form", description="how v_T is drawn")
+    schedule_file: str | None = Field(
+        None, description="schedule.json of notebook 10, whose t_max and gamma take the place of these; null: none"
+    )
+    noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")
+    leave_out: list[str] = Field(
+        [], description="words; rows that speak of one are not used (does what is taught carry over to it?)"
+    )
+    draws_per_row: int = Field(1, ge=1, le=101, description="levels of c drawn for each row")
+    levels: list[Level] | None = Field(None, min_length=1, description="levels of c to draw from; null for 0..100")
+    images: Literal["files", "drawn"] = Field(
+        "files", description="perturbed images: written as PNG files, or rendered anew whenever they are opened"
+    )
+    shards: int = Field(1, ge=1, description=SHARDS)
+
+    @field_validator("leave_out")
+    @classmethod
+    def _are_words(cls, words: list[str]) -> list[str]:
+        if any(not re.fullmatch(r"\w+", word) for word in words):
+            raise ValueError("not all of them are single words")
+        return words
+
+    @field_validator("levels")
+    @classmethod
+    def _enough_levels(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        draws = info.data.get("draws_per_row", 1)
+        if levels is not None and len(set(levels)) != len(levels):
+            raise ValueError("a level stands in it twice")
+        if draws > (101 if levels is None else len(levels)):
+            raise ValueError(f"these are fewer levels than draws_per_row, {draws}")
+        return levels
+
+
+def reads(p: Perturb, paths: RunPaths) -> Inputs:
+    """Return RLAIF-V, the masks, and the schedule where one is named."""
+    schedule: Inputs = {"schedule_file": Path(p.schedule_file)} if p.schedule_file else {}
+    return {"rlaif_v": Path(p.rlaif_v or paths["data/rlaif_v/train.parquet"]),
+            "masks_file": Path(p.masks_file or paths["masks.parquet"])} | schedule  # fmt: skip
+
+
+def cost(p: Perturb, paths: RunPaths, known: Known) -> Cost:
+    """Count an image for each row and level, twice as files: alone, and in the Hugging Face data set."""
+    images = known.of(p.masks_file or paths["masks.parquet"]) * (1 if p.answers == "original" else p.draws_per_row)
+    for name in ("perturbed/sft.jsonl", "perturbed/simpo.jsonl"):
+        known.rows[str(paths[name])] = images
+    work = f"{images:,} pictures"
+    if p.images == "drawn":
+        return Cost(f"{work}, drawn when opened", disk=images * 2000 / 1e9)
+    return Cost(work, cpu_hours=images * PICTURE_SECONDS / 3600, disk=2 * images * PICTURE_PIXELS * PNG_BYTES / 1e9)
+
+
+def schema() -> "pa.Schema":
+    """Return the columns of rows.parquet."""
+    from csp_utils.noise.training_rows import SCHEMA
+
+    return SCHEMA
+
+
+def open_shard(job: Job[Perturb]) -> ComputeShard:
+    """Open the data and return what computes a shard."""
+    from csp_utils.base.files import read_parquet
+    from csp_utils.data.rlaif_v import read_rlaif_v
+    from csp_utils.noise.diffusion import scheduled
+    from csp_utils.noise.training_rows import Source, perturb_rows
+
+    p, paths = scheduled(job.p), job.paths
+    source = Source(read_parquet(p.masks_file or paths["masks.parquet"]),
+                    read_rlaif_v(p.rlaif_v or paths["data/rlaif_v/train.parquet"]))  # fmt: skip
+    return lambda shard, folder: perturb_rows(source, paths, p, job.progress, shard, folder)
+
+
+def compute(job: Job[Perturb]) -> None:
+    """Write ``perturbed``: images, rows.parquet, the rows for ms-swift, and a Hugging Face data set."""
+    from csp_utils.base.shards import gather
+    from csp_utils.noise.diffusion import scheduled
+    from csp_utils.noise.training_rows import IMAGES, write_rows
+
+    folder = job.out / "perturbed"
+    (folder / IMAGES).mkdir(parents=True)
+    write_rows(gather(job, folder), job.paths, scheduled(job.p), folder)
+
+
+STAGE = Stage("03_perturb", Perturb, compute, makes=("perturbed",), reads=reads, open_shard=open_shard, schema=schema,
+              cost=cost)  # fmt: skip

@@ -1,0 +1,38 @@
+"""Stage 09: one HTML page of all that was measured."""
+
+from pydantic import Field
+
+from csp_utils.base.params import Compared
+from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import Inputs, Job, Stage, stages
+
+
+class Report(Compared):
+    """Parameters of notebook 09."""
+
+    title: str = Field("CSP on the tiny world", min_length=1, description="title of the page")
+    examples: int = Field(3, ge=0, description="example rows on the page")
+
+
+def reads(p: Report, paths: RunPaths) -> Inputs:
+    """Return what the page cannot do without; of all else it says what is not there."""
+    return {name.split(".")[0]: paths[name] for name in ("responses.parquet", "metrics.parquet")}
+
+
+def looks_at(p: Report, paths: RunPaths) -> Inputs:
+    """Return all results of the run, and the executed notebooks, which say how they were made."""
+    names = [name for other in stages.values() if other.follows == "inputs" for name in other.makes]
+    copies = {f"notebook {name}": paths.notebooks / f"{name}.ipynb" for name in stages if stages[name] is not STAGE}
+    return {name: paths[name] for name in names} | copies
+
+
+def compute(job: Job[Report]) -> None:
+    """Write report.html."""
+    from csp_utils.base.files import write_text
+    from csp_utils.show.report import html
+    from csp_utils.show.report_saved import load
+
+    write_text(html(load(job.p, job.paths)), job.out / "report.html")
+
+
+STAGE = Stage("09_report", Report, compute, makes=("report.html",), reads=reads, looks_at=looks_at, follows="run")

@@ -1,0 +1,77 @@
+"""Stage 08: verbalized confidence while the evidence for an answer is taken away."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from csp_utils.base.cost import Cost, Known, ask
+from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
+from csp_utils.base.run import RunPaths
+from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.models.vlm.variants import checkpoints_of
+
+
+class Stress(Resampling, Finder, Asking):
+    """Parameters of notebook 08."""
+
+    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
+    variants: list[Literal["base", "sft", "csp"]] = Field(
+        ["base", "sft", "csp"], min_length=1, description="what to ask"
+    )
+    pope: str | None = Field(None, description="folder of coco_pope_*.json and images/; null for the run's own")
+    n_images: int | None = Field(6, ge=1, description="images, with one present object each; null for all")
+    t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
+    gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
+    levels: list[Level] = Field([100, 75, 50, 25, 0], min_length=2, description="levels of c to show, in percent")
+    regions: list[Literal["object", "elsewhere", "everywhere"]] = Field(
+        ["object", "elsewhere"], min_length=1, description="where the noise goes: the mask, the moved mask, all over"
+    )
+    torch_dtype: Dtype = Field("float32", description="of the weights; in it, SAM's image encoder multiplies")
+
+    @field_validator("variants", "levels", "regions")
+    @classmethod
+    def _each_once(cls, values: list) -> list:
+        if len(set(values)) < len(values):
+            raise ValueError("one stands in it twice")
+        return values
+
+
+def reads(p: Stress, paths: RunPaths) -> Inputs:
+    """Return POPE, the models that find the objects, and the variants' models."""
+    models = {"base_model" if name == "base" else f"checkpoint of {name}": model
+              for name, model in checkpoints_of(p, paths).items()}  # fmt: skip
+    return {"pope": Path(p.pope or paths["data/pope"]), "grounding_dino": Path(p.grounding_dino),
+            "sam": Path(p.sam)} | models  # fmt: skip
+
+
+def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
+    """Count three prompts for every object, level and region."""
+    images = known.facts(p.pope or str(paths["data/pope"])).get("images") or known.of(p.pope or paths["data/pope"])
+    images = min(images, p.n_images or images)
+    shown = images * len(p.levels) * len(p.regions)
+    model, what = known.facts(p.base_model, p.max_pixels), f"{images:,} objects, {shown:,} pictures"
+    return ask(shown, 3 * shown, model, p, len(p.variants), what)
+
+
+def compute(job: Job[Stress]) -> None:
+    """Ask, and write stress.parquet and the curves, correlations and differences of it."""
+    from functools import partial
+
+    from csp_utils.asking import stress
+    from csp_utils.base.files import write_parquet
+    from csp_utils.measures import stress_curves
+
+    p, paths = job.p, job.paths
+    objects = stress.kept(stress.find_masks(p, paths, job.progress))
+    table = stress.ask(objects, checkpoints_of(p, paths), p, paths["stress"], partial(job.progress, unit="batch"))
+    correlation, differences = stress_curves.correlations(table, p.n_bootstrap, p.seed)
+    write_parquet(table, job.out / "stress.parquet")
+    write_parquet(stress_curves.curves(table, p.n_bootstrap, p.seed), job.out / "stress_curves.parquet")
+    write_parquet(correlation, job.out / "stress_correlation.parquet")
+    write_parquet(differences, job.out / "stress_differences.parquet")
+
+
+STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, makes=(
+    "stress.parquet", "stress_curves.parquet", "stress_correlation.parquet", "stress_differences.parquet"
+))  # fmt: skip

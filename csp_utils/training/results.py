@@ -1,0 +1,44 @@
+"""What a training reads and leaves, and what computes it: for the declarations of stages 04 and 05."""
+
+import json
+from pathlib import Path
+
+from csp_utils.base.params import Training
+from csp_utils.base.run import PROJECT, RunPaths
+from csp_utils.base.stage import Inputs
+
+WORK = ".work"
+UNCHECKED = "checkpoint.unchecked"
+FILES = ("checkpoint", "command.txt", "args.json", "log.parquet", "swift.log", "summary.json")
+"""What a training leaves in ``outputs/<run>/sft`` or ``simpo``."""
+
+COMPUTED_BY = ("ms-swift", "transformers", "torch", "trl", "peft", "accelerate", "deepspeed", "qwen-vl-utils")
+"""Distributions of the trainer, which runs behind a command line and is imported by nothing here."""
+
+PLUGINS = PROJECT / "csp_utils" / "models" / "swift_plugins"
+PLUGIN_FILES = tuple(PLUGINS / f"{name}.py" for name in ("image_tokens", "drawn_images", "remote_code"))
+"""What ms-swift loads by its path in every training."""
+
+RECIPE = "RECIPE.json"
+
+
+def rows_file(p: Training, paths: RunPaths) -> Path:
+    """Return the file of the training rows."""
+    return Path(p.rows_file) if p.rows_file else paths[p.rows]
+
+
+def row_inputs(p: Training, paths: RunPaths) -> Inputs:
+    """Return the training rows, their images, and, for images that are rendered when opened, what they come from."""
+    rows = rows_file(p, paths)
+    images = rows.parent / "images"
+    found: Inputs = {"rows_file": rows} | ({"images": images} if images.is_dir() else {})
+    try:
+        recipe = json.loads((images / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return found
+    return found | {f"{name} of the images": Path(recipe[name]) for name in ("rlaif_v", "masks_file") if name in recipe}
+
+
+def scraps(p: Training, paths: RunPaths) -> list[Path]:
+    """Return the folders that hold the weights while the results are not published."""
+    return [paths[p.folder] / UNCHECKED, paths[p.folder] / WORK]

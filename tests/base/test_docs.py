@@ -1,5 +1,6 @@
 """The documentation: figures, paths, commands, tables, terms and the citation agree with the project and each other."""
 
+import json
 import re
 
 import pytest
@@ -8,13 +9,17 @@ from conftest import ROOT
 
 PAGES = ["README.md", "params/README.md", "benchmarks/README.md",
          *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]  # fmt: skip
+NOTEBOOKS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 SCRIPTS = ["run_all.sh", "run_tests.sh"]
 DURATION = r"(?:about )?(?:\d+ to )?\d+(?::\d\d)? (?:s|min|minutes|hours?)\b"
 
 
 def text(name):
-    """The text of a file; of a script its help, that is the comment at its top."""
+    """The text of a file: of a notebook its Markdown cells, of a script its help, that is the comment at its top."""
     content = (ROOT / name).read_text(encoding="utf-8")
+    if name in NOTEBOOKS:
+        cells = json.loads(content)["cells"]
+        return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return content.partition("\nset -")[0] if name in SCRIPTS else content
 
 
@@ -67,7 +72,7 @@ def test_no_other_duration_is_given(name):
 # ------------------------------------------------------------------------------------------------ paths and commands
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", PAGES + NOTEBOOKS)
 def test_every_path_that_is_named_exists(name):
     named = re.findall(r"(?<![\w/])((?:csp_utils|tests|scripts|benchmarks|params|docs|assets|profiles|notebooks)/"
                        r"[\w/.-]*\w)", text(name))  # fmt: skip
@@ -75,20 +80,20 @@ def test_every_path_that_is_named_exists(name):
     assert missing - {"params/mine.yaml"} == set()  # the reader's own file
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", PAGES + NOTEBOOKS)
 def test_every_link_leads_somewhere(name):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text(name)):
         assert target.startswith("http") or ((ROOT / name).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", PAGES + NOTEBOOKS)
 def test_every_module_that_is_named_can_be_run(name):
     for module in re.findall(r"python -m (csp_utils[\w.]*)", text(name)):
         file = ROOT / f"{module.replace('.', '/')}.py"
         assert file.is_file() and 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), module
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", PAGES + NOTEBOOKS)
 def test_jupyterlab_is_started_so_that_the_project_is_its_root(name):
     # A folder or a notebook as argument would make its own folder the root, and hide outputs/, docs/ and params/.
     for after in re.findall(r"jupyter[ -]lab\b([^`\n]*)", text(name)):
@@ -97,7 +102,7 @@ def test_jupyterlab_is_started_so_that_the_project_is_its_root(name):
 
 def test_the_readme_says_which_notebook_to_open_first():
     content = text("README.md")
-    assert "jupyter lab" in content and content.index("jupyter lab") < content.index("Open `notebooks/00_tiny_world.ipynb`")
+    assert content.index("jupyter lab") < content.index("Open `notebooks/00_tiny_world.ipynb`")
 
 
 # --------------------------------------------------------------------------------------------------- form and terms
@@ -125,11 +130,11 @@ def test_the_glossary_is_in_alphabetical_order():
 
 def test_the_glossary_has_the_terms_of_the_project():
     found = "\n".join(terms())
-    for term in ["cache", "cache key", "shard", "checkpoint", "resume", "reply", "verbalized confidence", "prompt", "tie",
-                 "internal confidence", "parse failure", "chance level", "ablation arm", "seed", "batch", "token budget",
-                 "level c", "T_c", "alpha-bar", "mask", "funnel", "drop reason", "origin", "record", "stage", "run",
-                 "params file", "variant", "split", "POPE", "AMBER", "SFT", "SimPO", "ECE", "Brier", "AUC",
-                 "risk-coverage"]:  # fmt: skip
+    wanted = """cache, cache key, shard, checkpoint, resume, reply, verbalized confidence, internal confidence, prompt,
+        tie, parse failure, chance level, ablation arm, seed, batch, token budget, level c, T_c, alpha-bar, mask,
+        funnel, drop reason, origin, record, stage, run, params file, variant, split, POPE, AMBER, SFT, SimPO, ECE, Brier, AUC,
+        risk-coverage"""
+    for term in re.split(r",\s+", wanted):
         assert re.search(rf"(?m)(^|, ){term}\b", found), term
     assert "(docs/glossary.md)" in text("README.md")
 

@@ -117,6 +117,7 @@ def test_a_clone_that_fails_says_why_and_leaves_nothing(tmp_path, in_colab):
 
 
 def test_without_an_address_the_cell_says_so_and_clones_nothing(tmp_path, in_colab):
+    assert 'address = ""' in colab_notebooks.cell(colab_notebooks.PLACEHOLDER)  # scripts/try_colab.py replaces it
     run = execute(tmp_path / "content", address=colab_notebooks.PLACEHOLDER, **in_colab)
     assert run.returncode == 1 and "AssertionError: The project has no address yet; set one: " in run.stderr
     assert not (tmp_path / "content" / "csp").exists()

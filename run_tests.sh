@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# Everything that is tested, on two cores without a GPU, in less than 30 minutes.
+# Run all tests of the project.
+#
+#   Hardware  two cores, no GPU
+#   Time      15 to 25 min
+#   Disk      0.5 GB
 #
 # Usage: ./run_tests.sh [unit | notebooks | e2e] [PYTEST OPTIONS]
 #
@@ -8,7 +12,7 @@
 #   ./run_tests.sh notebooks    notebooks 00 to 11 in order with their default parameters (nbval), into outputs/demo
 #   ./run_tests.sh e2e          the smallest whole run (params/smoke.yaml), twice: the second has nothing to do
 #
-# The first call makes the environment, as ./run_all.sh does. The exit status is 0 if everything passed.
+# The first call installs the environment, as ./run_all.sh does. The exit status is 0 if everything passed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -30,7 +34,7 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 summary=""
 failed=0
 
-# check NAME COMMAND...: runs the command, notes its time and whether it passed; goes on either way.
+# check NAME COMMAND...: run the command, record its time and whether it passed; go on if it failed.
 check() {
     local name="$1" start=$SECONDS result=passed
     shift
@@ -41,8 +45,8 @@ check() {
 
 unit() {
     check "style" "$python" -m ruff check .
-    # Modules beside one another, one a core (four at most: each takes 2 GB), where their own threads would only get in
-    # the way; -n 0 has them in a row. nbval's plugin takes seconds to load and collects no Python test.
+    # Test modules run at the same time, one per core, without threads of their own. There are at most four, because each
+    # needs 2 GB; -n 0 runs them one after the other. nbval's plugin loads slowly and collects no Python test.
     local pytest=(env OMP_NUM_THREADS=1 "$python" -m pytest -p no:nbval -n logical --maxprocesses 4 --dist loadfile)
     check "unit tests" "${pytest[@]}" -m "not slow" "$@"
     check "slow unit tests" "${pytest[@]}" -m slow "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tries DeepSpeed, which is not among this project's packages: makes an environment beside the project's own, which it
-# sees, builds DeepSpeed in it, and runs tests/test_deepspeed.py there. Five minutes on two cores, without a GPU.
+# sees, builds DeepSpeed in it, and runs tests/training/test_deepspeed.py there. Five minutes on two cores, without a GPU.
 #
 # Usage: scripts/try_deepspeed.sh [FOLDER [VERSION]]
 #
@@ -33,4 +33,4 @@ DS_BUILD_OPS=0 DS_ACCELERATOR=cpu "$folder/bin/python" -m pip install --quiet --
 DS_BUILD_OPS=0 DS_ACCELERATOR=cpu "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation "$wanted"
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-"$folder/bin/python" -m pytest tests/test_deepspeed.py -p no:nbval -v
+"$folder/bin/python" -m pytest tests/training/test_deepspeed.py -p no:nbval -v

@@ -1,7 +1,7 @@
-"""In Colab every notebook is opened on a new machine: this makes there what a notebook reads, before it reads it.
+"""Prepare a notebook's inputs in Colab, which opens every notebook on a new machine.
 
-The first cell names a params file (``PARAMS``). Its parameters take the place of the notebook's defaults; data and
-models that it names are fetched, and the notebooks before this one are run with it, as far as their results are read.
+The first cell names a params file (``PARAMS``). The file's parameters replace the notebook's defaults. Data and models
+that the file names are fetched. Earlier notebooks are run with the file if this notebook reads their results.
 """
 
 import sys
@@ -18,14 +18,16 @@ from csp_utils.stages import stages
 
 
 def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The parameters of notebook ``name``, once all that it reads is there.
+    """Fetch and make the inputs of notebook ``name``; return its parameters.
 
-    What was changed in the parameters cell counts; where a default stands there, the params file's value does.
-    Nothing is fetched or run for a notebook whose ``run`` was changed: the params file does not tell what that one is.
+    A value that was changed in the parameters cell wins over the params file. A value that is still the default is
+    taken from the params file. If ``run`` was changed, nothing is fetched or made, because the params file describes
+    another run. Outside Colab the values are returned as they are.
 
     Args:
         name: notebook.
-        values: of the parameters cell.
+        values: values of the parameters cell.
+        say: function that shows a sentence to the user.
 
     Raises:
         UserError: the params file is not valid, a source cannot be fetched, or an earlier notebook failed.
@@ -51,14 +53,14 @@ def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = p
 
 
 def _fetch(file: str, values: Mapping[str, Any]) -> None:
-    """Fetches the sources that the parameters name."""
+    """Fetch the sources that the parameters name."""
     for source in params_file.sources(file):
         if not source.here and str(source.folder) in values.values():
             fetching.fetch(source)
 
 
 def _make(file: str, name: str) -> None:
-    """Run the earlier notebooks whose results this one reads and that have to run."""
+    """Run the earlier notebooks whose results this notebook reads and that have to run."""
     plan = steps(file)
     step = next(step for step in plan if step.name == name and not step.branch)
     stale = why_stale(plan)
@@ -73,7 +75,7 @@ def _make(file: str, name: str) -> None:
         return
     print(f"Running the notebooks before this one, with {file}:", flush=True)
     folder = step.paths.root
-    log = folder.with_name(f"{folder.name}.before_{name}.log")  # beside the run: the pipeline clears it of half files
+    log = folder.with_name(f"{folder.name}.before_{name}.log")  # not in the run folder, which the pipeline sweeps
     try:
         stream([sys.executable, "-m", "csp_utils.pipeline.run", file, *lacking], log)
     except UserError as error:

@@ -1,4 +1,7 @@
-"""The badge and the first cell of every notebook, and the one place of the repository's address: pyproject.toml.
+"""Write the Colab badge and the Colab cell of every notebook, and the project's address.
+
+The address is kept in one place: ``Repository`` in pyproject.toml. As long as it is :data:`PLACEHOLDER`, no notebook
+and no README shows a badge, because the badge would open nothing.
 
     python -m csp_utils.colab.setup set https://github.com/NAME/REPOSITORY
 """
@@ -13,12 +16,13 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
+PLACEHOLDER = "https://github.com/OWNER/csp"
 BRANCH = "main"
 CELL_ID = "colab"
 OPENER = "https://colab.research.google.com/github"
 
 CELL = '''\
-# Google Colab only: fetches the project, installs what is missing, says the versions. Elsewhere it does nothing.
+# Google Colab only: fetches the project, installs missing packages, prints versions. Elsewhere it does nothing.
 PARAMS = "params/demo.yaml"  # @param ["params/demo.yaml", "params/colab_t4.yaml", "params/colab_a100.yaml"]
 
 import importlib.util
@@ -31,8 +35,10 @@ if importlib.util.find_spec("google") and importlib.util.find_spec("google.colab
 
     root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "csp_utils").is_dir()), Path("csp").absolute())
     if not root.is_dir():
+        address = "{address}"
+        assert address, "The project has no address yet; set one: python -m csp_utils.colab.setup set ADDRESS"
         os.environ["GIT_TERMINAL_PROMPT"] = "0"  # a wrong address is an error, not a question
-        clone = ["git", "clone", "--quiet", "--depth", "1", "{address}", str(root)]
+        clone = ["git", "clone", "--quiet", "--depth", "1", address, str(root)]
         cloned = subprocess.run(clone, stderr=subprocess.PIPE, text=True)
         assert not cloned.returncode, cloned.stderr
     os.chdir(root)
@@ -43,12 +49,12 @@ if importlib.util.find_spec("google") and importlib.util.find_spec("google.colab
 
 
 def address(root: Path = ROOT) -> str:
-    """The repository's address, of pyproject.toml."""
+    """Read the project's address from pyproject.toml."""
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def repository(address: str) -> str:
-    """NAME/REPOSITORY of an address. Raises UserError unless it is one on GitHub, from where Colab opens notebooks."""
+    """Return NAME/REPOSITORY of an address. Raises UserError unless it is one on GitHub, which Colab opens."""
     found = re.fullmatch(r"https://github\.com/([A-Za-z0-9][\w.-]*/[\w.-]+?)(\.git)?/?", address)
     if not found:
         raise UserError(f"{address!r} is no address of a repository; write https://github.com/NAME/REPOSITORY (Colab "
@@ -56,27 +62,44 @@ def repository(address: str) -> str:
     return found[1]
 
 
+def is_set(address: str) -> bool:
+    """Tell whether an address was set, that is whether it is not the placeholder."""
+    return repository(address) != repository(PLACEHOLDER)
+
+
 def badge(address: str, name: str) -> str:
-    """The markdown of the badge that opens notebook ``name`` in Colab."""
+    """Return the markdown of the badge that opens notebook ``name`` in Colab."""
     target = f"{OPENER}/{repository(address)}/blob/{BRANCH}/notebooks/{name}.ipynb"
     return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target})"
 
 
-def furnish(book: nbformat.NotebookNode, name: str, address: str) -> None:
-    """Puts badge and cell into a notebook, in the place of those that are there; keeps every other cell as it is."""
-    title, line, rest = book.cells[0].source.partition("\n")
+def with_badge(text: str, name: str, address: str) -> str:
+    """Return a markdown text with the badge of notebook ``name`` below its title; without one if no address is set."""
+    title, _, rest = text.partition("\n")
     rest = re.sub(r"\A\n*\[!\[Open in Colab\].*\n*", "", rest).lstrip("\n")
-    book.cells[0].source = f"{title}\n\n{badge(address, name)}\n\n{rest}".rstrip("\n")
+    return "\n\n".join([title, badge(address, name), rest] if is_set(address) else [title, rest])
+
+
+def cell(address: str) -> str:
+    """Return the source of the Colab cell. Without an address it stops with a sentence where it would clone."""
+    return CELL.format(address=f"https://github.com/{repository(address)}" if is_set(address) else "")
+
+
+def furnish(book: nbformat.NotebookNode, name: str, address: str) -> None:
+    """Put the badge and the Colab cell into a notebook, in place of those it has; leave all other cells alone."""
+    book.cells[0].source = with_badge(book.cells[0].source, name, address).rstrip("\n")
     book.cells = [cell for cell in book.cells if cell.id != CELL_ID]
-    source = CELL.format(address=f"https://github.com/{repository(address)}")
-    book.cells.insert(1, nbformat.v4.new_code_cell(source, id=CELL_ID))
+    book.cells.insert(1, nbformat.v4.new_code_cell(cell(address), id=CELL_ID))
     book.metadata |= {"accelerator": "GPU", "colab": {"gpuType": "T4"}}  # the runtime that the badge opens it on
 
 
 def set_address(address: str, root: Path = ROOT) -> str:
-    """Writes the address into pyproject.toml, every notebook and README.md; returns a sentence that says so.
+    """Write the address into pyproject.toml, all notebooks and README.md; return a sentence that says so.
 
-    Raises UserError if it is not an address on GitHub.
+    README.md gets the badge of the first notebook. Setting :data:`PLACEHOLDER` removes all badges.
+
+    Raises:
+        UserError: the address is not one on GitHub.
     """
     new = f"https://github.com/{repository(address)}"
     project = root / "pyproject.toml"
@@ -89,6 +112,8 @@ def set_address(address: str, root: Path = ROOT) -> str:
         furnish(book, file.stem, new)
         write_text(nbformat.writes(book) + "\n", file)
     readme = root / "README.md"
-    write_text(re.sub(rf"(github(?:\.com)?/){re.escape(old)}(?![\w.-])", rf"\g<1>{repository(new)}",
-                      readme.read_text(encoding="utf-8"), flags=re.MULTILINE), readme)  # fmt: skip
-    return f"{new} stands in pyproject.toml, README.md and the badges and first cells of {len(files)} notebooks."
+    text = re.sub(rf"(github(?:\.com)?/){re.escape(old)}(?![\w.-])", rf"\g<1>{repository(new)}",
+                  readme.read_text(encoding="utf-8"))  # fmt: skip
+    write_text(with_badge(text, files[0].stem, new), readme)
+    badges = "got" if is_set(new) else "lost"
+    return f"{new} is now in pyproject.toml; README.md and {len(files)} notebooks {badges} their Colab badge."

@@ -1,17 +1,17 @@
-"""Google Colab: installs there what is missing, without moving what Colab brings, and says what there is.
+"""Install missing packages in Google Colab without changing Colab's own, and print versions.
 
-The first cell of every notebook calls :func:`setup` in Colab, and does nothing anywhere else. Until :func:`setup` has
-run only the standard library can be relied on, so this module imports nothing else at its top.
+The first cell of every notebook calls :func:`setup` in Colab and does nothing elsewhere. Before :func:`setup` has run,
+only the standard library is certain to be installed, so this module imports nothing else at its top.
 
-What is installed follows from requirements.txt and requirements.lock alone:
+requirements.txt and requirements.lock decide what is installed:
 
-* A package that Colab has stays as it is, whatever its version; its version is a constraint for pip. So torch, numpy,
-  pandas and what else the running kernel is made of cannot move.
-* The exceptions are :data:`EXACT`: Colab's transformers is version 5, and groundingdino-py needs 4.
-* What Colab lacks comes in the version of requirements.txt; what these need in turn, in that of requirements.lock.
+* A package that Colab has keeps its version, whatever it is: the version is a constraint for pip. So torch, numpy,
+  pandas and the other packages that the running kernel uses do not change.
+* The packages of :data:`EXACT` are the exceptions: Colab's transformers is version 5, and groundingdino-py needs 4.
+* A package that Colab lacks gets its version from requirements.txt; its dependencies get theirs from requirements.lock.
 
-    python -m csp_utils.colab.setup                  installs and says the versions, as the cell does
-    python -m csp_utils.colab.setup set ADDRESS      puts the repository's address into pyproject.toml, notebooks and README
+    python -m csp_utils.colab.setup                  installs and prints the versions, as the cell does
+    python -m csp_utils.colab.setup set ADDRESS      sets the project's address and adds the Colab badges
 """
 
 import importlib
@@ -33,20 +33,21 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = "params/demo.yaml"
 
 EXACT = {"transformers", "tokenizers", "huggingface-hub", "accelerate", "peft", "trl", "datasets", "pyarrow"}
-"""What takes the version of requirements.txt even if Colab has another: transformers 4 and what goes with it, and a
-datasets (with its pyarrow) that has the feature Json, which ms-swift 4.6 uses although it admits older ones. Colab's
-kernel has loaded none of them before the first cell."""
+"""Packages that get the version of requirements.txt even if Colab has another. transformers 4 needs its own versions of
+tokenizers and the rest. ms-swift 4.6 uses the feature Json of datasets, which older datasets lack although ms-swift
+accepts them. Colab's kernel has imported none of these packages before the first cell."""
 
 LEFT_OUT = ("Tests", "Installer"), {"jupyterlab"}
-"""Sections of requirements.txt, and packages, that a Colab notebook has no use for."""
+"""Sections of requirements.txt, and single packages, that no notebook needs in Colab."""
 
 KEPT = {"torchaudio", "torchcodec", "triton", "protobuf", "opencv-python", "opencv-contrib-python", "ipython",
         "jupyter-client", "jupyter-core", "pyzmq", "tornado", "traitlets", "notebook", "google-colab"}  # fmt: skip
-"""Kept where they are installed, besides those of requirements.txt: what torch and the running kernel are made of, and
-every opencv: groundingdino-py names opencv-python, which a bare server cannot load; Colab has it, and its libGL."""
+"""Further packages that keep their version if they are installed. torch and the running kernel use most of them.
+opencv-python is among them because groundingdino-py requires it and Colab has it, together with the libGL it needs."""
 
 FORGOTTEN = ("packaging",)
-"""What Colab's kernel has loaded before the first cell and pip may move (snakemake needs < 26): it is loaded anew."""
+"""Packages that Colab's kernel has imported before the first cell and that pip may replace (snakemake needs packaging
+< 26). Their modules are dropped from sys.modules, so that the next import takes the new version."""
 
 SHOWN = ("torch", "torchvision", "numpy", "pandas", "transformers", "ms-swift", "trl", "peft", "groundingdino-py",
          "segment-anything")  # fmt: skip
@@ -54,16 +55,16 @@ SHOWN = ("torch", "torchvision", "numpy", "pandas", "transformers", "ms-swift", 
 Run = Callable[[list[str]], tuple[int, str]]
 
 chosen: str | None = None
-"""The params file that the first cell named; None outside Colab, and in a notebook that the pipeline runs."""
+"""Params file that the first cell named. None outside Colab and in a notebook that the pipeline runs."""
 
 
 def normal(name: str) -> str:
-    """A package's name as indexes compare it: huggingface_hub -> huggingface-hub."""
+    """Normalise a package's name as package indexes do: huggingface_hub -> huggingface-hub."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> dict[str, str]:
-    """Version of every installed package, by its normal name."""
+    """Return the version of every installed package, by normalised name."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -73,7 +74,12 @@ def installed() -> dict[str, str]:
 
 
 def pins(path: Path, without: Iterable[str] = ()) -> dict[str, str]:
-    """Version of each package in a requirements file, without the sections (comment lines) named."""
+    """Read the pinned version of each package in a requirements file.
+
+    Args:
+        path: requirements file.
+        without: sections to leave out; a section begins with a comment line that is its name.
+    """
     found, section = {}, ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -84,38 +90,38 @@ def pins(path: Path, without: Iterable[str] = ()) -> dict[str, str]:
 
 
 def wanted() -> dict[str, str]:
-    """The packages of requirements.txt that notebooks need in Colab, with their pinned versions."""
+    """Return the packages of requirements.txt that notebooks need in Colab, with their pinned versions."""
     sections, names = LEFT_OUT
     return {name: version for name, version in pins(ROOT / "requirements.txt", sections).items() if name not in names}
 
 
 def missing(have: dict[str, str]) -> dict[str, str]:
-    """Those of :func:`wanted` that are not there, or that are in :data:`EXACT` and there in another version."""
+    """Return the packages of :func:`wanted` that are not installed, or are in :data:`EXACT` with another version."""
     return {name: version for name, version in wanted().items()
             if name not in have or (name in EXACT and have[name].split("+")[0] != version)}  # fmt: skip
 
 
 def constraints(have: dict[str, str]) -> dict[str, str]:
-    """Versions that pip must not leave: of what stays, the installed one; of what is new, that of the lock."""
+    """Return pip's constraints: the installed version of every package that stays, the locked one of new packages."""
     stays = {name: have[name] for name in (set(wanted()) - EXACT) | KEPT if name in have}
     new = {name: version for name, version in pins(ROOT / "requirements.lock").items() if name not in have}
     return new | stays | {name: version for name, version in wanted().items() if name in EXACT}
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """Status and output of a command."""
+    """Run a command; return its exit status and its output."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     return done.returncode, done.stdout
 
 
 def install(run: Run = run, say: Callable[[str], None] = print) -> dict[str, tuple[str, str]]:
-    """Installs what is missing; calls pip only if something is.
+    """Install the missing packages; call pip only if there are any.
 
     Returns:
-        old and new version of each package that was there before in another version.
+        (old, new) version of each package that was installed before and has another version now.
 
     Raises:
-        UserError: pip failed (its last lines are in the message), or moved what was to stay.
+        UserError: pip failed (its last lines are in the message), or changed a package that has to stay.
     """
     before = installed()
     lacking = missing(before)
@@ -149,7 +155,7 @@ def install(run: Run = run, say: Callable[[str], None] = print) -> dict[str, tup
 
 
 def gpu() -> str | None:
-    """Name and memory of the GPU, as its driver says; None without one."""
+    """Ask the driver for the GPU's name and memory; None without a GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
     status, output = run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"])
@@ -157,23 +163,24 @@ def gpu() -> str | None:
 
 
 def versions() -> str:
-    """Versions of Python and of the packages that matter, and the GPU."""
+    """Return a text of the versions of Python and the packages of :data:`SHOWN`, and of the GPU."""
     have = installed()
     named = [f"{name} {have.get(name, 'missing')}" for name in SHOWN]
     card = gpu()
-    told = f"GPU: {card}" if card else (
+    gpu_line = f"GPU: {card}" if card else (
         "This runtime has no GPU: choose Runtime > Change runtime type > T4 GPU (with the parameters of "
         f"{DEFAULT} it runs without one as well, only slower)."
     )  # fmt: skip
-    return f"Python {platform.python_version()}, {', '.join(named)}\n{told}"
+    return f"Python {platform.python_version()}, {', '.join(named)}\n{gpu_line}"
 
 
 def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = print) -> None:
-    """What the first cell does in Colab, from the project's root: installs, says the versions, notes the params file.
+    """Install packages, print versions and store the name of the params file; the first cell calls this in Colab.
 
-    A notebook that the pipeline runs (CSP_HEADLESS) finds everything done already.
+    A notebook that the pipeline runs (CSP_HEADLESS is set) needs none of this, so nothing is done.
 
-    Raises UserError as :func:`install`, or if there is no such params file.
+    Raises:
+        UserError: as :func:`install`, or there is no such params file.
     """
     global chosen
     chosen = None
@@ -190,6 +197,11 @@ def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = pr
     if loaded:
         say(f"Choose Runtime > Restart session and run this cell again: {', '.join(loaded)} had been loaded before.")
     chosen = params
+    from csp_utils import notebook  # both need packages that were installed just now
+    from csp_utils.colab.inputs import prepare
+
+    if prepare not in notebook.before_begin:
+        notebook.before_begin.append(prepare)
 
 
 if __name__ == "__main__":

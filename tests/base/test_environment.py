@@ -1,5 +1,7 @@
 """One pinned list, and a setup that says in one sentence what is wrong."""
 
+import ast
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -37,6 +39,40 @@ def test_the_lock_holds_every_pin_and_nothing_that_wants_libgl(setup):
     assert {name: locked.get(name) for name in setup.pins()} == setup.pins()
     assert "opencv-python" not in locked
     assert len(locked) > 200  # complete: it is installed without looking for dependencies
+
+
+def section_of_packages():
+    """The section (comment line) of requirements.txt in which each package is pinned."""
+    section, found = "", {}
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            section = line[2:]
+        elif "==" in line:
+            found[line.split("==")[0]] = section
+    return found
+
+
+def imported(folder):
+    """The distributions of all packages that the Python files in a folder import, with one of the files each."""
+    distributions, found = importlib.metadata.packages_distributions(), {}
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])  # fmt: skip
+            for name in names:
+                for distribution in distributions.get(name.split(".")[0], []):
+                    found[distribution.lower().replace("_", "-")] = file
+    return found
+
+
+def test_what_the_package_imports_is_pinned_and_not_for_tests_alone():
+    sections = section_of_packages()
+    dependencies = {"ipython": "ipykernel", "markupsafe": "jinja2", "packaging": "transformers"}  # come with these
+    for name, file in imported(ROOT / "csp_utils").items():
+        pinned = dependencies.get(name, name)
+        assert pinned in sections, f"{file.relative_to(ROOT)} imports {name}, which requirements.txt does not pin"
+        # Colab does not install these sections.
+        assert sections[pinned] not in ("Tests", "Installer"), f"{file.relative_to(ROOT)} imports {name}"
 
 
 def test_conda_uses_the_same_list():

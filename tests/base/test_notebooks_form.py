@@ -54,7 +54,7 @@ def test_opening_cells(book, path):
     assert kinds[0] == "markdown"
     assert book.cells[0].source.startswith("# ")
     colab, first, second = [cell for cell in book.cells if cell.cell_type == "code"][:3]
-    assert colab.id == CELL_ID and book.cells[1] is colab  # tests/test_colab.py looks at it
+    assert colab.id == CELL_ID and book.cells[1] is colab  # tests/colab/test_colab.py checks its source
     assert "parameters" in first.metadata.get("tags", [])
     bootstrap = "\n".join(line for line in second.source.splitlines() if line)
     assert bootstrap == BOOTSTRAP.format(name=path.stem).replace("'", '"')
@@ -63,6 +63,17 @@ def test_opening_cells(book, path):
 def test_as_much_story_as_code(book):
     kinds = [cell.cell_type for cell in book.cells if cell.id != CELL_ID]
     assert 0.8 <= kinds.count("markdown") / kinds.count("code") <= 2
+
+
+def test_prose_uses_the_words_of_the_field(book):
+    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    assert not re.findall(r"(?i)\b(?:pictures?|spoken|verbalised|normalised|optimisation)\b", prose)
+
+
+def test_assertions_are_explained(book):
+    for before, cell in zip(book.cells, book.cells[1:], strict=False):
+        if cell.cell_type == "code" and cell.source.startswith("assert "):
+            assert before.cell_type == "markdown" and "assertion" in before.source, cell.source
 
 
 def test_cells_are_short(book):

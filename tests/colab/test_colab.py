@@ -1,4 +1,4 @@
-"""In Colab: the first cell, what it installs and what it leaves alone, what it makes, and one address for all."""
+"""Colab: the first cell, the packages that it installs and keeps, the inputs that it makes, and the badges."""
 
 import os
 import shutil
@@ -26,7 +26,12 @@ BROUGHT = colab.pins(ROOT / "scripts" / "colab_preinstalled.txt")
 BROUGHT |= {name: f"{BROUGHT[name]}+cu128" for name in ("torch", "torchvision")}
 
 
+ADDRESS = "https://github.com/some-one/their.csp"
+BADGE = "[![Open in Colab]"
+
+
 def cell(path=FILES[0]):
+    """The source of a notebook's Colab cell."""
     return next(one.source for one in nbformat.read(path, as_version=4).cells if one.id == colab_notebooks.CELL_ID)
 
 
@@ -34,13 +39,24 @@ def cell(path=FILES[0]):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_notebook_has_the_same_cell_and_its_own_badge(path):
+def test_every_notebook_has_the_same_cell_and_a_badge_only_if_an_address_is_set(path):
     address = colab_notebooks.address()
-    assert cell(path) == colab_notebooks.CELL.format(address=address)
+    assert cell(path) == colab_notebooks.cell(address)
     title = nbformat.read(path, as_version=4).cells[0].source
-    assert title.count("[![Open in Colab]") == 1
-    assert f"](https://colab.research.google.com/github/{colab_notebooks.repository(address)}" \
-           f"/blob/main/notebooks/{path.name})" in title
+    if colab_notebooks.is_set(address):
+        assert title.count(BADGE) == 1 and colab_notebooks.badge(address, path.stem) in title
+    else:
+        assert BADGE not in path.read_text(encoding="utf-8") and "OWNER" not in path.read_text(encoding="utf-8")
+
+
+def test_the_readme_has_a_badge_only_if_an_address_is_set():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    address = colab_notebooks.address()
+    if colab_notebooks.is_set(address):
+        own = f"{colab_notebooks.OPENER}/{colab_notebooks.repository(address)}/"
+        assert BADGE in text and text.count(colab_notebooks.OPENER) == text.count(own)
+    else:
+        assert BADGE not in text and colab_notebooks.OPENER not in text and "OWNER" not in text
 
 
 def test_the_params_files_that_the_cell_offers_are_there():
@@ -50,10 +66,10 @@ def test_the_params_files_that_the_cell_offers_are_there():
     assert f'PARAMS = "{colab.DEFAULT}"' in form
 
 
-def execute(folder, path="", **env):
-    """Runs the cell as a kernel in ``folder`` would, then says where it is and what it has loaded."""
+def execute(folder, path="", address=ADDRESS, **env):
+    """Run the cell as a kernel in ``folder`` would; print its working folder, sys.path[0] and number of modules."""
     told = "os.getcwd(), repr(sys.path[0]), 'csp_utils' in sys.modules, len(sys.modules)"
-    code = f"{cell()}\nimport os, sys\nprint({told})"
+    code = f"{colab_notebooks.cell(address)}\nimport os, sys\nprint({told})"
     folder.mkdir(exist_ok=True)
     # Packages of the environment, but no PYTHONPATH: the project is not there before the cell fetches it.
     env = {"PATH": path or os.environ["PATH"], "HOME": str(folder), **env}
@@ -82,7 +98,7 @@ def in_colab(tmp_path):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
     return {"PYTHONPATH": str(tmp_path / "packages"), "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": colab_notebooks.address()}
+            "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": ADDRESS}
 
 
 def test_in_colab_the_cell_clones_once_and_calls_setup_from_the_root(tmp_path, in_colab):
@@ -98,6 +114,17 @@ def test_a_clone_that_fails_says_why_and_leaves_nothing(tmp_path, in_colab):
     run = execute(tmp_path / "content", **in_colab)
     assert run.returncode == 1 and "AssertionError: fatal: " in run.stderr and "origin" in run.stderr
     assert not (tmp_path / "content" / "csp").exists()
+
+
+def test_without_an_address_the_cell_says_so_and_clones_nothing(tmp_path, in_colab):
+    assert 'address = ""' in colab_notebooks.cell(colab_notebooks.PLACEHOLDER)  # scripts/try_colab.py replaces it
+    run = execute(tmp_path / "content", address=colab_notebooks.PLACEHOLDER, **in_colab)
+    assert run.returncode == 1 and "AssertionError: The project has no address yet; set one: " in run.stderr
+    assert not (tmp_path / "content" / "csp").exists()
+    (tmp_path / "content").rmdir()
+    shutil.move(tmp_path / "origin", tmp_path / "content" / "csp")  # a copy that was put there by hand is used
+    run = execute(tmp_path / "content" / "csp" / "csp_utils", address=colab_notebooks.PLACEHOLDER, **in_colab)
+    assert run.returncode == 0 and run.stdout.startswith(f"setup {colab.DEFAULT}\n")
 
 
 # ------------------------------------------------------------------------------------------------------ installing
@@ -282,33 +309,41 @@ def test_what_a_notebook_reads_is_made_by_those_before_it(project, monkeypatch, 
 
 @pytest.fixture
 def copy(tmp_path):
-    """The files that hold the address, with a badge in the README."""
+    """The files that hold the address, as they are before an address is set."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    old = colab_notebooks.address()
-    text = f"# Title\n\n{colab_notebooks.badge(old, '01_extract')}\n\n`git clone {old}` and {old}er\n"
-    (tmp_path / "README.md").write_text(text)
+    old = colab_notebooks.PLACEHOLDER
+    (tmp_path / "README.md").write_text(f"# Title\n\n`git clone {old}` and {old}er\n")
+    colab_notebooks.set_address(old, tmp_path)
     return tmp_path
 
 
-def test_set_changes_the_address_everywhere_and_nothing_else(copy):
-    old = colab_notebooks.repository(colab_notebooks.address())
-    before = {path: nbformat.read(path, as_version=4).cells for path in (copy / "notebooks").glob("*.ipynb")}
-    told = colab_notebooks.set_address("https://github.com/some-one/their.csp.git", copy)
-    assert told.startswith("https://github.com/some-one/their.csp stands in")
-    assert colab_notebooks.address(copy) == "https://github.com/some-one/their.csp"
+def contents(folder):
+    """The bytes of every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_set_adds_the_address_and_the_badges_and_changes_nothing_else(copy):
+    old = colab_notebooks.repository(colab_notebooks.PLACEHOLDER)
+    books = {path: nbformat.read(path, as_version=4).cells for path in (copy / "notebooks").glob("*.ipynb")}
+    before = contents(copy)
+    message = colab_notebooks.set_address(f"{ADDRESS}.git", copy)
+    assert message == f"{ADDRESS} is now in pyproject.toml; README.md and 12 notebooks got their Colab badge."
+    assert colab_notebooks.address(copy) == ADDRESS
     readme = (copy / "README.md").read_text()
-    assert "/github/some-one/their.csp/blob/main/notebooks/01_extract.ipynb)" in readme
-    assert "git clone https://github.com/some-one/their.csp`" in readme and f"/{old}er" in readme
-    for path, cells in before.items():
-        assert old not in path.read_text()
+    assert readme.startswith(f"# Title\n\n{colab_notebooks.badge(ADDRESS, '00_tiny_world')}\n\n`git clone {ADDRESS}`")
+    assert f"/{old}er" in readme
+    for path, cells in books.items():
         new = nbformat.read(path, as_version=4).cells
+        assert f"](https://colab.research.google.com/github/some-one/their.csp/blob/main/notebooks/{path.name})" \
+            in new[0].source and f'address = "{ADDRESS}"' in cell(path) and old not in path.read_text()
         assert [one.id for one in new] == [one.id for one in cells] and new[2:] == cells[2:]
         assert path.stat().st_mode == (ROOT / "notebooks" / path.name).stat().st_mode
-    colab_notebooks.set_address(f"https://github.com/{old}", copy)
-    for path in (copy / "notebooks").glob("*.ipynb"):
-        assert path.read_bytes() == (ROOT / "notebooks" / path.name).read_bytes()
-    assert (copy / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
+    once = contents(copy)
+    colab_notebooks.set_address(ADDRESS, copy)
+    assert contents(copy) == once  # no second badge
+    message = colab_notebooks.set_address(colab_notebooks.PLACEHOLDER, copy)
+    assert message.endswith("12 notebooks lost their Colab badge.") and contents(copy) == before
 
 
 @pytest.mark.parametrize("address", [
@@ -320,12 +355,6 @@ def test_what_is_no_address_on_github_is_refused(copy, address):
     with pytest.raises(UserError, match="is no address of a repository; write https://github.com/NAME/REPOSITORY"):
         colab_notebooks.set_address(address, copy)
     assert (copy / "pyproject.toml").read_bytes() == before
-
-
-def test_the_readme_names_no_other_address():
-    badges = [line for line in (ROOT / "README.md").read_text().splitlines() if colab_notebooks.OPENER in line]
-    own = f"{colab_notebooks.OPENER}/{colab_notebooks.repository(colab_notebooks.address())}/"
-    assert all(line.count(colab_notebooks.OPENER) == line.count(own) for line in badges)
 
 
 def test_command_line():

@@ -6,6 +6,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def produce(stage: Stage, p: Params, paths: RunPaths, progress: Progress = silen
             stage.compute(Job(stage, p, paths, out, origin, progress, say))
             _publish(stage, p, paths, out, origin, time.monotonic() - start)
         shutil.rmtree(paths[".out"] / stage.name, ignore_errors=True)
+        with suppress(OSError):  # another stage of the run is computing
+            paths[".out"].rmdir()
         for scrap in [paths["shards"] / stage.name, *stage.scraps(p, paths)]:  # what it holds is in the results now
             shutil.rmtree(scrap, ignore_errors=True)
 

@@ -21,9 +21,9 @@ def reads(p: Report, paths: RunPaths) -> Inputs:
 
 def looks_at(p: Report, paths: RunPaths) -> Inputs:
     """Return all results of the run, and the executed notebooks, which say how they were made."""
-    names = [name for other in stages.values() if other.follows == "inputs" for name in other.makes]
-    copies = {f"notebook {name}": paths.notebooks / f"{name}.ipynb" for name in stages if stages[name] is not STAGE}
-    return {name: paths[name] for name in names} | copies
+    before = [stage for stage in stages.values() if stage.follows == "inputs"]
+    copies = {f"notebook {stage.name}": paths.notebooks / f"{stage.name}.ipynb" for stage in before}
+    return {name: paths[name] for stage in before for name in stage.makes} | copies
 
 
 def compute(job: Job[Report]) -> None:

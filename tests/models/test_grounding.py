@@ -18,8 +18,9 @@ from torchvision.ops import box_convert
 
 from csp_utils.base.errors import UserError
 from csp_utils.models import grounding_dino
-from csp_utils.tiny_world import grounding_lessons, train_grounding
-from csp_utils.tiny_world.scenes import NOUNS, draw_scene
+from csp_utils.tiny_world.models import grounding_dino as train_grounding
+from csp_utils.tiny_world.models import grounding_lessons
+from csp_utils.tiny_world.world.scenes import NOUNS, draw_scene
 
 OFFICIAL = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
 

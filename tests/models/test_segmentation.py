@@ -10,7 +10,7 @@ from segment_anything import SamPredictor
 
 from csp_utils.base.errors import UserError
 from csp_utils.models import sam
-from csp_utils.tiny_world import train_sam
+from csp_utils.tiny_world.models import sam as train_sam
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from scipy import ndimage
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import read_amber, read_pope
 from csp_utils.data.rlaif_v import read_rlaif_v
-from csp_utils.tiny_world.data import write_world
-from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
-from csp_utils.tiny_world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
+from csp_utils.tiny_world.world.data import write_world
+from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
+from csp_utils.tiny_world.world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
 
 SCENES = [draw_scene("benchmark", i) for i in range(40)]
 
@@ -114,7 +114,7 @@ def test_the_data_on_disk_are_what_the_readers_of_the_real_data_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
-    from csp_utils.tiny_world.vlm import new_vlm
+    from csp_utils.tiny_world.models.vlm import new_vlm
 
     return new_vlm(tmp_path_factory.mktemp("vlm"), seed=3)
 
@@ -131,7 +131,7 @@ def test_answer_words_are_single_tokens(vlm):
 def test_patches_are_those_of_the_image_processor(vlm):
     from transformers import Qwen2VLImageProcessor
 
-    from csp_utils.tiny_world.train_vlm import patches
+    from csp_utils.tiny_world.models.vlm_training import patches
 
     images = [scene.image for scene in SCENES[:3]]
     reference = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=SIZE * SIZE)(images, return_tensors="pt")
@@ -143,8 +143,8 @@ def test_packed_lessons_score_as_separate_conversations(vlm):
     """The block mask and the positions: every question's logits are those of its own conversation."""
     import torch
 
-    from csp_utils.tiny_world.packing import Packer
-    from csp_utils.tiny_world.train_vlm import forward, patches, see
+    from csp_utils.tiny_world.models.packing import Packer
+    from csp_utils.tiny_world.models.vlm_training import forward, patches, see
 
     model, tokenizer = vlm
     lessons = [("Is there an anchor in the image?", "Yes"), ("What color is the star?", "The star is red."),
@@ -168,7 +168,7 @@ def test_packed_lessons_score_as_separate_conversations(vlm):
 
 
 def test_lessons_are_true_and_confidence_is_spoken_alike():
-    from csp_utils.tiny_world.lessons import SAY_95, Lessons
+    from csp_utils.tiny_world.models.vlm_lessons import SAY_95, Lessons
     from csp_utils.words.reading import parse_confidence
 
     teacher, rng, clean = Lessons(SCENES), np.random.default_rng(0), [np.zeros(len(s.things)) for s in SCENES]
@@ -183,7 +183,7 @@ def test_lessons_are_true_and_confidence_is_spoken_alike():
 
 
 def test_clarity_is_that_of_all_objects_of_the_noun():
-    from csp_utils.tiny_world.lessons import Lessons, clarity
+    from csp_utils.tiny_world.models.vlm_lessons import Lessons, clarity
 
     scene = next(s for s in SCENES if len(s.nouns) < len(s.things))
     noun = next(n for n in scene.nouns if len(scene.find(n)) == 2)
@@ -197,7 +197,7 @@ def test_clarity_is_that_of_all_objects_of_the_noun():
 
 
 def test_grain_stays_inside_its_patches_and_is_seeded():
-    from csp_utils.tiny_world.grain import add_grain, lost_things
+    from csp_utils.tiny_world.world.grain import add_grain, lost_things
 
     noisy, lost = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
     again = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)

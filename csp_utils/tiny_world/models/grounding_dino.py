@@ -23,8 +23,8 @@ from torchvision.ops import box_iou
 
 from csp_utils.base.files import whole_folder, write_json
 from csp_utils.models.grounding_dino import Detection, build_grounding_dino, detect, load_grounding_dino
-from csp_utils.tiny_world.grounding_lessons import Lessons, Taps, set_loss, token_loss
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, Thing, draw_scene
+from csp_utils.tiny_world.models.grounding_lessons import Lessons, Taps, set_loss, token_loss
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, Thing, draw_scene
 
 CONFIG: dict[str, Any] = {
     "modelname": "groundingdino", "backbone": "swin_T_224_1k", "position_embedding": "sine",

@@ -28,16 +28,16 @@ def train_models(
         steps: optimiser steps by ``keyword_lm``, ``grounding_dino``, ``sam``, ``vlm_tower`` and ``vlm``.
         n_scenes: training scenes of the three models that see.
     """
-    from csp_utils.tiny_world import train_grounding, train_keyword_lm, train_sam, train_vlm
+    from csp_utils.tiny_world.models import grounding_dino, keyword_lm, sam, vlm_training
 
     if "keyword_lm" in names:
-        train_keyword_lm.train(folder / "keyword_lm", steps["keyword_lm"], seed, log)
+        keyword_lm.train(folder / "keyword_lm", steps["keyword_lm"], seed, log)
     if "grounding_dino" in names:
-        train_grounding.train(folder / "grounding_dino", steps["grounding_dino"], seed, log, n_scenes=n_scenes)
+        grounding_dino.train(folder / "grounding_dino", steps["grounding_dino"], seed, log, n_scenes=n_scenes)
     if "sam" in names:
-        train_sam.train(folder / "sam", steps["sam"], seed, log, n_scenes=n_scenes)
+        sam.train(folder / "sam", steps["sam"], seed, log, n_scenes=n_scenes)
     if "vlm" in names:
-        train_vlm.train(folder / "vlm", steps["vlm_tower"], steps["vlm"], seed, log, n_scenes=n_scenes)
+        vlm_training.train(folder / "vlm", steps["vlm_tower"], steps["vlm"], seed, log, n_scenes=n_scenes)
 
 
 def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -> dict[str, float]:
@@ -50,7 +50,7 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
     from csp_utils.models.vlm.load import load_vlm
-    from csp_utils.tiny_world.scenes import SIZE
+    from csp_utils.tiny_world.world.scenes import SIZE
 
     questions = read_pope(pope).query("split == 'pope_adversarial'")
     questions = questions[questions["image"].isin(questions["image"].unique()[:n_scenes])].reset_index(drop=True)
@@ -66,12 +66,12 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
 
 def score_models(folder: Path, pope: Path, n_scenes: int) -> dict[str, dict[str, float]]:
     """Measure the models that lie in ``folder``, each on scenes of the split "test" (the VLM on POPE's images)."""
-    from csp_utils.tiny_world import train_grounding, train_keyword_lm, train_sam
+    from csp_utils.tiny_world.models import grounding_dino, keyword_lm, sam
 
     measures: dict[str, Callable[[], dict[str, float]]] = {
-        "keyword_lm": lambda: train_keyword_lm.quality(folder / "keyword_lm", n_scenes, "test"),
-        "grounding_dino": lambda: train_grounding.quality(folder / "grounding_dino", n_scenes, "test"),
-        "sam": lambda: train_sam.quality(folder / "sam", folder / "grounding_dino", n_scenes, "test"),
+        "keyword_lm": lambda: keyword_lm.quality(folder / "keyword_lm", n_scenes, "test"),
+        "grounding_dino": lambda: grounding_dino.quality(folder / "grounding_dino", n_scenes, "test"),
+        "sam": lambda: sam.quality(folder / "sam", folder / "grounding_dino", n_scenes, "test"),
         "vlm": lambda: vlm_quality(folder / "vlm", pope, n_scenes),
     }
     return {name: measure() for name, measure in measures.items() if (folder / name).is_dir()}

@@ -7,7 +7,7 @@ clear an object is, as real VLMs can; it is never taught to join that with the c
 
 import numpy as np
 
-from csp_utils.tiny_world.scenes import SIZE, Scene
+from csp_utils.tiny_world.world.scenes import SIZE, Scene
 
 
 def add_grain(scene: Scene, rng: np.random.Generator, share: float = 0.6) -> tuple[np.ndarray, np.ndarray]:

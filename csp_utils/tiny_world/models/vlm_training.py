@@ -1,4 +1,4 @@
-"""Trains the tiny base VLM: first its eyes, then its language (see :mod:`csp_utils.tiny_world.lessons`).
+"""Trains the tiny base VLM: first its eyes, then its language (see :mod:`csp_utils.tiny_world.models.vlm_lessons`).
 
 1. Eyes. The vision tower and merger learn, for every merged image token, which nouns and colours it shows, *in the
    words' own embeddings* (as CLIP towers are aligned with text): token . embedding(" anchor") is the logit of "anchor".
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from csp_utils.base.files import whole_folder
-from csp_utils.tiny_world.grain import add_grain, lost_things
-from csp_utils.tiny_world.lessons import DRILL_WORDS, Lessons
-from csp_utils.tiny_world.packing import IMAGE_TOKENS, Packer, block_mask
-from csp_utils.tiny_world.scenes import CELL, COLORS, NOUNS, SIZE, Scene, draw_scene
+from csp_utils.tiny_world.models.packing import IMAGE_TOKENS, Packer, block_mask
+from csp_utils.tiny_world.models.vlm_lessons import DRILL_WORDS, Lessons
+from csp_utils.tiny_world.world.grain import add_grain, lost_things
+from csp_utils.tiny_world.world.scenes import CELL, COLORS, NOUNS, SIZE, Scene, draw_scene
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -239,7 +239,7 @@ def train(
     folder: Path, tower_steps: int, steps: int, seed: int = 0, log: Callable = print, n_scenes: int = 6000
 ) -> None:
     """Train from nothing and write the whole checkpoint folder."""
-    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
+    from csp_utils.tiny_world.models.vlm import new_vlm, save_vlm
 
     scenes = [draw_scene("train", index, seed) for index in range(n_scenes)]
     with whole_folder(folder) as temporary:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from csp_utils.tiny_world.questions import rlaif_rows
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, draw_scene
+from csp_utils.tiny_world.world.questions import rlaif_rows
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, draw_scene
 
 EVERYDAY = """
 person|people bicycle car motorcycle plane bus|buses train truck boat traffic_light fire_hydrant stop_sign

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from csp_utils.tiny_world.scenes import CAN_LIE, COLORS, NOUNS, Scene
+from csp_utils.tiny_world.world.scenes import CAN_LIE, COLORS, NOUNS, Scene
 
 
 def article(noun: str) -> str:

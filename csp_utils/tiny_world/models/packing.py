@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csp_utils.tiny_world.vlm import SYSTEM
+from csp_utils.tiny_world.models.vlm import SYSTEM
 
 IMAGE_TOKENS = 16
 """4 x 4 merged tokens for a scene of 112 x 112 pixels."""
@@ -30,7 +30,7 @@ class Packed:
 
 
 class Packer:
-    """Turns texts into :class:`Packed` batches with a tokenizer of :mod:`csp_utils.tiny_world.vlm`."""
+    """Turns texts into :class:`Packed` batches with a tokenizer of :mod:`csp_utils.tiny_world.models.vlm`."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer

@@ -12,8 +12,8 @@ from csp_utils.base.files import whole_folder, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import write_amber, write_pope
 from csp_utils.data.rlaif_v import write_rlaif_v
-from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
-from csp_utils.tiny_world.scenes import Scene, draw_scene
+from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
+from csp_utils.tiny_world.world.scenes import Scene, draw_scene
 
 
 def png(image: np.ndarray) -> bytes:

@@ -20,8 +20,8 @@ from torchvision.ops import sigmoid_focal_loss
 from csp_utils.base.files import whole_folder, write_json
 from csp_utils.models.grounding_dino import detect, load_grounding_dino
 from csp_utils.models.sam import build_sam, load_sam, segment, union
-from csp_utils.tiny_world.scenes import SIZE, draw_scene
-from csp_utils.tiny_world.train_grounding import found_things
+from csp_utils.tiny_world.models.grounding_dino import found_things
+from csp_utils.tiny_world.world.scenes import SIZE, draw_scene
 
 CONFIG: dict[str, Any] = {
     "image_size": 224, "patch_size": 8, "encoder_embed_dim": 96, "encoder_depth": 3, "encoder_num_heads": 4,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csp_utils.base.files import whole_folder
-from csp_utils.tiny_world import keyword_lessons as lessons
+from csp_utils.tiny_world.models import keyword_lessons as lessons
 from csp_utils.words.prompts import KEYWORD_PROMPT, keyword_prompt
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ Real VLMs are like that: their most likely number hardly moves, their token prob
 
 import numpy as np
 
-from csp_utils.tiny_world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, Scene
+from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, Scene
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 from csp_utils.words.prompts import confidence_answer, confidence_question
 

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from csp_utils.models.grounding_dino import MEAN, STD
-from csp_utils.tiny_world.scenes import NOUNS, SIZE, draw_scene
+from csp_utils.tiny_world.world.scenes import NOUNS, SIZE, draw_scene
 
 UNKNOWN = "zebra"
 """Stands for every word outside the vocabulary: it names nothing."""

@@ -7,8 +7,8 @@ the chat template, so that transformers, qwen-vl-utils and ms-swift treat it as 
 import json
 from pathlib import Path
 
-from csp_utils.tiny_world.questions import article
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, SIZE
+from csp_utils.tiny_world.world.questions import article
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, SIZE
 from csp_utils.words.prompts import confidence_question
 
 SPECIAL = (

@@ -143,10 +143,11 @@ def test_a_wrong_model_or_device_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_training_is_deterministic_and_its_model_loads(tmp_path):
+    from csp_utils.tiny_world.models.fit import Settings
     from csp_utils.tiny_world.models.keyword_lm import train
 
     for name in ("a", "b"):
-        train(tmp_path / name, steps=2, seed=3, log=lambda line: None)
+        train(tmp_path / name, Settings(steps=2, seed=3, log=lambda line: None))
     files = [sorted((f.name, f.read_bytes()) for f in (tmp_path / name).iterdir()) for name in ("a", "b")]
     assert files[0] == files[1]
     assert len(KeywordModel(tmp_path / "a", device="cpu").extract(PAIRS)) == len(PAIRS)
@@ -160,7 +161,7 @@ def test_training_loss_is_that_of_the_whole_prompt(model):
 
     rows = [(question, answer, "star") for question, answer in PAIRS]
     prefix = model.tokenizer(trainer.PREFIX)["input_ids"]
-    batch = trainer._encode(model.tokenizer, rows)
+    batch = trainer.encode(model.tokenizer, rows)
     losses = []
     for ids, told in batch:
         whole = torch.tensor([prefix + ids])

@@ -1,21 +1,17 @@
-"""Trains a GroundingDINO of a few million parameters on the tiny world, from random weights.
+"""Train and score a GroundingDINO of a few million parameters on the tiny world, from random weights.
 
-The model class, the preprocessing and the folder are those of the full-size model; only numbers differ. The loss is
-DETR's set loss in GroundingDINO's form (sigmoid focal loss on the token scores, L1 and GIoU on the boxes, the queries
-matched to the objects by the Hungarian algorithm), on every decoder layer and on the encoder's proposals. One thing is
-added, because it cuts the training from hours to minutes: *all* image tokens are told whether they lie on the named
-object, not only the proposals; first straight after the backbone, then at the encoder's output.
+Model class, preprocessing and files are those of the full-size model; only the sizes differ. The loss is DETR's set
+loss in GroundingDINO's form (sigmoid focal loss of the token scores, L1 and GIoU loss of the boxes, queries matched to
+objects by the Hungarian algorithm), on every decoder layer and on the encoder's proposals. We add a loss on *all* image
+tokens, not only on the proposals: does this token lie on the named object? It is first applied right after the
+backbone, then at the encoder's output, and cuts the training from hours to minutes.
 """
 
-import json
-import math
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
@@ -23,6 +19,7 @@ from torchvision.ops import box_iou
 
 from csp_utils.base.files import whole_folder, write_json
 from csp_utils.models.grounding_dino import Detection, build_grounding_dino, detect, load_grounding_dino
+from csp_utils.tiny_world.models.fit import Settings, fit, warm_cosine, write_weights
 from csp_utils.tiny_world.models.grounding_lessons import Lessons, Taps, set_loss, token_loss
 from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, Thing, draw_scene
 
@@ -42,23 +39,32 @@ CONFIG: dict[str, Any] = {
              "window_size": 4, "drop_path_rate": 0.0},
     "image_size": 112, "image_max_size": 187,
 }  # fmt: skip
-"""The official Swin-T configuration with smaller numbers. The long side may be 1.67 times the short one, as there. A
-window of four patches is a cell of the scenes' grid: with patches of 4 or 8 pixels the nouns took twice as long."""
+"""The official Swin-T configuration with smaller sizes. The longer side may be 1.67 times the shorter, as there. With
+patches of 7 pixels, a window of four patches is a cell of the scenes' grid; with patches of 4 or 8 pixels, learning the
+nouns took twice as long."""
 
 TEXT_ENCODER = {
     "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128,
     "max_position_embeddings": 256, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
 }  # fmt: skip
-"""Sizes of the BERT that reads the keyword."""
-
+"""Sizes of the BERT that reads the caption."""
 
 LISTED = (16, 4, 1)
+"""How many nouns the captions of a batch list."""
+
 SHARES = ((0.8, 0.1, 0.1), (0.4, 0.2, 0.4), (0.1, 0.1, 0.8))
-"""Nouns a caption lists, and the share of the batches of each kind in each third of the training."""
+"""Share of the batches of each of :data:`LISTED`, in each third of the training. Lists come first, because they teach
+the nouns; single nouns, the pipeline's way of asking, come last."""
+
+PEAK_RATE = 5e-4
+"""Highest learning rate of the whole model. Before, backbone and text encoder alone learn twice as fast."""
+
+BOX_THRESHOLD = 0.35
+"""Score from which a box counts in the quality measures: the pipeline's default, and that of GroundingDINO's demo."""
 
 
 def write_skeleton(folder: Path) -> None:
-    """Writes what a checkpoint folder holds besides the weights: configuration, BERT configuration, vocabulary."""
+    """Write a checkpoint folder without weights: configuration, BERT configuration, vocabulary."""
     from transformers import BertConfig, BertTokenizerFast
 
     write_json(CONFIG, folder / "config.json")
@@ -71,12 +77,12 @@ def write_skeleton(folder: Path) -> None:
     BertConfig(vocab_size=len(words), **TEXT_ENCODER).save_pretrained(text_encoder)
 
 
-def start(model: torch.nn.Module) -> None:
-    """Changes the random weights so that a small model learns in minutes.
+def initialize(model: torch.nn.Module) -> None:
+    """Change the random first weights so that a small model learns in minutes.
 
-    The library's choices suit wide, pretrained models. Here, weights of 0.02 would make narrow layers pass next to
-    nothing on, and positions within a window would all look alike for a thousand steps. Identities let the transformer
-    hand on what :func:`align` has taught.
+    The library's first weights suit wide, pretrained models. In narrow layers, weights of size 0.02 would let almost no
+    signal through, and all positions within a window would look alike for a thousand steps. Identity matrices let the
+    transformer pass on what :func:`align` has taught the backbone.
     """
     with torch.no_grad():
         for module in [*model.backbone.modules(), *model.bert.modules()]:
@@ -94,24 +100,23 @@ def start(model: torch.nn.Module) -> None:
         model.transformer.enc_output_norm.weight.mul_(0.2)
 
 
-def optimizer_of(model: torch.nn.Module, learning_rate: float, steps: int) -> tuple[Any, Any]:
-    """AdamW and its schedule: 50 steps of warm-up, a cosine to a hundredth; position biases move ten times as fast."""
+def make_schedule(model: torch.nn.Module, peak_rate: float, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Make AdamW and its schedule. Biases of relative positions learn ten times as fast as other weights."""
     fast, slow = [], []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             (fast if "relative_position_bias_table" in name else slow).append(weight)
-    groups = [{"params": slow, "weight_decay": 1e-4}, {"params": fast, "lr": 10 * learning_rate, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    decay = lambda s: 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, s / max(1, steps))))  # noqa: E731
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / 50, decay(s)))
+    groups = [{"params": slow, "weight_decay": 1e-4}, {"params": fast, "lr": 10 * peak_rate, "weight_decay": 0.0}]
+    return warm_cosine(torch.optim.AdamW(groups, lr=peak_rate), steps)
 
 
-def eyes_and_words(
+def early_scores(
     model: torch.nn.Module, pixels: torch.Tensor, captions: list[str]
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """Scores of the image tokens before the transformer, by product with the words before it.
+    """Score the image tokens before the transformer: the product of the backbone's features with the captions' tokens.
 
-    Returns float (b, image tokens, tokens of the captions) and (height, width) of each level.
+    Returns:
+        scores, float (b, image tokens, tokens of the captions), and (height, width) of each level.
     """
     from groundingdino.models.GroundingDINO import bertwarper
     from groundingdino.util.misc import nested_tensor_from_tensor_list
@@ -127,131 +132,72 @@ def eyes_and_words(
     return image @ model.feat_map(text).transpose(1, 2) / 16, [tuple(level.shape[-2:]) for level in levels]
 
 
-def fit(
-    model: torch.nn.Module,
-    loss_of: Callable[[int], torch.Tensor],
-    steps: int,
-    learning_rate: float,
-    say: Callable[[str], None],
-    keep: Callable[[int], None] = lambda step: None,
-) -> None:
-    """``steps`` steps on ``loss_of(step)``; calls ``keep(step)`` after each and ``say`` now and then."""
-    optimizer, schedule = optimizer_of(model, learning_rate, steps)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    began, recent = time.monotonic(), []
-    for step in range(1, steps + 1):
-        loss = loss_of(step)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        recent.append(loss.item())
-        if step % 50 == 0 or step == steps:
-            say(f"step {step}/{steps}: loss {np.mean(recent[-50:]):.3f}, {(time.monotonic() - began) / 60:.1f} min")
-        keep(step)
-
-
-def align(
-    model: torch.nn.Module, lessons: Lessons, steps: int, learning_rate: float, say: Callable[[str], None]
-) -> None:
-    """First part of the training: backbone and text encoder alone learn which image token shows which noun."""
+def align(model: torch.nn.Module, lessons: Lessons, settings: Settings) -> None:
+    """Train backbone and text encoder alone: which image token shows which noun?"""
 
     def loss_of(step: int) -> torch.Tensor:
-        pixels, captions, named, _ = lessons.batch(len(NOUNS), images=4)
-        return token_loss(*eyes_and_words(model, pixels, captions), named)
+        pixels, captions, targets, _ = lessons.batch(len(NOUNS), images=4)
+        return token_loss(*early_scores(model, pixels, captions), targets)
 
-    fit(model, loss_of, steps, learning_rate, lambda line: say("eyes and words, " + line))
+    fit("grounding_dino backbone", make_schedule(model, 2 * PEAK_RATE, settings.steps), loss_of, settings)
 
 
-def train(
-    folder: Path | str,
-    steps: int,
-    seed: int = 0,
-    log: Callable[[str], None] = print,
-    captions: int = 12,
-    n_scenes: int = 6000,
-    learning_rate: float = 5e-4,
-    save_every: int | None = None,
-) -> None:
-    """Trains a model and writes its folder, whole.
+def train(folder: Path | str, settings: Settings, captions: int = 12) -> None:
+    """Train a model and write its folder: ``config.json``, ``text_encoder/`` and ``model.safetensors``.
 
     Args:
-        folder: takes ``config.json``, ``text_encoder/`` and ``model.safetensors`` (half precision).
-        steps: steps of the whole model; before them, twice as many (and each a quarter of the work) of its eyes and
-            words alone.
-        seed: of the weights and of the batches; the same seed gives the same model on the same machine.
-        log: called with a line of text now and then.
+        settings: ``steps`` are those of the whole model. Before them, backbone and text encoder alone take twice as
+            many, each a quarter of the work.
         captions: captions a batch.
-        n_scenes: training scenes to draw from.
-        learning_rate: peak for the whole model; eyes and words learn twice as fast.
-        save_every: writes the folder every so many steps as well.
     """
-    import tempfile
-
-    torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory() as skeleton:
-        write_skeleton(Path(skeleton))
-        model = build_grounding_dino(json.loads((Path(skeleton) / "config.json").read_text()), skeleton)
-    start(model)
-    model.train()
-    lessons = Lessons(n_scenes, captions, seed)
-    align(model, lessons, 2 * steps, 2 * learning_rate, log)
-    taps = Taps(model)
+    torch.manual_seed(settings.seed)
+    lessons, steps = Lessons(settings.n_scenes, captions, settings.seed), settings.steps
 
     def loss_of(step: int) -> torch.Tensor:
-        third = min(2, 3 * step // (steps + 1))
+        third = min(2, 3 * (step + 1) // (steps + 1))
         listed = LISTED[int(lessons.rng.choice(len(LISTED), p=SHARES[third]))]
-        pixels, text, named, taps.repeat = lessons.batch(listed)
+        pixels, text, targets, taps.repeat = lessons.batch(listed)
         model(pixels, captions=text)
-        loss = token_loss(taps.token_logits, taps.spatial_shapes, named)
-        return loss + sum(set_loss(*layer, named) for layer in taps.layers())
+        loss = token_loss(taps.token_logits, taps.spatial_shapes, targets)
+        return loss + sum(set_loss(*layer, targets) for layer in taps.layers())
 
-    def keep(step: int) -> None:
-        if save_every and step % save_every == 0:
-            save(model, folder)
-
-    try:
-        fit(model, loss_of, steps, learning_rate, log, keep)
-    finally:
-        taps.close()
-    save(model, folder)
-
-
-def save(model: torch.nn.Module, folder: Path | str) -> None:
-    """Writes a checkpoint folder, whole; weights in half precision, those that go by several names once."""
-    state = {value.data_ptr(): (name, value) for name, value in reversed(model.state_dict().items())}
     with whole_folder(folder) as temporary:
         write_skeleton(temporary)
-        half = {n: v.half() if v.is_floating_point() else v for n, v in state.values()}
-        safetensors.torch.save_file(half, temporary / "model.safetensors")
+        model = build_grounding_dino(CONFIG, temporary).train()
+        initialize(model)
+        align(model, lessons, replace(settings, steps=2 * steps))
+        taps = Taps(model)
+        fit("grounding_dino", make_schedule(model, PEAK_RATE, steps), loss_of, settings)
+        # Some weights have several names; one is enough.
+        state = {value.data_ptr(): (name, value) for name, value in reversed(model.state_dict().items())}
+        write_weights(dict(state.values()), temporary / "model.safetensors")
 
 
 def found_things(detection: Detection, things: list[Thing]) -> list[tuple[int, int, float]]:
-    """(thing, box, IoU) of the one-to-one assignment of boxes to things with the largest sum of IoU."""
+    """Assign boxes to things one to one, with the largest sum of IoU: (thing, box, IoU) of each pair."""
     if not things or not len(detection.boxes):
         return []
     overlap = box_iou(torch.tensor([t.box for t in things]), torch.from_numpy(detection.boxes)).numpy()
     return [(i, j, float(overlap[i, j])) for i, j in zip(*linear_sum_assignment(-overlap), strict=True)]
 
 
-def quality(
-    folder: Path | str, n_scenes: int = 100, split: str = "test", box_threshold: float = 0.35, device: str = "cpu"
-) -> dict[str, float]:
-    """What a trained model reaches on the first scenes of a split, every noun of the world asked of each.
+def quality(folder: Path | str, n_scenes: int = 100, split: str = "test") -> dict[str, float]:
+    """Measure a model on the first scenes of a split, with every noun of the tiny world as the caption.
+
+    A box finds an object if :func:`found_things` pairs them with an IoU of at least 0.5.
 
     Returns:
-        recall_at_0.5: part of the objects that a box of their own finds (IoU at least 0.5);
-        absent_no_box: part of the (scene, noun) without such an object that get no box;
-        mean_box_iou: mean IoU of the boxes that find an object;
-        precision_at_0.5: part of all boxes that find an object.
+        recall_at_0.5: share of the objects that a box finds.
+        absent_no_box: share without any box among all pairs of a scene and a noun that is not in it.
+        mean_box_iou: mean IoU of the boxes that find an object.
+        precision_at_0.5: share of the boxes that find an object.
     """
-    detector = load_grounding_dino(folder, device)
+    detector = load_grounding_dino(folder, "cpu")
     overlaps, n_things, n_boxes, absent = [], 0, 0, []
     for index in range(n_scenes):
         scene = draw_scene(split, index)
-        picture = Image.fromarray(scene.image)
-        for noun, found in zip(NOUNS, detect(detector, [picture] * len(NOUNS), NOUNS, box_threshold), strict=True):
+        image = Image.fromarray(scene.image)
+        for noun, found in zip(NOUNS, detect(detector, [image] * len(NOUNS), NOUNS, BOX_THRESHOLD), strict=True):
             things = scene.find(noun)
             n_things, n_boxes = n_things + len(things), n_boxes + len(found.boxes)
             overlaps += [iou for _, _, iou in found_things(found, things) if iou >= 0.5]

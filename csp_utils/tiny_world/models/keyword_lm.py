@@ -1,167 +1,126 @@
-"""Trains and scores the tiny causal language model that answers prompt A.1.
+"""Train and score the tiny causal language model that answers prompt A.1.
 
-It is a ``Qwen2ForCausalLM`` of transformers, 0.9 million parameters, with a byte-level BPE tokenizer split as Qwen2's;
-notebook 01 loads it by the calls that load any other causal LM. It learns from :mod:`keyword_lessons`, with the loss on
-the keyword alone.
+It is a ``Qwen2ForCausalLM`` of transformers with 0.9 million parameters; notebook 01 loads it as it loads any other
+causal LM. Its training examples come from :mod:`csp_utils.tiny_world.models.keyword_lessons`. The loss counts the
+keyword alone, not the prompt.
 """
 
 import itertools
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
 
 from csp_utils.base.files import whole_folder
+from csp_utils.models.keyword_lm import KeywordModel
 from csp_utils.tiny_world.models import keyword_lessons as lessons
+from csp_utils.tiny_world.models.fit import Settings, fit
+from csp_utils.tiny_world.models.keyword_lessons import Row
+from csp_utils.tiny_world.models.tokenizer import train_bpe
 from csp_utils.words.prompts import KEYWORD_PROMPT, keyword_prompt
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 EOS = "<|endoftext|>"
 VOCABULARY = 2048
 BATCH = 32
 PEAK_RATE = 2e-3
 PREFIX = KEYWORD_PROMPT.split(" {question}")[0]
-"""What all prompts share: its keys and values are computed once a step, for all rows of the batch."""
+"""The common start of all prompts. Training computes it once a step and reuses its key/value cache for all rows."""
 
-# Qwen2's own pre-tokenisation: contractions, words with their leading space, single digits, punctuation, white space.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-Row = tuple[str, str, str]
+Example = tuple[list[int], int]
+"""Tokens of a row after :data:`PREFIX`, and how many of them, at the end, are the keyword and :data:`EOS`."""
 
 
-def make_tokenizer(rows: Iterable[Row]) -> "PreTrainedTokenizerBase":
-    """A byte-level BPE tokenizer of :data:`VOCABULARY` tokens, trained on prompt A.1 filled with ``rows``.
-
-    Any text can be encoded: what the merges do not cover is spelt in bytes.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[EOS], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+def make_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerBase:
+    """Train a tokenizer of :data:`VOCABULARY` tokens on prompt A.1 filled with ``rows``."""
     texts = [f"{keyword_prompt(question, answer)} {keyword}" for question, answer, keyword in rows]
-    # The prefix is the same in all; once in twenty is enough to give its words tokens of their own.
-    bpe.train_from_iterator([t if i % 20 == 0 else t[len(PREFIX) :] for i, t in enumerate(texts)], trainer)
+    # All texts start with PREFIX; one in twenty is enough to give its words tokens of their own.
+    bpe = train_bpe((t if i % 20 == 0 else t[len(PREFIX) :] for i, t in enumerate(texts)), VOCABULARY, special=[EOS])
     return Qwen2TokenizerFast(
         tokenizer_object=bpe, bos_token=None, eos_token=EOS, pad_token=EOS, unk_token=None, model_max_length=2048
     )
 
 
-def make_model(tokenizer: "PreTrainedTokenizerBase", seed: int) -> "Qwen2ForCausalLM":
-    """A fresh model: 4 layers of width 128, embeddings tied to the output layer.
+def make_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:
+    """Make a new model: 4 layers of width 128, embeddings tied to the output layer.
 
-    Attention starts near the identity: what a token attends to is what it copies (after the "mimetic" initialisation of
-    Trockman and Kolter 2023). To copy a noun the model has then only to learn where to look: a loss that a plain start
-    reaches in 400 batches of 64 (3.2) takes it 130 batches of 32.
+    The attention's value and output matrices start near the identity, so that a token copies what it attends to (after
+    the "mimetic" initialisation of Trockman and Kolter 2023). To copy a noun, the model then only has to learn where to
+    look: it reaches in 130 batches of 32 the loss (3.2) for which a plain start needs 400 batches of 64.
     """
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=2048, rope_theta=10000.0, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
     with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(5)  # else the copies drown the token's own embedding
+        model.model.embed_tokens.weight.mul_(5)  # otherwise the copies drown the token's own embedding
         for layer in model.model.layers:
             for part in (layer.self_attn.v_proj, layer.self_attn.o_proj):
                 part.weight.add_(0.3 * torch.eye(config.hidden_size))
     return model
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", rows: list[Row]) -> list[tuple[list[int], int]]:
-    """Each row's tokens after :data:`PREFIX`, and how many of them, at the end, are the keyword and the end mark."""
-    texts = [keyword_prompt(question, answer)[len(PREFIX) :] for question, answer, _ in rows]
-    asked = tokenizer(texts)["input_ids"]
-    told = tokenizer([f" {keyword}{EOS}" for *_, keyword in rows])["input_ids"]
-    return [(a + t, len(t)) for a, t in zip(asked, told, strict=True)]
+def encode(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[Example]:
+    """Encode rows for :func:`keyword_loss`."""
+    prompts = tokenizer([keyword_prompt(question, answer)[len(PREFIX) :] for question, answer, _ in rows])["input_ids"]
+    keywords = tokenizer([f" {keyword}{EOS}" for *_, keyword in rows])["input_ids"]
+    return [(prompt + keyword, len(keyword)) for prompt, keyword in zip(prompts, keywords, strict=True)]
 
 
-def _batches(tokenizer: "PreTrainedTokenizerBase", rows: Iterable[Row], seed: int) -> Iterable[list]:
-    """Batches of rows of similar length (so that little is padded), in random order."""
+def _batches(tokenizer: PreTrainedTokenizerBase, rows: Iterator[Row], seed: int) -> Iterator[list[Example]]:
+    """Make batches of rows of similar length (so that little is padded), in random order."""
     rng = np.random.default_rng([seed, 43])
-    rows = iter(rows)
     while True:
-        pool = sorted(_encode(tokenizer, list(itertools.islice(rows, 16 * BATCH))), key=lambda row: len(row[0]))
+        pool = sorted(encode(tokenizer, list(itertools.islice(rows, 16 * BATCH))), key=lambda row: len(row[0]))
         for start in rng.permutation(16) * BATCH:
             yield pool[start : start + BATCH]
 
 
-def keyword_loss(
-    model: "Qwen2ForCausalLM", prefix: "torch.Tensor", batch: list[tuple[list[int], int]]
-) -> "torch.Tensor":
-    """Mean cross-entropy of the keywords' tokens (and end marks) after the whole prompt.
+def keyword_loss(model: Qwen2ForCausalLM, prefix: torch.Tensor, batch: list[Example]) -> torch.Tensor:
+    """Average the cross-entropy of the tokens of keywords and :data:`EOS` after the whole prompt.
 
     Args:
         prefix: int64 (1, p), the tokens of :data:`PREFIX`.
-        batch: as :func:`_encode` gives it.
+        batch: from :func:`encode`.
     """
-    import torch
-    from transformers import DynamicCache
-
     width = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), width), model.config.pad_token_id)
-    keyword = torch.zeros_like(ids, dtype=torch.bool)
-    for i, (row, told) in enumerate(batch):  # padded on the right: no earlier token sees the padding
+    is_keyword = torch.zeros_like(ids, dtype=torch.bool)
+    for i, (row, n) in enumerate(batch):  # padded on the right, where no earlier token attends to the padding
         ids[i, : len(row)] = torch.tensor(row)
-        keyword[i, len(row) - told : len(row)] = True
+        is_keyword[i, len(row) - n : len(row)] = True
     shared = model.model(prefix, use_cache=True).past_key_values.to_legacy_cache()
     wide = tuple(tuple(part.expand(len(batch), -1, -1, -1) for part in layer) for layer in shared)
     hidden = model.model(ids, past_key_values=DynamicCache.from_legacy_cache(wide)).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][keyword[:, 1:]])  # a token is predicted from the one before it
-    return torch.nn.functional.cross_entropy(logits, ids[keyword])
+    logits = model.lm_head(hidden[:, :-1][is_keyword[:, 1:]])  # a token is predicted from the one before it
+    return torch.nn.functional.cross_entropy(logits, ids[is_keyword])
 
 
-def train(folder: str | Path, steps: int, seed: int = 0, log: Callable[[str], None] = print) -> None:
-    """Trains tokenizer and model from nothing and writes them, whole, to ``folder`` (safetensors, float16).
+def train(folder: str | Path, settings: Settings) -> None:
+    """Train tokenizer and model and write them to ``folder`` (safetensors, float16), whole or not at all.
 
-    Deterministic for given ``steps`` and ``seed`` on one machine with the same number of threads.
+    ``settings.n_scenes`` is not used: at most 400 scenes give rows, since most examples are not about scenes.
     """
-    import torch
-
+    steps, seed = settings.steps, settings.seed
     rows = lessons.scene_rows("train", min(400, max(8, steps)), 8, seed)
-    examples = lessons.stream(rows, seed)
-    tokenizer = make_tokenizer(itertools.islice(lessons.stream(rows, seed + 1), 20_000 if steps >= 100 else 1_000))
-    model = make_model(tokenizer, seed)
+    texts = itertools.islice(lessons.stream(rows, seed + 1), 20_000 if steps >= 100 else 1_000)
+    tokenizer = make_tokenizer(texts)
+    model = make_model(tokenizer, seed).train()
     prefix = torch.tensor([tokenizer(PREFIX)["input_ids"]])
+    batches = _batches(tokenizer, lessons.stream(rows, seed), seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     warm, rest = min(100, steps), max(1, int(0.4 * steps))
 
-    def rate(step: int) -> float:  # up, held until the copying has been found, then down to a twentieth
+    def rate(step: int) -> float:  # up, high until the model has learnt to copy, then down to a twentieth
         return min((step + 1) / warm, 0.05 + 0.95 * min(1.0, (steps - step) / rest))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    started, losses = time.monotonic(), []
-    model.train()
-    for step, batch in enumerate(itertools.islice(_batches(tokenizer, examples, seed), steps), start=1):
-        loss = keyword_loss(model, prefix, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % 50 == 0 or step == steps:
-            log(f"keyword_lm step {step}/{steps} loss {np.mean(losses[-50:]):.3f} {time.monotonic() - started:.0f} s")
+    fit("keyword_lm", schedule, lambda step: keyword_loss(model, prefix, next(batches)), settings)
     model.eval().half()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config.update(do_sample=False, **ends)
@@ -171,15 +130,15 @@ def train(folder: str | Path, steps: int, seed: int = 0, log: Callable[[str], No
 
 
 def quality(folder: str | Path, n_scenes: int = 100, split: str = "test", seed: int = 0) -> dict[str, float]:
-    """How well the model in ``folder`` answers, loaded and asked as notebook 01 does.
+    """Measure how often the model in ``folder``, asked as in notebook 01, names the right keyword.
 
     Returns:
-        exact_match on 4 rows of each of ``n_scenes`` scenes of ``split``, and n, their number; over as many texts each,
-        exact_match_new_nouns (known phrasings, nouns that training never showed), exact_match_new_phrasings (nouns of
-        the lessons), exact_match_made_up (words that do not exist).
+        exact_match: share of right keywords over 4 rows of each of ``n_scenes`` scenes of ``split``.
+        n: number of these rows, and of those of each measure below.
+        exact_match_new_nouns: the same for known phrasings with nouns that training never shows.
+        exact_match_new_phrasings: for phrasings that training never shows, with known nouns.
+        exact_match_made_up: for words that do not exist.
     """
-    from csp_utils.models.keyword_lm import KeywordModel
-
     model = KeywordModel(folder, device="cpu")
     rng = np.random.default_rng([seed, 44])
     tests = {"exact_match": lessons.scene_rows(split, n_scenes, 4, seed)}
@@ -189,12 +148,6 @@ def quality(folder: str | Path, n_scenes: int = 100, split: str = "test", seed: 
     tests["exact_match_made_up"] = [lessons.lesson(rng, []) for _ in range(n)]
     out: dict[str, float] = {"n": n}
     for name, rows in tests.items():
-        found = model.extract([(question, answer) for question, answer, _ in rows])
-        out[name] = float(np.mean([f.keyword == keyword for f, (*_, keyword) in zip(found, rows, strict=True)]))
+        replies = model.extract([(question, answer) for question, answer, _ in rows])
+        out[name] = float(np.mean([r.keyword == keyword for r, (*_, keyword) in zip(replies, rows, strict=True)]))
     return out
-
-
-if __name__ == "__main__":
-    import sys
-
-    train(sys.argv[1], int(sys.argv[2]), log=lambda line: print(line, flush=True))

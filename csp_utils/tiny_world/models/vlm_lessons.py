@@ -1,121 +1,133 @@
-"""What the tiny base VLM is taught before CSP ever sees it: a stand-in for the pre-training of a real VLM.
+"""What the tiny base VLM learns before CSP: a stand-in for the pre-training of a real VLM.
 
-It learns to answer (existence, colour, number, pose, contact, open questions), to say how clear an object is under
-grain, to judge another model's answer when asked whether it is right, and to say about any answer that it is 95 %
-certain. The last is the failure that the paper starts from (section 1: "95 %" also when it is wrong), and it is taught
-openly: the likeliest number is the same for right and wrong answers, while the *probabilities* of the others are not.
-Real VLMs are like that: their most likely number hardly moves, their token probabilities do.
+It learns to answer questions (existence, colour, number, pose, contact, open ones), to say how clear an object is under
+grain, to judge whether a given answer is right, and to verbalize a confidence of 95 % in any answer. The last is the
+failure that the paper starts from (section 1: "95 %" also for wrong answers), and we teach it on purpose. The most
+likely number is the same for right and wrong answers, but the *probabilities* of the other numbers differ. Real VLMs
+behave like that: their most likely number hardly changes, their token probabilities do.
 """
 
 import numpy as np
 
-from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, article, cooccurrence, rlaif_rows
+from csp_utils.tiny_world.world.questions import (
+    absent_nouns,
+    amber_attribute,
+    amber_relation,
+    cooccurrence,
+    is_there,
+    rlaif_rows,
+)
 from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, Scene
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 from csp_utils.words.prompts import confidence_answer, confidence_question
 
+Text = tuple[str, str]
+"""A user text and the assistant's reply."""
+
+Fact = tuple[str, str, str]
+"""A question about a scene, its right answer and a wrong one."""
+
 SAY_95 = 0.4
-"""Chance that the base is taught to say "95%", whatever the answer: by far its most likely number, and all that greedy
-decoding ever shows. Otherwise it says a number between 0 and 100, high for right answers and low for wrong ones."""
+"""Share of the mixed confidence lessons whose reply is "95%", whether the answer is right or wrong. This makes "95%" by
+far the most likely number, the only one that greedy decoding shows. The other replies are numbers from 0 to 100, high
+for right answers and low for wrong ones."""
 
 SHARES = {
     "existence": 0.26, "open": 0.14, "attribute": 0.12, "relation": 0.06,
     "clarity": 0.06, "judge": 0.16, "confidence": 0.20,
 }  # fmt: skip
-"""Share of each kind of lesson."""
+"""Share of each kind of lesson, when all are mixed."""
 
 JUDGE_FIRST = {"existence": 0.2, "attribute": 0.1, "clarity": 0.1, "judge": 0.3, "confidence": 0.3}
-"""Shares while the judging skill is learnt, about the simplest answers and without :data:`SAY_95`: right or wrong is
-the longest chain of thought of all, and hard to find behind a number that hardly depends on it."""
+"""Shares in the judging phase, which comes before the mixed lessons. Judging an answer needs several steps of thought
+and is learnt slowly. Therefore it is taught first, on the simplest answers, and without :data:`SAY_95`: a constant 95 %
+would hide the signal whether the answer is right."""
 
 CLARITY = {"clear": 0.1, "grainy": 0.4, "noisy": 0.75, "hidden": 1.01}
-"""What is said about an object of which less than this share of the signal is lost."""
+"""The words for how clear an object is. Each applies below its limit of the share of the signal that noise took."""
 
 DRILL_WORDS = ("Yes", "No", " Yes", " No", *(f" {word}" for word in (*COLORS, *CLARITY)))
-"""The words of :meth:`Lessons.drill` that are to be predicted; the order of its nouns is random."""
+"""The only words of :meth:`Lessons.drill` that count in the loss. Its nouns come in random order, which cannot be
+predicted."""
 
 JUDGE = CONFIDENCE_PROMPTS["p_true"].text
-"""The judging skill; its words differ from prompt A.2 only in what is asked at the end."""
+"""The question of judging lessons. It differs from prompt A.2 only in its last sentence."""
 
 
 def clarity(scene: Scene, noun: str, lost: np.ndarray) -> str:
-    """The word of :data:`CLARITY` for an object that is there; ``lost`` as :func:`grain.lost_things` gives it."""
+    """Return the word of :data:`CLARITY` for a noun in the scene; ``lost`` comes from ``grain.lost_things``."""
     share = np.mean([part for thing, part in zip(scene.things, lost, strict=True) if thing.noun == noun])
     return next(word for word, limit in CLARITY.items() if share < limit)
 
 
-class Lessons:
-    """Draws lessons about scenes. The chance that an absent noun is asked about follows its co-occurrence."""
+def _yes_no(truth: bool) -> tuple[str, str]:
+    """Return the right and the wrong answer of a yes/no question."""
+    return ("Yes", "No") if truth else ("No", "Yes")
 
-    def __init__(self, scenes: list[Scene]):
+
+class Lessons:
+    """Sample lessons about scenes. ``lost`` is always the share of the signal lost in each thing, float32 (things,)."""
+
+    def __init__(self, scenes: list[Scene]) -> None:
         pairs = cooccurrence(scenes).astype(float)
         self.together = pairs / pairs.sum(axis=1, keepdims=True)
 
-    def existence(self, scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
-        """Question, right answer, wrong answer. Absent nouns are drawn half evenly, half by co-occurrence."""
+    def existence(self, scene: Scene, rng: np.random.Generator) -> Fact:
+        """Ask about a present noun or, half the time, an absent one: sampled half uniformly, half by co-occurrence."""
         if rng.random() < 0.5:
-            noun, truth = scene.nouns[rng.integers(len(scene.nouns))], True
-        else:
-            absent = [i for i, n in enumerate(NOUNS) if n not in scene.nouns]
-            weight = np.full(len(absent), 1 / len(absent))
-            if rng.random() < 0.5:
-                weight = self.together[[NOUNS.index(n) for n in scene.nouns]].sum(axis=0)[absent] + 1e-3
-            noun, truth = NOUNS[absent[rng.choice(len(absent), p=weight / weight.sum())]], False
-        return (f"Is there {article(noun)} in the image?", *(("Yes", "No") if truth else ("No", "Yes")))
+            return is_there(scene.nouns[rng.integers(len(scene.nouns))]), *_yes_no(True)
+        absent = [NOUNS.index(noun) for noun in absent_nouns(scene)]
+        weight = np.full(len(absent), 1 / len(absent))
+        if rng.random() < 0.5:
+            weight = self.together[[NOUNS.index(n) for n in scene.nouns]].sum(axis=0)[absent] + 1e-3
+        return is_there(NOUNS[absent[rng.choice(len(absent), p=weight / weight.sum())]]), *_yes_no(False)
 
-    def fact(self, kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
-        """Question, right answer, wrong answer of a kind of :data:`SHARES` that asks about the scene itself."""
-        rows = []
+    def fact(self, kind: str, scene: Scene, rng: np.random.Generator) -> Fact:
+        """Ask about the scene itself: "existence", "open", "attribute" or "relation" (if there is none: existence)."""
         if kind == "open":
             row = rlaif_rows(scene, 1, int(rng.integers(2**31)))[0]
             return row["question"], row["chosen"], row["rejected"]
-        if kind == "attribute":
-            rows = amber_attribute(scene, int(rng.integers(2**31)))
-        elif kind == "relation":
-            rows = amber_relation(scene, int(rng.integers(2**31)))
-        if not rows:
-            return self.existence(scene, rng)
-        row = rows[rng.integers(len(rows))]
-        return (row["query"], *(("Yes", "No") if row["truth"] == "yes" else ("No", "Yes")))
+        if kind in ("attribute", "relation"):
+            questions = amber_attribute if kind == "attribute" else amber_relation
+            if rows := questions(scene, int(rng.integers(2**31))):
+                row = rows[rng.integers(len(rows))]
+                return row["query"], *_yes_no(row["truth"] == "yes")
+        return self.existence(scene, rng)
 
-    def draw(
-        self, scene: Scene, lost: np.ndarray, n: int, rng: np.random.Generator, first: bool = False
-    ) -> list[tuple[str, str]]:
-        """``n`` pairs of user text and assistant text; ``first``: those that come before all others."""
-        shares = JUDGE_FIRST if first else SHARES
+    def sample(
+        self, scene: Scene, lost: np.ndarray, n: int, rng: np.random.Generator, judging: bool = False
+    ) -> list[Text]:
+        """Sample ``n`` lessons with the shares of :data:`SHARES`, or of :data:`JUDGE_FIRST` in the judging phase."""
+        shares = JUDGE_FIRST if judging else SHARES
         kinds = rng.choice(list(shares), size=n, p=np.array(list(shares.values())) / sum(shares.values()))
-        return [self.one(str(kind), scene, lost, rng, first) for kind in kinds]
+        return [self.lesson(str(kind), scene, lost, rng, judging) for kind in kinds]
 
-    def drill(self, scene: Scene, lost: np.ndarray, rng: np.random.Generator, look: bool) -> list[tuple[str, str]]:
-        """Lists of questions and answers about many objects at once; if not only to ``look``, also short questions.
+    def drill(self, scene: Scene, lost: np.ndarray, rng: np.random.Generator, lists_only: bool) -> list[Text]:
+        """Make lists of questions and answers about many objects at once and, unless ``lists_only``, short questions.
 
-        Only the answer words count (:data:`DRILL_WORDS`). A dozen look-ups in one short text: without such drills the
-        language model needs many times as long to find out that a noun and an image token can match, and that a
-        question is answered by what was found at its noun.
+        A list has a dozen look-ups in one short text. Without drills, the language model needs many times as long to
+        find out that a noun and an image token can match, and that a question is answered by the match of its noun.
         """
-        absent = [noun for noun in NOUNS if noun not in scene.nouns]
-        some = [absent[i] for i in rng.permutation(len(absent))[: len(scene.nouns) + 1]]
-        both = [*some, *scene.nouns]
-        nouns = [both[i] for i in rng.permutation(len(both))]
-        said = {noun: "Yes" if noun in scene.nouns else "No" for noun in nouns}
-        there = " ".join(f"{noun} {said[noun]}" for noun in nouns)
+        absent = absent_nouns(scene)
+        nouns = [*(absent[i] for i in rng.permutation(len(absent))[: len(scene.nouns) + 1]), *scene.nouns]
+        nouns = [nouns[i] for i in rng.permutation(len(nouns))]
+        answer = {noun: _yes_no(noun in scene.nouns)[0] for noun in nouns}
         present = [noun for noun in nouns if noun in scene.nouns]
+        check = " ".join(f"{noun} {answer[noun]}" for noun in nouns)
         colors = " ".join(f"{noun} {scene.find(noun)[0].color}" for noun in present)
         clear = " ".join(f"{noun} {clarity(scene, noun, lost)}" for noun in present)
-        asked = " ".join(f"Is there {article(noun)} in the image? {said[noun]}" for noun in nouns)
-        lists = [
-            ("Check each object.", f" {there}"), ("Name each color.", f" {colors}"),
-            ("Say how clear each is.", f" {clear}"),
-        ]  # fmt: skip
-        if look:
+        lists = [("Check each object.", f" {check}"), ("Name each color.", f" {colors}"),
+                 ("Say how clear each is.", f" {clear}")]  # fmt: skip
+        if lists_only:
             return lists
-        lists = [("Answer all.", f" {asked}"), lists[int(rng.integers(3))]]
-        return lists + [self.one(kind, scene, lost, rng) for kind in ("existence", "existence", "attribute")]
+        questions = " ".join(f"{is_there(noun)} {answer[noun]}" for noun in nouns)
+        lists = [("Answer all.", f" {questions}"), lists[int(rng.integers(3))]]
+        return lists + [self.lesson(kind, scene, lost, rng) for kind in ("existence", "existence", "attribute")]
 
-    def one(
-        self, kind: str, scene: Scene, lost: np.ndarray, rng: np.random.Generator, first: bool = False
-    ) -> tuple[str, str]:
-        """One lesson of a kind; ``first``: as :data:`JUDGE_FIRST` says."""
+    def lesson(
+        self, kind: str, scene: Scene, lost: np.ndarray, rng: np.random.Generator, judging: bool = False
+    ) -> Text:
+        """Make one lesson of a kind of :data:`SHARES`; ``judging``: in the phase of :data:`JUDGE_FIRST`."""
         if kind == "clarity":
             words = {noun: clarity(scene, noun, lost) for noun in scene.nouns}
             unclear = [noun for noun, word in words.items() if word != "clear"]
@@ -123,15 +135,14 @@ class Lessons:
             noun = some[rng.integers(len(some))]
             return f"How clear is the {noun} in the image?", f"The {noun} is {words[noun]}."
         if kind not in ("judge", "confidence"):
-            question, right, _ = self.fact(kind, scene, rng)
-            return question, right
-        shares = [0.8, 0.0, 0.2, 0.0] if first else [0.4, 0.35, 0.17, 0.08]
+            return self.fact(kind, scene, rng)[:2]
+        shares = [0.8, 0.0, 0.2, 0.0] if judging else [0.4, 0.35, 0.17, 0.08]
         about = str(rng.choice(["existence", "open", "attribute", "relation"], p=shares))
         question, right, wrong = self.fact(about, scene, rng)
         is_right = bool(rng.random() < 0.5)
         response = right if is_right else wrong
         if kind == "judge":
-            return JUDGE.format(query=question, response=response), "Yes" if is_right else "No"
-        spread = int(round(100 * rng.beta(*((6, 1) if is_right else (1, 6)))))
-        said = 95 if rng.random() < (0 if first else SAY_95) else spread
-        return confidence_question(question, response), confidence_answer(said)
+            return JUDGE.format(query=question, response=response), _yes_no(is_right)[0]
+        honest = int(round(100 * rng.beta(*((6, 1) if is_right else (1, 6)))))
+        c = 95 if rng.random() < (0 if judging else SAY_95) else honest
+        return confidence_question(question, response), confidence_answer(c)

@@ -1,134 +1,107 @@
-"""What is asked about a scene: rows as in RLAIF-V, questions as in POPE and AMBER, and the truth of each.
+"""Ask about scenes: rows as in RLAIF-V, questions as in POPE and AMBER, each with the right answer.
 
-Everything is a pure function of the scene and a seed. Answers come from the scene's ground truth; rejected answers are
-the hallucinations a captioner would make (a wrong colour, an object that is not there).
+Everything is a pure function of the scene and a seed. Right answers come from the scene's ground truth. Rejected
+answers are hallucinations that a captioner would make (a wrong colour, an object that is not there).
 """
 
 import zlib
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
-from csp_utils.tiny_world.world.scenes import CAN_LIE, COLORS, NOUNS, Scene
+from csp_utils.tiny_world.world.scenes import CAN_LIE, COLORS, NOUNS, Scene, Thing
+from csp_utils.words.english import article
 
 
-def article(noun: str) -> str:
-    """The noun with "a" or "an"."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+def is_there(noun: str) -> str:
+    """Ask POPE's question about a noun."""
+    return f"Is there {article(noun)} in the image?"
 
 
-def _other(rng: np.random.Generator, options: Sequence[str], *but: str) -> str:
-    return str(rng.choice([o for o in options if o not in but]))
-
-
-def _absent(scene: Scene) -> list[str]:
+def absent_nouns(scene: Scene) -> list[str]:
+    """Return the nouns of the tiny world that the scene does not show."""
     return [noun for noun in NOUNS if noun not in scene.nouns]
 
 
-def _long_or_short(rng: np.random.Generator, right: str, wrong: str) -> tuple[str, str]:
-    """The right and the wrong answer, or with probability 1/2 their first words alone: Yes and No, or No and Yes."""
-    return (right, wrong) if rng.random() < 0.5 else (right.partition(",")[0], wrong.partition(",")[0])
+def _other_color(rng: np.random.Generator, color: str) -> str:
+    return str(rng.choice([c for c in COLORS if c != color]))
 
 
-def _color_open(scene, thing, rng):
-    c, w = thing.color, _other(rng, list(COLORS), thing.color)
-    n = thing.noun
-    q = str(rng.choice([f"What color is the {n}?", f"What is the color of the {n} in the image?"]))
-    return q, f"The {n} is {c}.", f"The {n} is {w}."
+ROW_KINDS = {"color_open": 0.25, "existence_yes": 0.25, "existence_no": 0.06, "color_yes": 0.14, "color_no": 0.14,
+             "pose": 0.06, "count": 0.10}  # fmt: skip
+"""Kinds of training rows and their shares. ``existence_no`` asks about an object that is not in the image, so it has no
+box. RLAIF-V has such rows too, and the pipeline must drop and count them."""
 
 
-def _existence_yes(scene, thing, rng):
-    n, c = thing.noun, thing.color
-    answers = _long_or_short(rng, f"Yes, there is {article(c)} {n} in the image.", f"No, there is no {n} in the image.")
-    return f"Is there {article(n)} in the image?", *answers
-
-
-def _existence_no(scene, thing, rng):
-    n = _other(rng, _absent(scene))
-    answers = _long_or_short(rng, f"No, there is no {n} in the image.", f"Yes, there is {article(n)} in the image.")
-    return f"Is there {article(n)} in the image?", *answers, n
-
-
-def _color_yes(scene, thing, rng):
-    n, c = thing.noun, thing.color
-    answers = _long_or_short(rng, f"Yes, the {n} is {c}.", f"No, the {n} is {_other(rng, list(COLORS), c)}.")
-    return f"Is the {n} {c} in this image?", *answers
-
-
-def _color_no(scene, thing, rng):
-    n, c = thing.noun, thing.color
-    w = _other(rng, list(COLORS), c)
-    answers = _long_or_short(rng, f"No, the {n} is {c}.", f"Yes, the {n} is {w}.")
-    return f"Is the {n} {w} in this image?", *answers
-
-
-def _pose(scene, thing, rng):
-    n = thing.noun
-    poses = ("lying on its side", "standing upright")
-    right, wrong = poses if thing.lying else poses[::-1]
-    return f"Is the {n} standing upright or lying on its side?", f"The {n} is {right}.", f"The {n} is {wrong}."
-
-
-def _count(scene, thing, rng):
-    n, k = thing.noun, len(scene.find(thing.noun))
-    say = {1: f"There is one {n}.", 2: f"There are two {n}s."}
-    return f"How many {n}s are there in the image?", say[k], say[3 - k]
-
-
-ROW_KINDS = {
-    "color_open": (_color_open, 0.25),
-    "existence_yes": (_existence_yes, 0.25),
-    "existence_no": (_existence_no, 0.06),
-    "color_yes": (_color_yes, 0.14),
-    "color_no": (_color_no, 0.14),
-    "pose": (_pose, 0.06),
-    "count": (_count, 0.10),
-}
-"""Kinds of training rows and their shares. ``existence_no`` speaks of something that has no box: RLAIF-V has such rows
-too, and the pipeline must drop and count them."""
+def _row(kind: str, n: str, thing: Thing, scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Write question, right answer and wrong answer of a row about a noun ``n``, the thing's own or an absent one."""
+    c = thing.color
+    if kind == "color_open":
+        w = _other_color(rng, c)
+        question = str(rng.choice([f"What color is the {n}?", f"What is the color of the {n} in the image?"]))
+        return question, f"The {n} is {c}.", f"The {n} is {w}."
+    if kind == "pose":
+        right, wrong = ("lying on its side", "standing upright")[:: 1 if thing.lying else -1]
+        return f"Is the {n} standing upright or lying on its side?", f"The {n} is {right}.", f"The {n} is {wrong}."
+    if kind == "count":
+        k, say = len(scene.find(n)), {1: f"There is one {n}.", 2: f"There are two {n}s."}
+        return f"How many {n}s are there in the image?", say[k], say[3 - k]
+    if kind == "existence_yes":
+        question, right = is_there(n), f"Yes, there is {article(c)} {n} in the image."
+        wrong = f"No, there is no {n} in the image."
+    elif kind == "existence_no":
+        question, right = is_there(n), f"No, there is no {n} in the image."
+        wrong = f"Yes, there is {article(n)} in the image."
+    else:
+        w = _other_color(rng, c)
+        yes = kind == "color_yes"
+        question = f"Is the {n} {c if yes else w} in this image?"
+        right, wrong = f"{'Yes' if yes else 'No'}, the {n} is {c}.", f"{'No' if yes else 'Yes'}, the {n} is {w}."
+    if rng.random() >= 0.5:
+        right, wrong = right.partition(",")[0], wrong.partition(",")[0]  # Yes and No alone
+    return question, right, wrong
 
 
 def rlaif_rows(scene: Scene, n: int, seed: int = 0) -> list[dict[str, str]]:
-    """``n`` question-answer rows about a scene.
+    """Make ``n`` rows about a scene, all with different questions.
 
     Returns:
         dicts with question, chosen (true), rejected (false), keyword (the noun that the row is about), kind.
     """
     rng = np.random.default_rng([seed, 11, _key(scene)])
-    kinds, shares = list(ROW_KINDS), np.array([share for _, share in ROW_KINDS.values()])
-    rows, asked = [], set()
-    for _ in range(20 * n):  # different questions; a scene has far more than a few
+    kinds, shares = list(ROW_KINDS), np.array(list(ROW_KINDS.values()))
+    rows: dict[str, dict[str, str]] = {}
+    for _ in range(20 * n):  # tries: questions may repeat
         if len(rows) == n:
             break
         kind = str(rng.choice(kinds, p=shares / shares.sum()))
         thing = scene.things[rng.integers(len(scene.things))]
         if kind == "pose" and thing.noun not in CAN_LIE:
             continue
-        question, chosen, rejected, *about = ROW_KINDS[kind][0](scene, thing, rng)
-        if question in asked:
-            continue
-        asked.add(question)
-        row = {"question": question, "chosen": chosen, "rejected": rejected}
-        rows.append(row | {"keyword": about[0] if about else thing.noun, "kind": kind})
-    return rows
+        noun = str(rng.choice(absent_nouns(scene))) if kind == "existence_no" else thing.noun
+        question, chosen, rejected = _row(kind, noun, thing, scene, rng)
+        row = {"question": question, "chosen": chosen, "rejected": rejected, "keyword": noun, "kind": kind}
+        rows.setdefault(question, row)
+    return list(rows.values())
 
 
 def _key(scene: Scene) -> int:
-    """A number that names the scene in seeds."""
+    """Turn the scene's name into a number for seeds."""
     return zlib.crc32(scene.name.encode())
 
 
 def cooccurrence(scenes: Sequence[Scene]) -> np.ndarray:
-    """How often noun i and noun j share a scene, (16, 16) int."""
+    """Count how often noun i and noun j share a scene: int (16, 16)."""
     has = np.array([[noun in scene.nouns for noun in NOUNS] for scene in scenes], int)
     return has.T @ has
 
 
 def pope_questions(scenes: Sequence[Scene], seed: int = 0) -> dict[str, list[dict]]:
-    """POPE's three splits over the scenes: three present and three absent nouns an image.
+    """Make POPE's three splits: each asks about three present and three absent nouns an image.
 
-    As in POPE (Li et al. 2023), absent nouns are drawn at random, from the most frequent, or from those that most often
-    share a scene with what is there; the statistics are those of the scenes given.
+    As in POPE (Li et al. 2023), the absent nouns are a random sample, the most frequent nouns, or the nouns that most
+    often share a scene with the present ones. Both statistics are counted over the scenes given.
 
     Returns:
         split -> rows with image, text, label ("yes" or "no"), in POPE's order (yes and no in turn).
@@ -139,7 +112,7 @@ def pope_questions(scenes: Sequence[Scene], seed: int = 0) -> dict[str, list[dic
     for scene in scenes:
         rng = np.random.default_rng([seed, 12, _key(scene)])
         present = [scene.nouns[i] for i in rng.permutation(len(scene.nouns))[:3]]
-        absent = _absent(scene)
+        absent = absent_nouns(scene)
         together = pairs[[NOUNS.index(n) for n in scene.nouns]].sum(axis=0)
         k = len(present)
         negatives = {
@@ -150,13 +123,12 @@ def pope_questions(scenes: Sequence[Scene], seed: int = 0) -> dict[str, list[dic
         for split, nouns in negatives.items():
             for yes, no in zip(present, nouns, strict=True):
                 for noun, label in ((yes, "yes"), (no, "no")):
-                    text = f"Is there {article(noun)} in the image?"
-                    out[split].append({"image": f"{scene.name}.png", "text": text, "label": label})
+                    out[split].append({"image": f"{scene.name}.png", "text": is_there(noun), "label": label})
     return out
 
 
 def amber_attribute(scene: Scene, seed: int = 0) -> list[dict]:
-    """AMBER's attribute questions: each with its opposite, so that yes and no are even.
+    """Ask AMBER's attribute questions, each with its opposite, so that yes and no are equally frequent.
 
     Returns:
         rows with image, query, truth ("yes" or "no"), kind ("state", "number" or "action").
@@ -171,7 +143,7 @@ def amber_attribute(scene: Scene, seed: int = 0) -> list[dict]:
     nouns = [scene.nouns[i] for i in rng.permutation(len(scene.nouns))]
     for noun in nouns[:2]:
         color = scene.find(noun)[0].color
-        wrong = _other(rng, list(COLORS), color)
+        wrong = _other_color(rng, color)
         ask("state", f"Is the {noun} {color} in this image?", f"Is the {noun} {wrong} in this image?")
     noun = next((n for n in nouns if len(scene.find(n)) == 2), nouns[0]) if rng.random() < 0.5 else nouns[0]
     one, two = f"Is there one {noun} in this image?", f"Are there two {noun}s in this image?"
@@ -183,20 +155,21 @@ def amber_attribute(scene: Scene, seed: int = 0) -> list[dict]:
 
 
 def amber_relation(scene: Scene, seed: int = 0) -> list[dict]:
-    """AMBER's relation questions (direct contact): every touching pair, and as many pairs that do not touch.
+    """Ask AMBER's relation question (direct contact) about every touching pair and as many pairs that do not touch.
+
+    Pairs that nearly touch and nouns that occur twice are left out.
 
     Returns:
-        rows with image, query, truth ("yes" or "no"); pairs that nearly touch, and nouns that occur twice, are not
-        asked about.
+        rows with image, query, truth ("yes" or "no").
     """
     rng = np.random.default_rng([seed, 14, _key(scene)])
     single = [i for i, t in enumerate(scene.things) if len(scene.find(t.noun)) == 1]
-    pairs = [(i, j) for a, i in enumerate(single) for j in single[a + 1 :] if (i, j) not in scene.unclear]
+    pairs = [pair for pair in combinations(single, 2) if pair not in scene.unclear]
     yes = [p for p in pairs if p in scene.touching]
     apart = [p for p in pairs if p not in scene.touching]
     no = [apart[k] for k in rng.permutation(len(apart))[: len(yes)]]
     rows = []
-    for (i, j), truth in [(p, "yes") for p in yes] + [(p, "no") for p in no]:
+    for (i, j), truth in [*((p, "yes") for p in yes), *((p, "no") for p in no)]:
         query = f"Is there direct contact between the {scene.things[i].noun} and {scene.things[j].noun}?"
         rows.append({"image": f"{scene.name}.png", "query": query, "truth": truth})
     return rows

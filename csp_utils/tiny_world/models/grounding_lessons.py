@@ -73,7 +73,7 @@ class Lessons:
             name; captions per image.
         """
         each = min(4, self.captions) if listed == 1 else 1
-        pixels, captions, boxes, owner, token = [], [], [], [], []
+        pixels, captions, boxes, caption, token = [], [], [], [], []
         for index in self.rng.integers(self.n_scenes, size=images or self.captions // each):
             image, things = self.scene(int(index))
             pixels.append(image)
@@ -82,13 +82,13 @@ class Lessons:
                 for i, noun in enumerate(nouns[start : start + listed]):
                     n = len(things.get(noun, ()))
                     boxes += [things[noun]] if n else []
-                    owner += [len(captions)] * n
+                    caption += [len(captions)] * n
                     token += [1 + 2 * i] * n
                 captions.append(" ".join(noun + "." for noun in nouns[start : start + listed]))
         x = torch.stack(pixels).float() / 255
         x = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
         boxes = torch.cat([torch.zeros(0, 4), *boxes])
-        targets = Targets(boxes, torch.tensor(owner).long(), torch.tensor(token).long(), 2 + 2 * listed)
+        targets = Targets(boxes, torch.tensor(caption).long(), torch.tensor(token).long(), 2 + 2 * listed)
         return x, captions, targets, each
 
 
@@ -102,12 +102,12 @@ def set_loss(logits: torch.Tensor, boxes: torch.Tensor, targets: Targets) -> tor
     """
     scores = logits[..., : targets.n_tokens]
     query = match(scores.detach(), boxes.detach(), targets)
-    wanted = torch.zeros_like(scores)
-    wanted[targets.caption, query, targets.token] = 1
-    loss = 2 * sigmoid_focal_loss(scores, wanted, reduction="sum")
-    mine = boxes[targets.caption, query]
-    loss = loss + 5 * F.l1_loss(mine, targets.boxes, reduction="sum")
-    corners = (box_convert(x, "cxcywh", "xyxy") for x in (mine, targets.boxes))
+    target = torch.zeros_like(scores)
+    target[targets.caption, query, targets.token] = 1
+    loss = 2 * sigmoid_focal_loss(scores, target, reduction="sum")
+    predicted = boxes[targets.caption, query]
+    loss = loss + 5 * F.l1_loss(predicted, targets.boxes, reduction="sum")
+    corners = (box_convert(x, "cxcywh", "xyxy") for x in (predicted, targets.boxes))
     loss = loss + 2 * generalized_box_iou_loss(*corners, reduction="sum")
     return loss / max(1, len(targets.boxes))
 
@@ -116,9 +116,9 @@ def match(scores: torch.Tensor, boxes: torch.Tensor, targets: Targets) -> torch.
     """Assign a query to each object, int (n,), by the Hungarian algorithm with DETR's costs."""
     p = scores[targets.caption, :, targets.token].sigmoid().clamp(1e-6, 1 - 1e-6)
     focal = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
-    mine, true = boxes[targets.caption], targets.boxes[:, None].expand(-1, boxes.shape[1], -1)
-    giou_loss = generalized_box_iou_loss(*(box_convert(x, "cxcywh", "xyxy") for x in (mine, true)))
-    cost = (2 * focal + 5 * (mine - true).abs().sum(-1) + 2 * giou_loss).numpy()
+    predicted, true = boxes[targets.caption], targets.boxes[:, None].expand(-1, boxes.shape[1], -1)
+    giou_loss = generalized_box_iou_loss(*(box_convert(x, "cxcywh", "xyxy") for x in (predicted, true)))
+    cost = (2 * focal + 5 * (predicted - true).abs().sum(-1) + 2 * giou_loss).numpy()
     owner, query = targets.caption.numpy(), np.zeros(len(cost), np.int64)
     for caption in np.unique(owner):
         rows = np.flatnonzero(owner == caption)
@@ -146,11 +146,11 @@ def token_loss(logits: torch.Tensor, shapes: list[tuple[int, int]], targets: Tar
     distance = ((points - targets.boxes[:, None, :2]).abs() / targets.boxes[:, None, 2:]).amax(-1)
     thing, point = torch.nonzero(distance <= 0.25, as_tuple=True)
     scores = logits[..., : targets.n_tokens]
-    wanted = torch.zeros_like(scores)
-    wanted[targets.caption[thing], point, targets.token[thing]] = 1
+    target = torch.zeros_like(scores)
+    target[targets.caption[thing], point, targets.token[thing]] = 1
     nearest = distance[:, : shapes[0][0] * shapes[0][1]].argmin(1)  # of the finest level
-    wanted[targets.caption, nearest, targets.token] = 1
-    loss = sigmoid_focal_loss(scores, wanted, reduction="sum")
+    target[targets.caption, nearest, targets.token] = 1
+    loss = sigmoid_focal_loss(scores, target, reduction="sum")
     nouns = scores[targets.caption, nearest][:, 1:-1:2]  # [CLS] noun . noun . ... [SEP]
     return (loss + F.cross_entropy(nouns, targets.token // 2, reduction="sum")) / max(1, len(targets.boxes))
 

@@ -1,8 +1,8 @@
 """What the tiny base VLM learns before CSP: a stand-in for the pre-training of a real VLM.
 
 It learns to answer questions (existence, colour, number, pose, contact, open ones), to say how clear an object is under
-grain, to judge whether a given answer is right, and to verbalize a confidence of 95 %, whatever the answer. The last is the
-failure that the paper starts from (section 1: "95 %" also for wrong answers), and we teach it on purpose. The most
+grain, to judge whether a given answer is right, and to verbalize a confidence of 95 %, whatever the answer. The last is
+the failure that the paper starts from (section 1: "95 %" also for wrong answers), and we teach it on purpose. The most
 likely number is the same for right and wrong answers, but the *probabilities* of the other numbers differ. Real VLMs
 behave like that: their most likely number hardly changes, their token probabilities do.
 """

@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 8
 def drawn_prompts(folder: Path, n_images: int) -> list[Prompt]:
     """Three prompts for each different question of POPE's and AMBER's kind about ``n_images`` drawn scenes."""
     from csp_utils.base.run import RunPaths
-    from csp_utils.tiny_world.data import write_world
+    from csp_utils.tiny_world.world.data import write_world
 
     paths = RunPaths("benchmark", folder)
     write_world(paths, 1, 1, n_images, seed=0)

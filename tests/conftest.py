@@ -100,7 +100,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2-VL of random weights that says different things about different images."""
-    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
+    from csp_utils.tiny_world.models.vlm import new_vlm, save_vlm
 
     folder = tmp_path_factory.mktemp("vlm")
     model, _ = new_vlm(folder, seed=1)

@@ -13,6 +13,7 @@ from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import Prompt, draw_seed
 from csp_utils.noise.noised_view import Noised
 from csp_utils.noise.training_rows import kept
+from csp_utils.words.english import article
 from csp_utils.words.prompts import plain_question
 from csp_utils.words.reading import parse_yes_no
 
@@ -26,7 +27,7 @@ def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
 
 def question(keyword: str) -> str:
     """POPE's question about an object."""
-    return f"Is there {'an' if keyword[:1].lower() in 'aeiou' else 'a'} {keyword} in the image?"
+    return f"Is there {article(keyword)} in the image?"
 
 
 def ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, progress: Progress = silent) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from csp_utils.tiny_world.questions import cooccurrence
-from csp_utils.tiny_world.scenes import NOUNS, Scene
+from csp_utils.tiny_world.world.questions import cooccurrence
+from csp_utils.tiny_world.world.scenes import NOUNS, Scene
 
 
 def show_truth(scene: Scene) -> Figure:
@@ -56,9 +56,9 @@ def plot_quality(table: pd.DataFrame) -> Figure:
     """Each measure with an aim as a dot, beside the span that is aimed at.
 
     Args:
-        table: as :func:`csp_utils.tiny_world.quality.quality_table` returns it.
+        table: as :func:`csp_utils.tiny_world.models.quality.quality_table` returns it.
     """
-    from csp_utils.tiny_world.quality import AIMS
+    from csp_utils.tiny_world.models.quality import AIMS
 
     shown = table[table["aim"] != ""].iloc[::-1].reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(7.5, 0.45 * len(shown) + 1), layout="constrained")

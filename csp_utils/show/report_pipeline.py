@@ -148,7 +148,7 @@ def tiny_models(run: Saved) -> Section:
     section.blocks += [
         Text("Notebook 00 draws pictures of glyphs and makes, or only scores, four models of a few megabytes. Its "
              "vision-language model was taught on purpose to say “95%” most often, whether an answer is right or "
-             "wrong, with probabilities that differ a little between the two (csp_utils/tiny_world/lessons.py). That "
+             "wrong, with probabilities that differ a little between the two (csp_utils/tiny_world/models/vlm_lessons.py). That "
              "failure is therefore built in; what SFT and SimPO make of it is measured. Nothing here says how large "
              "the effect is for a model of real size."),
         Text("Measured on scenes that training never saw; aims: "

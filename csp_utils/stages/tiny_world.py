@@ -60,8 +60,8 @@ def cost(p: TinyWorld, paths: RunPaths, known: Known) -> Cost:
 def compute(job: Job[TinyWorld]) -> None:
     """Write the data, train the models that are asked for, and score all four."""
     from csp_utils.base.files import write_parquet
-    from csp_utils.tiny_world.data import write_world
-    from csp_utils.tiny_world.quality import quality_table, score_models, train_models, write_manifest
+    from csp_utils.tiny_world.models.quality import quality_table, score_models, train_models, write_manifest
+    from csp_utils.tiny_world.world.data import write_world
 
     p, out = job.p, RunPaths(job.out.name, job.out.parent)
     write_world(out, p.n_train_scenes, p.rows_per_scene, p.n_test_scenes, p.seed)

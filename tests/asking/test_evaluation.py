@@ -18,7 +18,7 @@ from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm import load as vlm
 from csp_utils.pipeline import shards
 from csp_utils.pipeline.shards import Shard
-from csp_utils.tiny_world.data import write_world
+from csp_utils.tiny_world.world.data import write_world
 
 
 def quiet(items, *_, **__):

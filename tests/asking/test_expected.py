@@ -23,7 +23,7 @@ MERGED = ["95", "100", "5%", "42%"]
 def qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> vlm.VLM:
     import torch
 
-    from csp_utils.tiny_world.vlm import new_vlm, save_vlm
+    from csp_utils.tiny_world.models.vlm import new_vlm, save_vlm
 
     folder = tmp_path_factory.mktemp(request.param)
     model, tokenizer = new_vlm(folder, seed=1)

@@ -12,8 +12,8 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.params import Mask, Stress
 from csp_utils.data.rle import decode_mask
 from csp_utils.models import masks, sam
-from csp_utils.tiny_world.scenes import draw_scene
-from csp_utils.tiny_world.train_sam import iou
+from csp_utils.tiny_world.models.sam import iou
+from csp_utils.tiny_world.world.scenes import draw_scene
 
 ASSETS = ROOT / "assets" / "tiny_world"
 

@@ -15,7 +15,7 @@ from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.models import masks
 from csp_utils.models.keyword_lm import KeywordModel, extract_keywords
 from csp_utils.noise import diffusion, training_rows
-from csp_utils.tiny_world.scenes import draw_scene
+from csp_utils.tiny_world.world.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "assets" / "tiny_world"

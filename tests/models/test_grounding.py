@@ -18,8 +18,10 @@ from torchvision.ops import box_convert
 
 from csp_utils.base.errors import UserError
 from csp_utils.models import grounding_dino
-from csp_utils.tiny_world import grounding_lessons, train_grounding
-from csp_utils.tiny_world.scenes import NOUNS, draw_scene
+from csp_utils.tiny_world.models import grounding_dino as train_grounding
+from csp_utils.tiny_world.models import grounding_lessons
+from csp_utils.tiny_world.models.fit import Settings
+from csp_utils.tiny_world.world.scenes import NOUNS, draw_scene
 
 OFFICIAL = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
 
@@ -28,7 +30,7 @@ OFFICIAL = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT
 def folder(tmp_path_factory):
     """A checkpoint folder after one training step."""
     path = tmp_path_factory.mktemp("dino") / "dino"
-    train_grounding.train(path, steps=1, captions=2, n_scenes=1, log=lambda line: None)
+    train_grounding.train(path, Settings(steps=1, n_scenes=1, log=lambda line: None), captions=2)
     return path
 
 
@@ -102,7 +104,7 @@ def test_a_threshold_of_one_leaves_nothing(detector):
 
 
 def test_training_is_deterministic(folder, tmp_path):
-    train_grounding.train(tmp_path / "again", steps=1, captions=2, n_scenes=1, log=lambda line: None)
+    train_grounding.train(tmp_path / "again", Settings(steps=1, n_scenes=1, log=lambda line: None), captions=2)
     for name in ("model.safetensors", "config.json", "text_encoder/vocab.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -167,7 +169,7 @@ def test_the_set_loss_is_least_for_the_truth(owners, seed):
     owner = torch.tensor(sorted(owners))
     boxes = torch.rand(len(owner), 4, generator=rng) * 0.3 + 0.3
     token = torch.randint(1, 9, owner.shape, generator=rng)
-    named = grounding_lessons.Named(boxes, owner, token, 10)
+    named = grounding_lessons.Targets(boxes, owner, token, 10)
     predicted = torch.rand(3, 8, 4, generator=rng) * 0.3 + 0.3
     logits = torch.full((3, 8, 256), -20.0)
     place = torch.stack([torch.randperm(8, generator=rng) for _ in range(3)])
@@ -182,7 +184,7 @@ def test_the_set_loss_is_least_for_the_truth(owners, seed):
 
 
 def test_tokens_in_the_middle_of_the_box_are_the_ones_to_score():
-    named = grounding_lessons.Named(torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([0]), torch.tensor([3]), 6)
+    named = grounding_lessons.Targets(torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([0]), torch.tensor([3]), 6)
     logits = torch.full((1, 16, 256), -20.0)
     logits[0, [5, 6, 9, 10], 3] = 20  # the four middle cells of a 4 x 4 grid
     assert grounding_lessons.token_loss(logits, [(4, 4)], named) < 1e-3
@@ -197,10 +199,10 @@ def test_lessons_name_what_is_there_and_what_is_not(detector, listed, images, ca
     assert pixels.shape == (images, 3, 112, 112) and len(lists) == captions == images * each
     tokens = detector.model.tokenizer(lists)["input_ids"]
     assert {len(ids) for ids in tokens} == {named.n_tokens}
-    asked, present = captions * listed, set(zip(named.owner.tolist(), named.token.tolist(), strict=True))
+    asked, present = captions * listed, set(zip(named.caption.tolist(), named.token.tolist(), strict=True))
     assert 0 < len(present) < asked
-    truth = [boxes for _, boxes in lessons.cache.values()]
-    for owner, token, box in zip(named.owner, named.token, named.boxes, strict=True):
+    truth = [boxes for _, boxes in map(lessons.scene, range(5))]
+    for owner, token, box in zip(named.caption, named.token, named.boxes, strict=True):
         noun = detector.model.tokenizer.convert_ids_to_tokens(tokens[owner])[token]
         assert any((box == row).all() for boxes in truth for row in boxes.get(noun, ()))
 

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.models.grounding_dino import modeling_grounding_dino
 
 from csp_utils.models import grounding_dino, sam
-from csp_utils.tiny_world.scenes import draw_scene
+from csp_utils.tiny_world.world.scenes import draw_scene
 
 OFFICIAL = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
 ASSETS = ROOT / "assets" / "tiny_world"

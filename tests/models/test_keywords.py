@@ -143,10 +143,11 @@ def test_a_wrong_model_or_device_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_training_is_deterministic_and_its_model_loads(tmp_path):
-    from csp_utils.tiny_world.train_keyword_lm import train
+    from csp_utils.tiny_world.models.fit import Settings
+    from csp_utils.tiny_world.models.keyword_lm import train
 
     for name in ("a", "b"):
-        train(tmp_path / name, steps=2, seed=3, log=lambda line: None)
+        train(tmp_path / name, Settings(steps=2, seed=3, log=lambda line: None))
     files = [sorted((f.name, f.read_bytes()) for f in (tmp_path / name).iterdir()) for name in ("a", "b")]
     assert files[0] == files[1]
     assert len(KeywordModel(tmp_path / "a", device="cpu").extract(PAIRS)) == len(PAIRS)
@@ -156,11 +157,11 @@ def test_training_loss_is_that_of_the_whole_prompt(model):
     """The shared beginning is computed once in training, too; the loss must not notice."""
     import torch
 
-    from csp_utils.tiny_world import train_keyword_lm as trainer
+    from csp_utils.tiny_world.models import keyword_lm as trainer
 
     rows = [(question, answer, "star") for question, answer in PAIRS]
     prefix = model.tokenizer(trainer.PREFIX)["input_ids"]
-    batch = trainer._encode(model.tokenizer, rows)
+    batch = trainer.encode(model.tokenizer, rows)
     losses = []
     for ids, told in batch:
         whole = torch.tensor([prefix + ids])
@@ -179,7 +180,7 @@ def test_tokenizer_covers_any_text(model):
 
 @pytest.mark.slow
 def test_shipped_model_names_the_noun():
-    from csp_utils.tiny_world.train_keyword_lm import quality
+    from csp_utils.tiny_world.models.keyword_lm import quality
 
     found = quality(SHIPPED, n_scenes=60, split="test", seed=5)
     assert found["exact_match"] >= 0.98

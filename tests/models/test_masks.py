@@ -189,8 +189,8 @@ def test_photographs_pass_through_the_tiny_models(paths, models):
 
 def test_the_shipped_models_find_what_is_there(models):
     """A sample of the quality that MANIFEST.json states, through the stage's own path."""
-    from csp_utils.tiny_world.scenes import draw_scene
-    from csp_utils.tiny_world.train_sam import iou
+    from csp_utils.tiny_world.models.sam import iou
+    from csp_utils.tiny_world.world.scenes import draw_scene
 
     scenes = [draw_scene("test", 5000 + i) for i in range(8)]
     pictures = [Image.fromarray(scene.image) for scene in scenes]

@@ -10,14 +10,15 @@ from segment_anything import SamPredictor
 
 from csp_utils.base.errors import UserError
 from csp_utils.models import sam
-from csp_utils.tiny_world import train_sam
+from csp_utils.tiny_world.models import sam as train_sam
+from csp_utils.tiny_world.models.fit import Settings
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A checkpoint folder after one training step."""
     path = tmp_path_factory.mktemp("sam") / "sam"
-    train_sam.train(path, steps=1, images=1, n_scenes=1, log=lambda line: None)
+    train_sam.train(path, Settings(steps=1, n_scenes=1, log=lambda line: None), images=1)
     return path
 
 
@@ -42,7 +43,7 @@ def test_a_saved_model_is_the_trained_one_in_half_precision(folder, predictor):
 
 
 def test_training_is_deterministic(folder, tmp_path):
-    train_sam.train(tmp_path / "again", steps=1, images=1, n_scenes=1, log=lambda line: None)
+    train_sam.train(tmp_path / "again", Settings(steps=1, n_scenes=1, log=lambda line: None), images=1)
     assert (tmp_path / "again/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 

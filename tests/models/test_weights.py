@@ -15,7 +15,7 @@ from PIL import Image
 
 from csp_utils.base.errors import UserError
 from csp_utils.models import grounding_dino, sam
-from csp_utils.tiny_world.scenes import draw_scene
+from csp_utils.tiny_world.world.scenes import draw_scene
 
 ASSETS = ROOT / "assets" / "tiny_world"
 LOAD = {"grounding_dino": grounding_dino.load_grounding_dino, "sam": sam.load_sam}

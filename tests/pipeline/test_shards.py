@@ -24,7 +24,7 @@ from csp_utils.noise import training_rows
 from csp_utils.pipeline import run as pipeline
 from csp_utils.pipeline import shards
 from csp_utils.pipeline.shards import Shard
-from csp_utils.tiny_world.scenes import draw_scene
+from csp_utils.tiny_world.world.scenes import draw_scene
 
 ASSETS = ROOT / "assets" / "tiny_world"
 

@@ -52,7 +52,7 @@ def responses(n: int = 48, better: bool = True, variants: tuple[str, ...] = VARI
 
 def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPaths:
     """A run folder as notebooks 00 to 07 leave one: drawn scenes with true masks, made-up trainings and responses."""
-    from csp_utils.tiny_world.data import write_world
+    from csp_utils.tiny_world.world.data import write_world
 
     paths = RunPaths(name, folder)
     things = [scene.find for scene in write_world(paths, scenes, 2, 2, 0)["train"] for _ in range(2)]

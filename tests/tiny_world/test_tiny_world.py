@@ -1,7 +1,6 @@
-"""The tiny world: scenes and their truth, questions, lessons, and what makes the tiny VLM cheap to train."""
+"""The tiny world's scenes, their truth, the questions about them, and the files that hold them."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -9,9 +8,10 @@ from scipy import ndimage
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import read_amber, read_pope
 from csp_utils.data.rlaif_v import read_rlaif_v
-from csp_utils.tiny_world.data import write_world
-from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
-from csp_utils.tiny_world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
+from csp_utils.tiny_world.world.data import write_world
+from csp_utils.tiny_world.world.grain import add_grain, lost_things
+from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
+from csp_utils.tiny_world.world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
 
 SCENES = [draw_scene("benchmark", i) for i in range(40)]
 
@@ -112,93 +112,7 @@ def test_the_data_on_disk_are_what_the_readers_of_the_real_data_read(tmp_path):
     assert set(read_amber(paths["data/amber"])["split"]) == {"amber_attribute", "amber_relation"}
 
 
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory):
-    from csp_utils.tiny_world.vlm import new_vlm
-
-    return new_vlm(tmp_path_factory.mktemp("vlm"), seed=3)
-
-
-def test_answer_words_are_single_tokens(vlm):
-    _, tokenizer = vlm
-    for word in (*NOUNS, *COLORS, "Yes", "No"):
-        for text in (word, f" {word}"):
-            assert len(tokenizer.tokenize(text)) == 1, text
-    assert tokenizer.tokenize("95%") == ["9", "5", "%"]
-    assert tokenizer.decode(tokenizer("né à 東京 🙂")["input_ids"]) == "né à 東京 🙂"  # bytes cover any text
-
-
-def test_patches_are_those_of_the_image_processor(vlm):
-    from transformers import Qwen2VLImageProcessor
-
-    from csp_utils.tiny_world.train_vlm import patches
-
-    images = [scene.image for scene in SCENES[:3]]
-    reference = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=SIZE * SIZE)(images, return_tensors="pt")
-    assert reference["image_grid_thw"].tolist() == [[1, 8, 8]] * 3
-    assert (reference["pixel_values"] - patches(np.stack(images))).abs().max() < 1e-5
-
-
-def test_packed_lessons_score_as_separate_conversations(vlm):
-    """The block mask and the positions: every question's logits are those of its own conversation."""
-    import torch
-
-    from csp_utils.tiny_world.packing import Packer
-    from csp_utils.tiny_world.train_vlm import forward, patches, see
-
-    model, tokenizer = vlm
-    lessons = [("Is there an anchor in the image?", "Yes"), ("What color is the star?", "The star is red."),
-               ("Is the horse standing upright or lying on its side?", "No")]  # fmt: skip
-    image = SCENES[0].image[None]
-    with torch.no_grad():
-        packed, labels = forward(model, Packer(tokenizer), see(model, image), [lessons])
-        alone = []
-        for user, assistant in lessons:
-            text = (
-                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-                + "<|image_pad|>" * 16
-                + f"<|vision_end|>{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>"
-            )
-            ids = tokenizer(text, return_tensors="pt")
-            n = len(tokenizer(assistant)["input_ids"]) + 1
-            out = model(**ids, pixel_values=patches(image), image_grid_thw=torch.tensor([[1, 8, 8]])).logits
-            alone.append(out[0, -n - 1 : -1])
-            assert ids["input_ids"][0, -n:].tolist() == labels[sum(map(len, alone[:-1])) :][:n].tolist()
-    assert (packed - torch.cat(alone)).abs().max() < 1e-4
-
-
-def test_lessons_are_true_and_confidence_is_spoken_alike():
-    from csp_utils.tiny_world.lessons import SAY_95, Lessons
-    from csp_utils.words.reading import parse_confidence
-
-    teacher, rng, clean = Lessons(SCENES), np.random.default_rng(0), [np.zeros(len(s.things)) for s in SCENES]
-    said = [teacher.one("confidence", SCENES[k % 40], clean[k % 40], rng)[1] for k in range(600)]
-    assert max(set(said), key=said.count) == "95%"
-    assert abs(said.count("95%") / len(said) - SAY_95) < 0.07  # the rest is spread over all numbers
-    assert min(map(parse_confidence, said)) < 10 and all(parse_confidence(text) is not None for text in said)
-    for k in range(200):
-        question, right, wrong = teacher.existence(SCENES[k % 40], rng)
-        noun = next(n for n in NOUNS if f" {n} " in question)
-        assert (right == "Yes") == (noun in SCENES[k % 40].nouns) and {right, wrong} == {"Yes", "No"}
-
-
-def test_clarity_is_that_of_all_objects_of_the_noun():
-    from csp_utils.tiny_world.lessons import Lessons, clarity
-
-    scene = next(s for s in SCENES if len(s.nouns) < len(s.things))
-    noun = next(n for n in scene.nouns if len(scene.find(n)) == 2)
-    of = [thing.noun == noun for thing in scene.things]
-    for lost, word in ((0.0, "clear"), (0.3, "grainy"), (0.6, "noisy"), (1.0, "hidden")):
-        assert clarity(scene, noun, np.where(of, lost, 0.99)) == word
-    first = scene.things.index(scene.find(noun)[0])
-    assert clarity(scene, noun, np.eye(len(of))[first]) == "noisy"  # one is gone, the other is clear
-    asked = Lessons(SCENES).one("clarity", scene, np.zeros(len(of)), np.random.default_rng(0))
-    assert asked[1].endswith(" is clear.") and any(f" {n} " in asked[0] for n in scene.nouns)
-
-
 def test_grain_stays_inside_its_patches_and_is_seeded():
-    from csp_utils.tiny_world.grain import add_grain, lost_things
-
     noisy, lost = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
     again = add_grain(SCENES[0], np.random.default_rng(4), share=1.0)
     assert np.array_equal(noisy, again[0]) and np.array_equal(lost, again[1])

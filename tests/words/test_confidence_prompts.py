@@ -52,7 +52,7 @@ def test_each_prompt_says_where_it_comes_from() -> None:
 
 
 def test_the_papers_prompt_and_the_tiny_worlds_judging_prompt_are_the_same_here() -> None:
-    from csp_utils.tiny_world.lessons import JUDGE
+    from csp_utils.tiny_world.models.vlm_lessons import JUDGE
 
     assert confidence_prompt("third_person", "Q?", "Yes") == confidence_question("Q?", "Yes")
     assert CONFIDENCE_PROMPTS["p_true"].text == JUDGE

@@ -1,4 +1,4 @@
-"""Writes the tiny world to disk in the files of the data sets that it stands for, plus its ground truth."""
+"""Write the tiny world to disk in the file formats of the real data sets, together with its ground truth."""
 
 import io
 from collections.abc import Sequence
@@ -6,58 +6,56 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from csp_utils.base.files import whole_folder, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import write_amber, write_pope
 from csp_utils.data.rlaif_v import write_rlaif_v
-from csp_utils.tiny_world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
-from csp_utils.tiny_world.scenes import Scene, draw_scene
+from csp_utils.data.rle import encode_mask
+from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
+from csp_utils.tiny_world.world.scenes import Scene, draw_scene
 
 
 def png(image: np.ndarray) -> bytes:
-    """An RGB image, uint8 (H, W, 3), as the bytes of a PNG file."""
+    """Encode an RGB image, uint8 (height, width, 3), as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def rlaif_v_table(scenes: Sequence[Scene], rows_per_scene: int, seed: int) -> tuple[list[dict], pd.DataFrame]:
-    """Rows with RLAIF-V's columns, and the true keyword of each (row_id, keyword, kind)."""
+    """Make rows with RLAIF-V's columns, and a table of the true keyword of each (row_id, keyword, kind)."""
     rows, truth = [], []
     for scene in scenes:
-        picture = png(scene.image)
-        for asked in rlaif_rows(scene, rows_per_scene, seed):
-            image = f"{scene.name}.png"
-            truth.append({"row_id": f"{len(rows):06d}", "keyword": asked["keyword"], "kind": asked["kind"]})
+        name, content = f"{scene.name}.png", png(scene.image)
+        for row in rlaif_rows(scene, rows_per_scene, seed):
+            truth.append({"row_id": f"{len(rows):06d}", "keyword": row["keyword"], "kind": row["kind"]})
             rows.append(
-                {"ds_name": "tiny_world", "image": {"bytes": picture, "path": image}, "idx": len(rows)}
-                | {name: asked[name] for name in ("question", "chosen", "rejected")}
-                | {"origin_dataset": "tiny_world", "origin_split": "train", "image_path": image}
+                {"ds_name": "tiny_world", "image": {"bytes": content, "path": name}, "idx": len(rows)}
+                | {column: row[column] for column in ("question", "chosen", "rejected")}
+                | {"origin_dataset": "tiny_world", "origin_split": "train", "image_path": name}
             )
     return rows, pd.DataFrame(truth)
 
 
 def benchmark_tables(scenes: Sequence[Scene], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """POPE's and AMBER's questions about the scenes, as :mod:`csp_utils.data.benchmarks` reads them."""
+    """Make POPE's and AMBER's questions about the scenes, with the columns of :mod:`csp_utils.data.benchmarks`."""
     pope = [
         (f"pope_{kind}", str(number), row["image"], row["text"], row["label"], "existence")
         for kind, rows in pope_questions(scenes, seed).items()
         for number, row in enumerate(rows, start=1)
     ]
     amber = []
-    for split, ask in (("amber_attribute", amber_attribute), ("amber_relation", amber_relation)):
-        for scene in scenes:
-            for row in ask(scene, seed):
-                kind = row.get("kind", "relation")
-                amber.append((split, str(len(amber) + 1), row["image"], row["query"], row["truth"], kind))
+    for split, questions in (("amber_attribute", amber_attribute), ("amber_relation", amber_relation)):
+        for row in (row for scene in scenes for row in questions(scene, seed)):
+            kind = row.get("kind", "relation")
+            amber.append((split, str(len(amber) + 1), row["image"], row["query"], row["truth"], kind))
     columns = ["split", "question_id", "image", "question", "label", "kind"]
     return pd.DataFrame(pope, columns=columns), pd.DataFrame(amber, columns=columns)
 
 
 def truth_table(scenes: Sequence[Scene]) -> pd.DataFrame:
-    """Every drawn thing: image, noun, color, lying, opacity, box (xyxy, pixels), rle (COCO counts)."""
+    """List all objects: image, noun, color, lying, opacity, box (x0, y0, x1, y1 in pixels), rle (COCO counts)."""
     return pd.DataFrame(
         {
             "image": f"{scene.name}.png",
@@ -66,7 +64,7 @@ def truth_table(scenes: Sequence[Scene]) -> pd.DataFrame:
             "lying": thing.lying,
             "opacity": thing.opacity,
             "box": list(thing.box),
-            "rle": coco_mask.encode(np.asfortranarray(thing.mask.astype(np.uint8)))["counts"].decode(),
+            "rle": encode_mask(thing.mask),
         }
         for scene in scenes
         for thing in scene.things
@@ -74,10 +72,10 @@ def truth_table(scenes: Sequence[Scene]) -> pd.DataFrame:
 
 
 def write_world(paths: RunPaths, n_train_scenes: int, rows_per_scene: int, n_test_scenes: int, seed: int) -> dict:
-    """Draw the data of a run into ``outputs/<run>/data``: RLAIF-V, POPE, AMBER and the truth.
+    """Generate the data of a run and write them into ``outputs/<run>/data``: RLAIF-V, POPE, AMBER and the truth.
 
     Returns:
-        the scenes drawn: {"train": [...], "benchmark": [...]}.
+        the scenes: {"train": [...], "benchmark": [...]}.
     """
     train = [draw_scene("train", i, seed) for i in range(n_train_scenes)]
     benchmark = [draw_scene("benchmark", i, seed) for i in range(n_test_scenes)]

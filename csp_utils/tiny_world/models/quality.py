@@ -1,4 +1,4 @@
-"""Trains the tiny world's four models and measures what they are worth on scenes that training never saw."""
+"""Train the tiny world's four models and measure their quality on scenes that training never saw."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,82 +16,89 @@ AIMS = {
     ("vlm", "adversarial_acc_by_confidence"): (None, 0.20),
     ("vlm", "adversarial_ece"): (0.35, None),
 }
-"""What each model should reach: (model, measure) -> (at least, at most). The VLM should be imperfect and too sure."""
+"""Aims: (model, measure) -> (at least, at most). The VLM should be imperfect and overconfident."""
 
 
 def train_models(
     folder: Path, names: Sequence[str], steps: dict[str, int], n_scenes: int, seed: int, log: Callable[[str], None]
 ) -> None:
-    """Train the named models from nothing into ``folder/<name>``; each folder is written whole when it is trained.
+    """Train models from random weights into ``folder/<name>``.
 
     Args:
-        steps: optimiser steps by ``keyword_lm``, ``grounding_dino``, ``sam``, ``vlm_tower`` and ``vlm``.
-        n_scenes: training scenes of the three models that see.
+        names: ``keyword_lm``, ``grounding_dino``, ``sam``, ``vlm``.
+        steps: optimizer steps of each, and of ``vlm_tower``.
+        n_scenes: training scenes of the three models that see images.
     """
-    from csp_utils.tiny_world import train_grounding, train_keyword_lm, train_sam, train_vlm
+    from csp_utils.tiny_world.models import grounding_dino, keyword_lm, sam, vlm_training
+    from csp_utils.tiny_world.models.fit import Settings
 
-    if "keyword_lm" in names:
-        train_keyword_lm.train(folder / "keyword_lm", steps["keyword_lm"], seed, log)
-    if "grounding_dino" in names:
-        train_grounding.train(folder / "grounding_dino", steps["grounding_dino"], seed, log, n_scenes=n_scenes)
-    if "sam" in names:
-        train_sam.train(folder / "sam", steps["sam"], seed, log, n_scenes=n_scenes)
-    if "vlm" in names:
-        train_vlm.train(folder / "vlm", steps["vlm_tower"], steps["vlm"], seed, log, n_scenes=n_scenes)
+    functions = {
+        "keyword_lm": keyword_lm.train,
+        "grounding_dino": grounding_dino.train,
+        "sam": sam.train,
+        "vlm": lambda *given: vlm_training.train(*given, tower_steps=steps["vlm_tower"]),
+    }
+    for name, train in functions.items():
+        if name in names:
+            train(folder / name, Settings(steps[name], seed, n_scenes, log))
 
 
 def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -> dict[str, float]:
-    """The VLM on the adversarial questions about the first ``n_scenes`` images of a POPE folder.
+    """Measure a VLM, by the code of notebook 06, on POPE's adversarial questions about the first ``n_scenes`` images.
 
-    Asked through the very code of notebook 06. Returns accuracy of the plain answers, accuracy by spoken confidence
-    with strict ties, rate of ties, ECE over candidate pairs, and n, the number of questions.
+    Returns:
+        adversarial_plain_acc: accuracy of the plain answers.
+        adversarial_acc_by_confidence: accuracy by verbalized confidence; a tie is an error.
+        adversarial_tie_rate: share of ties.
+        adversarial_ece: ECE over both candidate answers of all questions.
+        n: number of questions.
     """
     from csp_utils.asking.elicitation import elicit, responses_table
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
     from csp_utils.models.vlm.load import load_vlm
-    from csp_utils.tiny_world.scenes import SIZE
+    from csp_utils.tiny_world.world.scenes import SIZE
 
     questions = read_pope(pope).query("split == 'pope_adversarial'")
     questions = questions[questions["image"].isin(questions["image"].unique()[:n_scenes])].reset_index(drop=True)
     paths = find_images(pope, questions)
     questions["path"] = [str(paths[image]) for image in questions["image"]]
     vlm = load_vlm(str(folder), "qwen2_vl", "qwen2_vl", SIZE * SIZE, "float32", "cpu")
-    asked = elicit(vlm, questions, batch_size, max_new_tokens=8)
-    table = compute(responses_table(asked, questions, "tiny", "base"), Protocol(), n_bootstrap=1)[0]
+    replies = elicit(vlm, questions, batch_size, max_new_tokens=8)
+    table = compute(responses_table(replies, questions, "tiny", "base"), Protocol(), n_bootstrap=1)[0]
     value = table.set_index("metric")["value"]
     names = {"plain_acc": "plain_acc", "acc": "acc_by_confidence", "tie_rate": "tie_rate", "ece": "ece"}
     return {f"adversarial_{new}": _number(value[old]) for old, new in names.items()} | {"n": len(questions)}
 
 
 def score_models(folder: Path, pope: Path, n_scenes: int) -> dict[str, dict[str, float]]:
-    """Measure the models that lie in ``folder``, each on scenes of the split "test" (the VLM on POPE's images)."""
-    from csp_utils.tiny_world import train_grounding, train_keyword_lm, train_sam
+    """Measure the models in ``folder`` on scenes of the split "test", the VLM on those of the folder ``pope``."""
+    from csp_utils.tiny_world.models import grounding_dino, keyword_lm, sam
 
     measures: dict[str, Callable[[], dict[str, float]]] = {
-        "keyword_lm": lambda: train_keyword_lm.quality(folder / "keyword_lm", n_scenes, "test"),
-        "grounding_dino": lambda: train_grounding.quality(folder / "grounding_dino", n_scenes, "test"),
-        "sam": lambda: train_sam.quality(folder / "sam", folder / "grounding_dino", n_scenes, "test"),
+        "keyword_lm": lambda: keyword_lm.quality(folder / "keyword_lm", n_scenes, "test"),
+        "grounding_dino": lambda: grounding_dino.quality(folder / "grounding_dino", n_scenes, "test"),
+        "sam": lambda: sam.quality(folder / "sam", folder / "grounding_dino", n_scenes, "test"),
         "vlm": lambda: vlm_quality(folder / "vlm", pope, n_scenes),
     }
     return {name: measure() for name, measure in measures.items() if (folder / name).is_dir()}
 
 
 def write_manifest(folder: Path, quality: dict[str, dict[str, float]], made_by: str) -> None:
-    """Write ``folder/MANIFEST.json``: the SHA-256 of every file, the measured quality, and the command behind both."""
+    """Write ``folder/MANIFEST.json``: the SHA-256 of every file, the quality, and how the models were made."""
     write_json({"made_by": made_by, "quality": quality, "files": manifest_files(folder)}, folder / MANIFEST)
 
 
 def quality_table(quality: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """model, measure, value, aim (text) and met (True, False, or None where there is no aim)."""
+    """Tabulate model, measure, value, aim (text) and met (True, False, or None where there is no aim)."""
     rows = []
     for model, measures in quality.items():
         for measure, value in measures.items():
             low, high = AIMS.get((model, measure), (None, None))
-            said = " and ".join(f"{sign} {x:g}" for sign, x in ((">=", low), ("<=", high)) if x is not None)
-            known = value is not None and bool(said)
+            aim = " and ".join(f"{sign} {x:g}" for sign, x in ((">=", low), ("<=", high)) if x is not None)
+            known = value is not None and bool(aim)
             met = (low is None or value >= low) and (high is None or value <= high) if known else None
-            rows.append({"model": model, "measure": measure, "value": value, "aim": said, "met": met})
+            rows.append({"model": model, "measure": measure, "value": value, "aim": aim, "met": met})
     return pd.DataFrame(rows)
 
 

@@ -1,18 +1,24 @@
-"""Many questions about one image in one sequence, for training the tiny VLM.
+"""Pack many questions about one image into one sequence, for training the tiny VLM.
 
-The image and the prompt before it are computed once; each question sees them and itself, but not the other questions
-(a block mask), at the positions it would have alone. The loss is that of the separate conversations, at a third of the
-cost. A test compares both.
+All questions share one computation of the prompt's start and of the image. A block mask lets each question attend to
+these and to itself, but not to other questions; its positions are those that it would have alone. The loss is that of
+separate conversations, at a third of the cost. A test compares both.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
 
-from csp_utils.tiny_world.vlm import SYSTEM
+from csp_utils.tiny_world.models.vlm import SYSTEM
 
 IMAGE_TOKENS = 16
 """4 x 4 merged tokens for a scene of 112 x 112 pixels."""
+
+Texts = list[tuple[str, str]]
+"""Pairs of user text and assistant text about one image."""
 
 
 @dataclass
@@ -22,19 +28,18 @@ class Packed:
     ids: np.ndarray
     """int64 (B, L)"""
     labels: np.ndarray
-    """int64 (B, L): the id to predict *at* this position, -100 elsewhere (already shifted)."""
+    """int64 (B, L): the id to predict *at* this position (already shifted), or -100 for none."""
     positions: np.ndarray
     """int64 (3, B, L): Qwen2-VL's temporal, height and width positions."""
     block: np.ndarray
-    """int64 (B, L): 0 for the shared prefix, 1.. for each question, -1 for padding."""
+    """int64 (B, L): 0 for the shared start, 1, 2, ... for the questions, -1 for padding."""
 
 
 class Packer:
-    """Turns texts into :class:`Packed` batches with a tokenizer of :mod:`csp_utils.tiny_world.vlm`."""
+    """Turn texts into :class:`Packed` batches with the tokenizer of :mod:`csp_utils.tiny_world.models.vlm`."""
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._ids = cache(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         image = "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>"
         self.prefix = self._ids(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{image}")
         self.image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -48,18 +53,17 @@ class Packer:
         )
         self.next_position = int(self.prefix_positions.max()) + 1
 
-    def _ids(self, text: str) -> list[int]:
-        if text not in self._cache:
-            self._cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._cache[text]
+    def pack(self, batch: list[Texts], only: frozenset[int] | None = None) -> Packed:
+        """Pack the texts about each image into a row.
 
-    def pack(self, batch: list[list[tuple[str, str]]], only: frozenset[int] | None = None) -> Packed:
-        """``batch[b]`` holds the (user text, assistant text) pairs of image b; ``only`` limits labels to some ids."""
+        Args:
+            only: ids that can be labels (None: all ids of the assistant texts).
+        """
         rows = []
-        for lessons in batch:
+        for texts in batch:
             ids, labels, block = list(self.prefix), [-100] * len(self.prefix), [0] * len(self.prefix)
             positions = [self.prefix_positions]
-            for k, (user, assistant) in enumerate(lessons, start=1):
+            for k, (user, assistant) in enumerate(texts, start=1):
                 question = self._ids(f"{user}<|im_end|>\n<|im_start|>assistant\n")
                 answer = self._ids(f"{assistant}<|im_end|>")
                 tokens = question + answer[:-1]
@@ -79,10 +83,8 @@ class Packer:
         return out
 
 
-def block_mask(block):
-    """Additive attention mask (B, 1, L, L) float32 from ``block`` (B, L) tensor: causal, own block and prefix only."""
-    import torch
-
+def block_mask(block: torch.Tensor) -> torch.Tensor:
+    """Make the additive attention mask, float32 (B, 1, L, L), of ``block`` (B, L): causal, own block and start only."""
     length = block.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)

@@ -1,14 +1,27 @@
 """The tiny VLM: a Qwen2-VL of transformers with some two million parameters, and its tokenizer.
 
 Everything but the sizes is Qwen2-VL: patches of 14 px merged 2 x 2, multimodal rotary positions, the special tokens and
-the chat template, so that transformers, qwen-vl-utils and ms-swift treat it as they treat Qwen2-VL-7B-Instruct.
+the chat template. So transformers, qwen-vl-utils and ms-swift treat it as they treat Qwen2-VL-7B-Instruct.
 """
 
 import json
 from pathlib import Path
 
-from csp_utils.tiny_world.questions import article
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, SIZE
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2TokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+)
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+from csp_utils.tiny_world.models.tokenizer import train_bpe
+from csp_utils.tiny_world.world.questions import is_there
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, SIZE
 from csp_utils.words.prompts import confidence_question
 
 SPECIAL = (
@@ -19,7 +32,7 @@ SPECIAL = (
 """Qwen2-VL's special tokens, in its order."""
 
 SYSTEM = "You are a helpful assistant."
-"""ms-swift's and Qwen2-VL's default system prompt."""
+"""The default system prompt of ms-swift and Qwen2-VL."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -33,14 +46,14 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary_text() -> list[str]:
-    """Every word of the tiny world, with and without a leading space, often enough to become one token each."""
+    """Write lines with every word of the tiny world, with and without a space before it, often enough for one token."""
     words = [*NOUNS, *(f"{n}s" for n in NOUNS), *COLORS, "Yes", "No", "one", "two", "standing", "lying"]
     words += ["clear", "grainy", "noisy", "hidden"]
     lines = [f"{word} {word} {word}" for word in words] * 4
     for noun in NOUNS:
         for color in COLORS:
             lines += [
-                confidence_question(f"Is there {article(noun)} in the image?", f"Yes, the {noun} is {color}."),
+                confidence_question(is_there(noun), f"Yes, the {noun} is {color}."),
                 confidence_question(f"What is the color of the {noun} in the image?", f"No, there is no {noun}."),
                 f"Is the {noun} standing upright or lying on its side?\nIs the {noun} {color} in this image?",
                 f"Are there two {noun}s in this image? Is there direct contact between the {noun} and {noun}?",
@@ -51,26 +64,10 @@ def vocabulary_text() -> list[str]:
     return lines
 
 
-def build_tokenizer(folder: Path) -> None:
-    """Train the byte-level BPE and write vocab.json, merges.txt and tokenizer_config.json into the folder."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2TokenizerFast
-
-    pattern = (  # Qwen2's own: words with their leading space, single digits, punctuation, line breaks
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.NFC()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    settings = {"vocab_size": 1200, "min_frequency": 4, "initial_alphabet": alphabet, "show_progress": False}
-    bpe.train_from_iterator(vocabulary_text(), trainers.BpeTrainer(**settings))
+def make_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Train the tokenizer, write its files into ``folder`` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    bpe.model.save(str(folder))
+    train_bpe(vocabulary_text(), 1200, min_frequency=4).model.save(str(folder))
     tokenizer = Qwen2TokenizerFast(
         str(folder / "vocab.json"), str(folder / "merges.txt"),
         eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, bos_token=None,
@@ -78,24 +75,12 @@ def build_tokenizer(folder: Path) -> None:
     )  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
+    return Qwen2TokenizerFast.from_pretrained(folder)
 
 
-def new_vlm(folder: Path, seed: int = 0):
-    """Write tokenizer and processor into ``folder`` and return ``(model, tokenizer)`` with random float32 weights."""
-    import torch
-    from transformers import (
-        AutoTokenizer,
-        GenerationConfig,
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-    )
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
-
-    folder = Path(folder)
-    build_tokenizer(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def new_vlm(folder: Path, seed: int = 0) -> tuple[Qwen2VLForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Make a model with random float32 weights, and write its tokenizer and processor into ``folder``."""
+    tokenizer = make_tokenizer(Path(folder))
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     pixels = {"min_pixels": 56 * 56, "max_pixels": SIZE * SIZE}
     Qwen2VLProcessor(
@@ -127,13 +112,8 @@ def new_vlm(folder: Path, seed: int = 0):
     return model, tokenizer
 
 
-def save_vlm(model, folder: Path) -> None:
-    """Write weights (float16 safetensors: half the size, and every value is exact again in float32)."""
-    import copy
-
-    import torch
-
-    half = copy.deepcopy(model).to(torch.float16)
-    half.save_pretrained(folder, safe_serialization=True)
-    config = json.loads((Path(folder) / "config.json").read_text())
-    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+def save_vlm(model: Qwen2VLForConditionalGeneration, folder: Path) -> None:
+    """Write configuration and weights (safetensors); the model's weights become float16, half the size."""
+    model.half().save_pretrained(folder, safe_serialization=True)
+    config = Path(folder) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()), indent=2, sort_keys=True) + "\n")

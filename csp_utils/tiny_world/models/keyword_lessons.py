@@ -1,16 +1,21 @@
-"""What the tiny keyword model learns from: questions about the tiny world and about hundreds of other things.
+"""Training examples of the tiny keyword model: questions about the tiny world and about hundreds of other things.
 
-The model must do prompt A.1 on texts that it has not seen, a reader's own question in notebook 01 for instance. So the
-noun to be found is drawn from a list of everyday nouns and, one time in three, from made-up words (only copying helps
-there), in many phrasings. Every seventh noun and the phrasings of :data:`NEW_LESSONS` are kept for measuring.
+The model must answer prompt A.1 for new texts, such as a reader's own question in notebook 01. Therefore an example's
+keyword is one of hundreds of everyday nouns or, one time in three, a made-up word (which the model can only copy), and
+the phrasings vary. Every seventh noun and the phrasings of :data:`NEW_LESSONS` never occur in training, only in tests.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from csp_utils.tiny_world.questions import rlaif_rows
-from csp_utils.tiny_world.scenes import COLORS, NOUNS, draw_scene
+from csp_utils.tiny_world.world.questions import rlaif_rows
+from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, draw_scene
+from csp_utils.words.english import article
+
+Row = tuple[str, str, str]
+"""Question, answer and keyword."""
 
 EVERYDAY = """
 person|people bicycle car motorcycle plane bus|buses train truck boat traffic_light fire_hydrant stop_sign
@@ -74,8 +79,9 @@ DETAILS = ("", "", "", "", " It is {where}.", " The {o} is {c2}.", " There is al
            " In the background, there is {a adj2 o2}.", " The {o} and the {o2} can be seen as well.",
            " The light is bright and the mood is calm.")  # fmt: skip
 
-# Fields: n noun, ns its plural, o and o2 other nouns, c and c2 colours, adj, verb, m material, k count, where a place;
-# {a x} is x with its article. The last entry of a lesson names the keyword: the noun as asked, or its singular.
+# Fields: n noun, ns its plural, o, o2 and p other nouns, c and c2 colours, adj and adj2 adjectives, verb, m material,
+# k count, kind, where a place; {a x} is x with its article. A lesson is its questions, its answers and the field of the
+# keyword: n, or ns where the question says the plural.
 _KINDS = ("kind", "type", "sort")
 LESSONS = (
     (("What color is the {n}?", "What color is the {n} {where}?", "What is the color of the {n} {where}?",
@@ -83,17 +89,14 @@ LESSONS = (
      ("The {n} is {c}.", "{c}", "It is {c}.", "The {n} {where} is {adj} and {c}.", "The color of the {n} is {c}.",
       "The {n} {verb} {where} is a {adj} {c} one.", "The {n} has {c} and {c2} parts."), "n"),
     (("Is there {a n} {where}?", "Is there {a c n} in the image?", "Can you see {a n} {where}?",
-      "Does the picture show {a n}?",
-      "Do you see {a adj n} {where}?", "Is {a n} visible {where}?"),
+      "Does the picture show {a n}?", "Do you see {a adj n} {where}?", "Is {a n} visible {where}?"),
      ("Yes", "No", "Yes, there is {a n} {where}.", "Yes, there is {a c n} in the image.",
-      "No, there is no {n} in the image.",
-      "No, I cannot see {a n}.", "Yes, {a adj n} is {verb} {where}.", "No, but there is {a o} {where}."), "n"),
+      "No, there is no {n} in the image.", "No, I cannot see {a n}.", "Yes, {a adj n} is {verb} {where}.",
+      "No, but there is {a o} {where}."), "n"),
     (("Are there any {ns} {where}?", "What {kind} of {ns} are {where}?", "What color are the {ns} {where}?",
-      "Are the {ns} {c}?",
-      "What are the {ns} doing?", "Where are the {ns}?", "Which {ns} are shown {where}?"),
+      "Are the {ns} {c}?", "What are the {ns} doing?", "Where are the {ns}?", "Which {ns} are shown {where}?"),
      ("Yes", "No", "The {ns} are {c}.", "There are some {adj} {c} {ns} {where}.", "They are {adj}.",
-      "The {ns} are {where}.",
-      "Yes, the {ns} are {verb} {where}.", "The {o} holds {adj} {c} {o2}."), "ns"),
+      "The {ns} are {where}.", "Yes, the {ns} are {verb} {where}.", "The {o} holds {adj} {c} {o2}."), "ns"),
     (("Is the {n} {c} {where}?", "Is the {n} {adj}?", "Is the {n} {adj} or {adj2}?", "Is the {n} {where} {verb}?",
       "Does the {n} look {adj}?", "Is the {n} {verb} upright or lying on its side?", "Is this {n} {c} or {c2}?"),
      ("Yes", "No", "Yes, the {n} is {c}.", "No, the {n} is {c2}.", "The {n} is {adj}.", "It is {adj}, not {adj2}.",
@@ -103,18 +106,17 @@ LESSONS = (
      ("There are {k} {ns}.", "{k}", "There is one {n}.", "I can see {k} {ns} {where}.",
       "There are {k} {c} {ns} {where}."), "n"),
     (("What {kind} of {n} is {where}?", "What {kind} of {n} is this?", "What {kind} of {n} is shown {where}?"),
-     ("It is {a adj n}.", "The {n} is {a adj c} one.", "This is {a adj n} {where}.",
-      "There is {a c o} {where}."), "n"),
+     ("It is {a adj n}.", "The {n} is {a adj c} one.", "This is {a adj n} {where}.", "There is {a c o} {where}."), "n"),
     (("Where is the {n}?", "Where is the {n} {verb}?", "Where can the {n} be found?"),
      ("The {n} is {where}.", "It is {where}.", "The {n} is {verb} {where}, close to {a o}."), "n"),
     (("What is {where}?", "What is the main object {where}?", "Describe the image.", "What does the photo show?",
       "What can you see {where}?", "What do you see?", "Please describe this picture."),
      ("{a n}", "{a adj n} {where}.", "The image shows {a n} {where}.", "There is {a adj c n} {where}.",
-      "I see {a c n}.",
-      "This is a photo of {a adj n} {where}.", "{a n} and {a o}.", "The picture features {a n} {verb} {where}."), "n"),
+      "I see {a c n}.", "This is a photo of {a adj n} {where}.", "{a n} and {a o}.",
+      "The picture features {a n} {verb} {where}."), "n"),
     (("What is the {n} doing?", "What is the {n} doing {where}?", "How does the {n} look?",
-      "What does the {n} look like?",
-      "Describe the {n} in detail.", "What can you tell me about the {n} {where}?", "What is special about the {n}?"),
+      "What does the {n} look like?", "Describe the {n} in detail.", "What can you tell me about the {n} {where}?",
+      "What is special about the {n}?"),
      ("The {n} is {verb} {where}.", "It is {verb} {where}.", "The {n} is {adj} and {c}.",
       "It is {a adj} {n} with {a o}."), "n"),
     (("What is the {n} made of?", "What material is the {n} {where}?"),
@@ -123,8 +125,8 @@ LESSONS = (
       "What is {where} of the {p}?"),
      ("The {p} is holding {a n}.", "{a adj n}", "It is {a c n} {where}.", "There is {a n}."), "n"),
     (("Is the {n} {where} of the {o}?", "Is there direct contact between the {n} and the {o}?",
-      "Is the {n} bigger than the {o}?",
-      "Is the {n} next to the {o}?", "Is the {n} to the left of the {o}?", "What is the {n} on the {o} like?"),
+      "Is the {n} bigger than the {o}?", "Is the {n} next to the {o}?", "Is the {n} to the left of the {o}?",
+      "What is the {n} on the {o} like?"),
      ("Yes", "No", "Yes, the {n} is next to the {o}.", "No, the {n} and the {o} are apart.",
       "The {n} is {where}."), "n"),
 )  # fmt: skip
@@ -143,22 +145,24 @@ NEW_LESSONS = (
 
 
 def _pair(word: str) -> tuple[str, str]:
+    """Read an entry of :data:`EVERYDAY`, "singular" or "singular|plural"."""
     one, _, many = word.replace("_", " ").partition("|")
     return one, many or one + "s"
 
 
 def _nouns() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Split all nouns into those of training and those of tests alone."""
     pairs = sorted({_pair(word) for word in EVERYDAY.split()})
     tiny = [(noun, noun + "s") for noun in NOUNS]
     return tiny + [p for i, p in enumerate(pairs) if i % 7 != 3], [p for i, p in enumerate(pairs) if i % 7 == 3]
 
 
 KNOWN, NEW = _nouns()
-"""(singular, plural) of the nouns of the lessons, and of those that training never shows."""
+"""(singular, plural) of the nouns of training, and of the nouns that training never shows."""
 
 
 def made_up(rng: np.random.Generator) -> tuple[str, str]:
-    """A pronounceable word that does not exist, and its plural."""
+    """Make up a pronounceable word that does not exist, and its plural."""
     onsets = "b bl br c ch cl d dr f fl g gr h j k l m n p pl pr r s sh sk sl st t th tr v w z".split()
     rimes = "a e i o u ai ea ee oo ou an en in on ar er or al el il at et it ack ock ick amp ond ung".split()
     syllables = int(rng.integers(1, 4))
@@ -167,12 +171,8 @@ def made_up(rng: np.random.Generator) -> tuple[str, str]:
     return word, word + "s"
 
 
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def lesson(rng: np.random.Generator, nouns: list[tuple[str, str]], lessons: tuple = LESSONS) -> tuple[str, str, str]:
-    """A question, an answer and the keyword; ``nouns`` = [] makes the noun up."""
+def lesson(rng: np.random.Generator, nouns: list[tuple[str, str]], lessons: tuple = LESSONS) -> Row:
+    """Make an example about one of ``nouns``, or about a made-up word if there are none."""
 
     def pick(options):
         return options[rng.integers(len(options))]
@@ -187,25 +187,20 @@ def lesson(rng: np.random.Generator, nouns: list[tuple[str, str]], lessons: tupl
     def fill(template: str) -> str:
         where = pick(WHOLE) if rng.random() < 0.4 else pick(SPOTS)
         out = template.replace("{where}", where)
-        while "{a " in out:
-            start = out.index("{a ")
-            end = out.index("}", start)
-            out = out[:start] + _with_article(" ".join(words[w] for w in out[start + 3 : end].split())) + out[end + 1 :]
-        out = " ".join(out.format(**words).split())
-        for mark in "?.,":
-            out = out.replace(f" {mark}", mark)
+        out = re.sub(r"{a (.*?)}", lambda match: article(" ".join(words[w] for w in match[1].split())), out)
+        out = re.sub(r" ([?.,])", r"\1", " ".join(out.format(**words).split()))
         return out[:1].upper() + out[1:]
 
     question, answer = fill(pick(questions)), fill(pick(answers))
     if len(answer) > 12 and (detail := pick(DETAILS)):
         answer += " " + fill(detail.strip())
-    if rng.random() < 0.05:  # typed in haste
+    if rng.random() < 0.05:  # as if typed in haste
         question, answer = question.lower().rstrip("?."), answer.lower().rstrip(".")
     return question, answer, words[target]
 
 
-def scene_rows(split: str, n_scenes: int, rows_per_scene: int, seed: int) -> list[tuple[str, str, str]]:
-    """Question, answer (chosen or, one time in four, rejected) and keyword of ``n_scenes`` scenes of a split."""
+def scene_rows(split: str, n_scenes: int, rows_per_scene: int, seed: int) -> list[Row]:
+    """Make rows about ``n_scenes`` scenes of a split. One answer in four is the rejected one."""
     rng = np.random.default_rng([seed, 41])
     out = []
     for index in range(n_scenes):
@@ -215,8 +210,8 @@ def scene_rows(split: str, n_scenes: int, rows_per_scene: int, seed: int) -> lis
     return out
 
 
-def stream(rows: list[tuple[str, str, str]], seed: int) -> Iterator[tuple[str, str, str]]:
-    """Endless training examples: 30 % of ``rows`` (the tiny world's), the rest lessons, a third with made-up words."""
+def stream(rows: list[Row], seed: int) -> Iterator[Row]:
+    """Sample training examples without end: 30 % from ``rows``, the rest lessons, 35 % of these with made-up words."""
     rng = np.random.default_rng([seed, 42])
     while True:
         if rng.random() < 0.3:

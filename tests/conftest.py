@@ -26,31 +26,93 @@ p, paths = notebook.begin({name!r}, globals())"""
 
 PARAMS = """\
 run: mini
-rlaif_v: rows.csv
-01_extract:
+20_count:
   n_rows: 3
-  keyword_model: some/model
-02_mask:
-  grounding_dino: some/model
-  sam: some/model
+21_copy: {}
 """
+
+COUNT = '''"""A stage that counts rows, and notes in computed.log that it has computed."""
+from pathlib import Path
+
+from pydantic import Field
+
+from csp_utils.base.params import Params
+from csp_utils.base.stage import Job, Stage
+
+
+class Count(Params):
+    """Parameters of notebook 20."""
+
+    rows: str = Field("rows.csv", description="file to count")
+    n_rows: int = Field(1, ge=1, description="how many to count")
+    device: str = Field("auto", description="auto or cpu")
+
+
+def reads(p, paths):
+    """The file."""
+    return {"rows": Path(p.rows)}
+
+
+def compute(job):
+    """Writes count.txt."""
+    from csp_utils.words.mark import MARK
+
+    with open("computed.log", "a") as log:
+        log.write(f"count {job.paths.run}\\n")
+    (job.out / "count.txt").write_text(str(job.p.n_rows * MARK))
+
+
+STAGE = Stage("20_count", Count, compute, makes=("count.txt",), reads=reads)
+'''
+
+COPY = '''"""A stage that copies what the other has counted, into a file and a folder."""
+from csp_utils.base.params import Params
+from csp_utils.base.stage import Job, Stage
+
+
+class Copy(Params):
+    """Parameters of notebook 21."""
+
+    text: str = "x"
+
+
+def reads(p, paths):
+    """The count."""
+    return {"count": paths["count.txt"]}
+
+
+def compute(job):
+    """Writes copy.txt and the folder copies."""
+    with open("computed.log", "a") as log:
+        log.write(f"copy {job.paths.run}\\n")
+    (job.out / "copy.txt").write_text(job.paths["count.txt"].read_text())
+    (job.out / "copies").mkdir()
+    (job.out / "copies" / "a.txt").write_text(job.p.text)
+
+
+STAGE = Stage("21_copy", Copy, compute, makes=("copy.txt", "copies"), reads=reads)
+'''
 
 
 class Project:
-    """A project in a temporary folder: this one's package and Snakefile, and two notebooks that take no models."""
+    """A project in a temporary folder: this one's package and Snakefile, and two stages of its own without models.
+
+    Their modules and notebooks are in ``stages``, which CSP_STAGES names; computed.log has a line for every time that
+    one of them has computed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(ROOT / "csp_utils", folder / "csp_utils", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Snakefile", folder)
-        (folder / "rows.csv").write_text("a\nb\nc\n")
-        (folder / "csp_utils" / "stage_one.py").write_text("from csp_utils import stage_two\nMARK = stage_two.MARK\n")
-        (folder / "csp_utils" / "stage_two.py").write_text("MARK = 1\n")
+        for name in ("Snakefile", "run_all.sh", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
+        self.write("csp_utils/words/mark.py", "MARK = 1\n")
+        self.write("rows.csv", "a\nb\nc\n")
+        self.write("stages/count.py", COUNT)
+        self.write("stages/copy.py", COPY)
         self.params = self.write("params/mini.yaml", PARAMS)
-        self.notebook("01_extract", "from csp_utils import stage_one\nfrom csp_utils.base.files import write_text",
-                      "write_text(str(p.n_rows), paths["keywords.parquet"])")
-        self.notebook("02_mask", "from csp_utils.base.files import write_text",
-                      "[write_text(paths["keywords.parquet"].read_text(), to) for to in (paths["masks.parquet"], paths["funnel.parquet"])]")
+        self.notebook("20_count", "notebook.compute(p)", "print(paths['count.txt'].read_text())")
+        self.notebook("21_copy", "notebook.compute(p)", "print(paths['copy.txt'].read_text())")
 
     def write(self, name: str, text: str) -> Path:
         """Writes a text file of the project."""
@@ -61,9 +123,9 @@ class Project:
 
     def notebook(self, name: str, *cells: str) -> Path:
         """Writes a notebook: parameters, bootstrap, then ``cells``, each under a heading of its own."""
-        from csp_utils.base.params import NOTEBOOKS
-
-        lines = [f"{key} = {field.default!r}" for key, field in NOTEBOOKS[name].model_fields.items()]
+        fields = {"20_count": {"run": "demo", "seed": 0, "rows": "rows.csv", "n_rows": 1, "device": "auto"},
+                  "21_copy": {"run": "demo", "seed": 0, "text": "x"}}.get(name, {"run": "demo", "seed": 0})  # fmt: skip
+        lines = [f"{key} = {value!r}" for key, value in fields.items()]
         new = nbformat.v4
         content = [new.new_code_cell("\n".join(lines), metadata={"tags": ["parameters"]}),
                    new.new_code_cell(BOOTSTRAP.format(name=name))]
@@ -71,7 +133,7 @@ class Project:
             content += [new.new_markdown_cell(f"## Part {number}"), new.new_code_cell(cell)]
         book = new.new_notebook(cells=content, metadata={"kernelspec": {
             "display_name": "Python 3", "language": "python", "name": "python3"}})
-        path = self.folder / "notebooks" / f"{name}.ipynb"
+        path = self.folder / "stages" / f"{name}.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(book, path)
         return path
@@ -83,7 +145,13 @@ class Project:
     @property
     def env(self) -> dict[str, str]:
         """The environment of the pipeline: this project's package before any other."""
-        return {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONUNBUFFERED": "1"}
+        return {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONUNBUFFERED": "1",
+                "CSP_STAGES": str(self.folder / "stages")}
+
+    def computed(self) -> list[str]:
+        """The stages that have computed, in order, as "name run"."""
+        log = self.folder / "computed.log"
+        return log.read_text().splitlines() if log.exists() else []
 
     def run(self, *options: str) -> subprocess.CompletedProcess:
         """Runs the pipeline to its end; stdout and stderr together."""

@@ -1,7 +1,8 @@
 """The stages, one module a notebook: parameters, what it reads, what it makes, what it costs, and what computes it.
 
 A new notebook is a new module here, its ``.ipynb``, and one name in the list below. Modules of other folders, each with
-its notebook beside it, are added by the environment variable ``CSP_STAGES`` (folders, separated as in PATH).
+its notebook beside it, are added by the environment variable ``CSP_STAGES`` (folders, separated as in PATH), in the
+order of the notebooks' names.
 
 The modules import what is heavy inside their functions: the pipeline reads their declarations in a fraction of a second.
 """
@@ -28,9 +29,10 @@ def load() -> dict[str, Stage]:
     if not stages:
         for name in MODULES:
             register(importlib.import_module(f"csp_utils.stages.{name}").STAGE)
-        for folder in filter(None, os.environ.get("CSP_STAGES", "").split(os.pathsep)):
-            for file in sorted(Path(folder).glob("*.py")):
-                register(_foreign(file.resolve()))
+        folders = filter(None, os.environ.get("CSP_STAGES", "").split(os.pathsep))
+        foreign = [_foreign(file.resolve()) for folder in folders for file in Path(folder).glob("*.py")]
+        for stage in sorted(foreign, key=lambda stage: stage.name):
+            register(stage)
     return stages
 
 

@@ -9,9 +9,11 @@ from segment_anything import SamPredictor
 
 from csp_utils.asking import stress
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Mask, Stress
+from csp_utils.base.params import Finder
 from csp_utils.data.rle import decode_mask
 from csp_utils.models import masks, sam
+from csp_utils.stages.mask import Mask
+from csp_utils.stages.stress import Stress
 from csp_utils.tiny_world.models.sam import iou
 from csp_utils.tiny_world.world.scenes import draw_scene
 
@@ -89,6 +91,13 @@ def test_an_image_beyond_the_range_of_float16_is_one_sentence(scenes):
     assert iou(drawn["float32"], drawn["bfloat16"]) > 0.97
 
 
-def test_the_stress_test_finds_its_objects_as_notebook_02_does():
-    assert stress.finder(Stress(torch_dtype="bfloat16")).torch_dtype == "bfloat16"
-    assert Mask().torch_dtype == "float32" == stress.finder(Stress()).torch_dtype
+def test_the_stress_test_finds_its_objects_as_notebook_02_does(monkeypatch):
+    """Both load the same models from the same parameters (stress.find_masks calls load_models with its own)."""
+    assert stress.load_models is masks.load_models and stress.mask_images is masks.mask_images
+    monkeypatch.setattr(masks, "_load", lambda *told: told)
+    for torch_dtype in ("float32", "bfloat16"):
+        told = masks.load_models(Stress(torch_dtype=torch_dtype, device="cpu"))
+        assert told == masks.load_models(Mask(torch_dtype=torch_dtype, device="cpu")) and told[-1] == torch_dtype
+    assert Mask().torch_dtype == "float32" == Stress().torch_dtype
+    assert {name: getattr(Mask(), name) for name in Finder.model_fields} == {
+        name: getattr(Stress(), name) for name in Finder.model_fields}

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csp_utils.base.files import write_parquet
-from csp_utils.base.params import Mask, Perturb
+from csp_utils.base.files import read_parquet
+from csp_utils.base.results import produce
 from csp_utils.base.run import RunPaths
 from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
-from csp_utils.models import masks
-from csp_utils.models.keyword_lm import KeywordModel, extract_keywords
-from csp_utils.noise import diffusion, training_rows
+from csp_utils.noise import diffusion
+from csp_utils.stages import stages
+from csp_utils.stages.extract import Extract
+from csp_utils.stages.mask import Mask
+from csp_utils.stages.perturb import Perturb
 from csp_utils.tiny_world.world.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,11 +57,13 @@ def run(pictures: list[tuple[bytes, str, str]], folder: Path, threshold: float) 
          "image_path": f"{i}.png"} for i, (file, noun, answer) in enumerate(pictures)
     ])  # fmt: skip
     data = read_rlaif_v(paths["data/rlaif_v/train.parquet"])
-    keywords = extract_keywords(data, KeywordModel(str(ASSETS / "keyword_lm"), "cpu", 8), 8, lambda x, *_, **__: x)
-    write_parquet(keywords, paths["keywords.parquet"])
-    p = Mask(box_threshold=threshold, grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam"))
-    found, funnel = masks.run(p, paths, masks.load_models(p), lambda x, *_, **__: x)
-    table = training_rows.perturb_all(found, data, paths, Perturb(levels=[30]))
+    for name, p in (("01_extract", Extract(keyword_model=str(ASSETS / "keyword_lm"), n_rows=None, device="cpu")),
+                    ("02_mask", Mask(box_threshold=threshold, grounding_dino=str(ASSETS / "grounding_dino"),
+                                     sam=str(ASSETS / "sam"), device="cpu")),
+                    ("03_perturb", Perturb(levels=[30]))):  # fmt: skip
+        produce(stages[name], p, paths)
+    keywords, found, funnel = (read_parquet(paths[f"{name}.parquet"]) for name in ("keywords", "masks", "funnel"))
+    table = read_parquet(paths["perturbed/rows.parquet"])
     assert funnel["n"].iloc[0] == len(pictures) and len(table) == found["drop_reason"].isna().sum()
     for row in table.itertuples():
         (source,) = found[found["row_id"] == row.row_id].itertuples()

@@ -10,14 +10,13 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
 from csp_utils.colab import inputs as colab_inputs
 from csp_utils.colab import notebooks as colab_notebooks
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
-from csp_utils.pipeline import gpus, params_file, plan
-from csp_utils.pipeline import run as pipeline
+from csp_utils.pipeline import gpus, graph, params_file, plan
+from csp_utils.stages import stages
 
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PINS = colab.wanted()
@@ -230,7 +229,7 @@ def test_the_installed_packages_are_found_under_their_normal_names():
 
 
 def defaults(name):
-    return {key: field.default for key, field in params.NOTEBOOKS[name].model_fields.items()}
+    return {key: field.default for key, field in stages[name].params.model_fields.items()}
 
 
 @pytest.fixture
@@ -274,7 +273,7 @@ def test_a_notebook_that_the_file_does_not_run_takes_the_demo(t4):
 def test_the_demo_is_every_notebook_with_its_defaults(monkeypatch):
     monkeypatch.chdir(ROOT)
     (found,) = params_file.load(colab.DEFAULT)
-    assert {name: p.model_dump() for name, p in found.items()} == {name: defaults(name) for name in params.NOTEBOOKS}
+    assert {name: p.model_dump() for name, p in found.items()} == {name: defaults(name) for name in stages}
 
 
 @pytest.mark.parametrize(("name", "gib", "fits"), [("t4", 15.0, True), ("a100", 40.0, True), ("a100", 8.0, False)])
@@ -284,7 +283,7 @@ def test_the_plan_finds_colabs_gpus_large_enough(monkeypatch, name, gib, fits):
     monkeypatch.setattr(gpus, "installed", lambda: [("0", gib)])  # as nvidia-smi says it
     file = f"params/colab_{name}.yaml"
     used = params_file.sources(file)
-    jobs = plan.jobs(pipeline.steps(file), used)
+    jobs = plan.jobs(graph.steps(file), used)
     assert all(job.cost.gpu_memory is not None for job in jobs)  # or the plan could not tell
     assert not any("on each GPU" in sentence for sentence in plan.lacks(jobs, used)) == fits
 

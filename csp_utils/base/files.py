@@ -130,7 +130,12 @@ def replace_folder(new: Path, path: Path) -> None:
     old = _temporary(path, "-old")
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -212,10 +217,10 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         raise missing(path)
     rows = []
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line.decode()))
             except ValueError as error:
                 raise UserError(f"Line {number} of {path} is not valid JSON ({error}); make the file again.") from error
     return rows

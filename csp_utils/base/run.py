@@ -39,8 +39,8 @@ class RunPaths:
 def _result(path: Path | str) -> tuple[str, str] | None:
     """Return (run, notebook that makes it) of a result or of a file in one; None for any other path."""
     parts = Path(path).parts
-    for start in range(len(parts) - 1, 0, -1):  # the run's folder may be at any depth
-        for end in range(len(parts), start, -1):
+    for end in range(len(parts), 1, -1):  # first the whole path, then the folders that it is in
+        for start in range(1, end):  # the run's folder may be at any depth
             if maker := makers.get("/".join(parts[start:end])):
                 return parts[start - 1], maker
     return None

@@ -42,6 +42,8 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
     used = _Used()
     for start in starts:
         module, _, name = start.partition(":")
+        if name not in _module(module).digests:
+            raise LookupError(f"{module} defines no {name} at its top, whose code could be followed.")
         used.name(module, name)
     for file in files:
         used.module(str(file))
@@ -177,8 +179,8 @@ def _imports_of(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str | None]]:
             for alias in node.names:
                 name = alias.asname or alias.name.split(".")[0]
                 found[name] = (alias.name if alias.asname else alias.name.split(".")[0], None)
-        elif isinstance(node, ast.Try):
-            found |= _imports_of(node.body)
+        elif isinstance(node, ast.Try | ast.If) and not _only_for_types(node):
+            found |= _imports_of([*node.body, *node.orelse])
     return found
 
 

@@ -97,12 +97,19 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     If the block raises, the temporary folder is removed and an older ``path`` stays as it was. A full disk becomes a
     UserError.
     """
+    with temporary_folder(path) as temporary:
+        yield temporary
+        replace_folder(temporary, Path(path))
+
+
+@contextmanager
+def temporary_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that is removed at the end. A full disk becomes a UserError."""
     path = Path(path)
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        replace_folder(temporary, path)
     except OSError as error:
         if sentence := _no_space(error, path):
             raise sentence from error

@@ -6,14 +6,13 @@
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from csp_utils.base.digest import digest
 from csp_utils.base.errors import UserError
-from csp_utils.base.files import replace, whole_folder
+from csp_utils.base.files import replace, temporary_folder, whole_folder
 from csp_utils.base.lock import locked
 from csp_utils.base.origin import (
     RECORD,
@@ -92,12 +91,9 @@ def produce(stage: Stage, p: Params, paths: RunPaths, progress: Progress = silen
         if reasons != ["never computed"]:
             say(f"{stage.name} is computed: {'; '.join(reasons)}.")
         start = time.monotonic()
-        with whole_folder(paths[".out"] / stage.name) as out:
+        with temporary_folder(paths[stage.name]) as out:
             stage.compute(Job(stage, p, paths, out, origin, progress, say))
             _publish(stage, p, paths, out, origin, time.monotonic() - start)
-        shutil.rmtree(paths[".out"] / stage.name, ignore_errors=True)
-        with suppress(OSError):  # another stage of the run is computing
-            paths[".out"].rmdir()
         for scrap in [paths["shards"] / stage.name, *stage.scraps(p, paths)]:  # what it holds is in the results now
             shutil.rmtree(scrap, ignore_errors=True)
 

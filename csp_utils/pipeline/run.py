@@ -1,6 +1,7 @@
 """The command behind ./run_all.sh: checks a params file, fetches what it names, lets Snakemake run its notebooks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,8 +229,9 @@ def version() -> str:
     import tomllib
 
     number = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    git = subprocess.run(["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    return f"csp-reproduction {number}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    return f"csp-reproduction {number}" + (f", commit {commit}" if commit else "")
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -242,7 +244,9 @@ def check_options(options: Sequence[str]) -> None:
     known = {name for action in get_argument_parser()._actions for name in action.option_strings} | OWN
     for name in unknown:
         if not any(other.startswith(name) for other in known):
-            raise UserError(f"There is no option {name}; {nearest(name, sorted(known))} ./run_all.sh --help lists them.")
+            near = nearest(name, sorted(known))
+            hint = f"{near} " if near.startswith("did") else ""  # Snakemake has some 150
+            raise UserError(f"There is no option {name}; {hint}./run_all.sh --help lists them.")
 
 
 def params_path(name: str, root: Path) -> Path:

@@ -92,7 +92,8 @@ def twice(function):
 ''',
     "words/through.py": "from csp_utils.words.lazy import double as again\n",
     "words/deep/inner.py": "def inside():\n    return 21\n",
-    "words/parser.py": "import re\n\nPATTERN = re.compile('x')\nprint('at import')\n\n\ndef parse():\n    return PATTERN\n",
+    "words/parser.py": "import re\n\nPATTERN = re.compile('x')\nprint('at import')\n\n\n"
+                       "def parse():\n    return PATTERN\n",
     "noise/work.py": '''"""A stage."""
 from typing import TYPE_CHECKING
 
@@ -261,7 +262,8 @@ def test_functions_that_call_each_other_are_followed_once(package):
 
 def test_a_plugin_counts_whole(package, tmp_path):
     plugin = tmp_path / "plugin.py"
-    plugin.write_text('"""A plugin."""\nfrom csp_utils.words.numbers import other\n\nprint(1)\n\n\ndef f():\n    return other\n')
+    plugin.write_text('"""A plugin."""\nfrom csp_utils.words.numbers import other\n\nprint(1)\n\n\n'
+                      'def f():\n    return other\n')
     before = now(files=[plugin])
     assert "plugin.py" in before.modules and set(before.modules) - {"plugin.py"} == set(now().modules)
     for old, new in (("print(1)", "print(2)"), ("return other", "return 5")):

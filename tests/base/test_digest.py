@@ -33,7 +33,12 @@ def database(tmp_path, monkeypatch):
 def reads(monkeypatch):
     """The large files that were read, in order."""
     found, read = [], hashlib.file_digest
-    monkeypatch.setattr(module.hashlib, "file_digest", lambda file, kind: found.append(Path(file.name)) or read(file, kind))
+
+    def noted(file, kind):
+        found.append(Path(file.name))
+        return read(file, kind)
+
+    monkeypatch.setattr(module.hashlib, "file_digest", noted)
     return found
 
 
@@ -190,7 +195,7 @@ def test_processes_share_the_memory(tmp_path, database):
     assert all(one == [digest(file) for file in files] for one in said) and remembered(database) == len(files)
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 @pytest.fixture

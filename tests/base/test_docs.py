@@ -132,8 +132,8 @@ def test_the_glossary_has_the_terms_of_the_project():
     found = "\n".join(terms())
     wanted = """cache, cache key, shard, checkpoint, resume, reply, verbalized confidence, internal confidence, prompt,
         tie, parse failure, chance level, ablation arm, seed, batch, token budget, level c, T_c, alpha-bar, mask,
-        funnel, drop reason, origin, record, stage, run, params file, variant, split, POPE, AMBER, SFT, SimPO, ECE, Brier, AUC,
-        risk-coverage"""
+        funnel, drop reason, origin, record, stage, run, params file, variant, split, POPE, AMBER, SFT, SimPO,
+        ECE, Brier, AUC, risk-coverage"""
     for term in re.split(r",\s+", wanted):
         assert re.search(rf"(?m)(^|, ){term}\b", found), term
     assert "(docs/glossary.md)" in text("README.md")

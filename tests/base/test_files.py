@@ -322,7 +322,7 @@ def test_a_disk_that_is_full_at_the_last_step_keeps_the_old_file(tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(os, fails, full)
-        with pytest.raises(UserError, match=r"^The disk is full: .*x was not written; free some space and run the same"):
+        with pytest.raises(UserError, match=r"^The disk is full: .*x was not written; free some space and run the"):
             write(path)
     assert [one.name for one in tmp_path.iterdir()] == ["x"] and path.read_text() == "old"
 

@@ -9,7 +9,15 @@ from conftest import ROOT
 
 from csp_utils.base import origin as module
 from csp_utils.base.digest import digest
-from csp_utils.base.origin import Origin, code_and_libraries, hub_commit, plain, read_record, source_digest, write_record
+from csp_utils.base.origin import (
+    Origin,
+    code_and_libraries,
+    hub_commit,
+    plain,
+    read_record,
+    source_digest,
+    write_record,
+)
 
 FIRST = Origin("02_mask", {"n": 1, "boxes": "union", "levels": [1, 2]}, {"rlaif_v": "a1", "sam": "b2"},
                {"csp_utils.models.masks": "c3"}, {"torch": "2.11.0", "python": "3.11"})  # fmt: skip
@@ -49,7 +57,8 @@ def test_the_key_is_the_same_for_the_same_origin_alone():
     ("parameters", FIRST.parameters | {"boxes": "x" * 60}, ["boxes changed"]),
     ("parameters", FIRST.parameters | {"more": 5}, ["more was None and is 5"]),
     ("parameters", {"n": 1, "levels": [1, 2]}, ["boxes was 'union' and is None"]),
-    ("parameters", FIRST.parameters | {"levels": [2, 1], "n": 3}, ["levels was [1, 2] and is [2, 1]", "n was 1 and is 3"]),
+    ("parameters", FIRST.parameters | {"levels": [2, 1], "n": 3}, ["levels was [1, 2] and is [2, 1]",
+                                                                   "n was 1 and is 3"]),
     ("inputs", {"rlaif_v": "a1", "sam": "b3"}, ["sam changed"]),
     ("inputs", {"rlaif_v": "a1"}, ["sam changed"]),
     ("code", {"csp_utils.models.masks": "c4", "plugin.py": "d"}, ["the code of models.masks changed",

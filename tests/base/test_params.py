@@ -84,7 +84,8 @@ def test_a_section_overrides_what_is_shared(here):
     ("02_mask:\n", "03_perturb: {}\n02_mask:\n  boxes: all\n", r"'boxes' .* is 'all': input should be 'union'"),
     ("run: mini", "run: mini\nrun: twice", r"not valid YAML in line 2: 'run' stands twice"),
     ("run: mini", "run: [mini", r"not valid YAML in line \d+"),
-    ("01_extract:\n", "x:\n  n_rows: 3\n01_extract:\n", r"Unknown key 'x' at the top of mini.yaml; valid are: run, seed, "),
+    ("01_extract:\n", "x:\n  n_rows: 3\n01_extract:\n",
+     r"Unknown key 'x' at the top of mini.yaml; valid are: run, seed, "),
     ("01_extract:\n  n_rows: 3\n  keyword_model: some/model\n", "01_extract: 3\n",
      r"Section 01_extract of mini.yaml is 3, not keys with values; if it has none: \{\}"),
 ])
@@ -245,7 +246,7 @@ def test_all_missing_files_are_said_at_once_each_with_its_first_reader(here):
     ("run: mini", f"run: {'x' * 300}", r"Parameter 'run' in the top of mini.yaml is 'x{300}': string should have at m"),
     ("run: mini", "run: mini\ndevice: mps", r"'device' in the top of mini.yaml is 'mps': .*auto, cpu, cuda or cuda:N"),
     ("run: mini", "run: mini\ndevice: gpu", r"'device' in the top of mini.yaml is 'gpu'"),
-    ("sam: models/sam", "sam: models/sum", r"02_mask of mini.yaml reads models/sum, which does not exist: check the path"),
+    ("sam: models/sam", "sam: models/sum", r"02_mask of mini.yaml reads models/sum, which does not exist: check"),
     ("models/dino", "models/dino_typo", r"reads models/dino_typo, which does not exist: check the path"),
     ("models/dino", "organisation/dino", r"reads organisation/dino, which does not exist: check"),  # no hub's model
 ])

@@ -1,4 +1,4 @@
-"""Results are computed once, published whole or not at all, and computed again when what they were made from changed."""
+"""Results are computed once, published whole or not at all, and computed again when their origin has changed."""
 
 import errno
 import json

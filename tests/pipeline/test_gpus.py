@@ -9,8 +9,7 @@ import pytest
 from conftest import ROOT
 
 from csp_utils.base.errors import UserError
-from csp_utils.pipeline import gpus
-from csp_utils.pipeline import graph
+from csp_utils.pipeline import gpus, graph
 from csp_utils.stages import stages
 from csp_utils.stages.sft import Sft
 

@@ -25,8 +25,9 @@ from netcal.metrics.confidence import ECE  # noqa: E402
 from sklearn import metrics as sk  # noqa: E402
 from torchmetrics.functional import classification as tm  # noqa: E402
 
-from csp_utils.measures.bootstrap import resampled_images  # noqa: E402
-from csp_utils.measures.metrics import MEASURES, Cell, Protocol  # noqa: E402
+from csp_utils.measures.bootstrap import image_weights  # noqa: E402
+from csp_utils.measures.counts import Counts, Protocol  # noqa: E402
+from csp_utils.measures.metrics import MEASURES  # noqa: E402
 
 
 def responses(n_questions: int) -> pd.DataFrame:
@@ -60,10 +61,10 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=1000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cell = Cell(responses(args.pairs // 2), Protocol())
+    cell = Counts(responses(args.pairs // 2), Protocol())
     n_images = len(cell.images)
-    draw = seconds(lambda: resampled_images.__wrapped__(n_images, args.bootstrap, 0), 2)
-    weights = resampled_images(n_images, args.bootstrap, 0)
+    draw = seconds(lambda: image_weights.__wrapped__(n_images, args.bootstrap, 0), 2)
+    weights = image_weights(n_images, args.bootstrap, 0)
     product = seconds(lambda: cell.resample(weights), 5)
     resampled = cell.resample(weights)
     measure = seconds(lambda: cell.measures(resampled), 5)

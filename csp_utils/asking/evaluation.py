@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from csp_utils.asking.elicitation import (
-    KINDS,
-    Plan,
-    elicit,
-    prompt_of,
-    read_questions,
-    responses_table,
-    unique_questions,
-)
-from csp_utils.asking.elicitation_table import elicitations_table
+from csp_utils.asking.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, unique_questions
+from csp_utils.asking.tables import elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, ask_variants, checkpoints_of
 from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths

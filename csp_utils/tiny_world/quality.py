@@ -46,7 +46,8 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
     Asked through the very code of notebook 06. Returns accuracy of the plain answers, accuracy by spoken confidence
     with strict ties, rate of ties, ECE over candidate pairs, and n, the number of questions.
     """
-    from csp_utils.asking.elicitation import elicit, responses_table
+    from csp_utils.asking.elicitation import elicit
+    from csp_utils.asking.tables import responses_table
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
     from csp_utils.models.vlm.load import load_vlm

@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_claims import said
+from known_answers import said
 
 from csp_utils.data.benchmarks import SPLITS
-from csp_utils.measures import arms as claims
-from csp_utils.measures import verdicts
+from csp_utils.measures import arms, over_seeds, verdicts
 from csp_utils.measures.metrics import Protocol
 
 ARMS = {"csp": 0.8, "simpo_only": 0.02, "global_noise": 0.5, "original_data": 0.0}
@@ -26,7 +25,7 @@ def judged(shares: dict[str, float], splits: tuple[str, ...] = ("pope_adversaria
         for seed in (1, 2, 3):
             found = [rows(share, seed, "csp")] + ([rows(share / 2, seed + 9, "sft")] if arm == "csp" else [])
             runs[arm, seed] = pd.concat(found)
-    return verdicts.judge(claims.draws(runs, Protocol(), 200), claims.seeds_of(runs))
+    return verdicts.judge(over_seeds.draws(runs, Protocol(), 200), arms.seeds_of(runs))
 
 
 def test_every_claim_gets_the_verdict_that_its_models_deserve() -> None:
@@ -85,5 +84,5 @@ def test_nearly_nothing_is_a_part_of_the_whole_gain() -> None:
     check = next(check for check in verdicts.claims()[5].checks if check.metric == "acc")
     of = {(arm, check.split, "acc"): np.full((1, 5), value) for arm, value in (("base", 0.1), ("csp", 0.9),
                                                                               ("simpo_only", 0.3))}  # fmt: skip
-    assert claims.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
-    assert verdicts.words(check) == "simpo_only gains < 0.25 of csp's gain"
+    assert over_seeds.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
+    assert verdicts.check_text(check) == "simpo_only gains < 0.25 of csp's gain"

@@ -26,7 +26,7 @@ def table(rows: list[tuple], variant: str = "base", split: str = "pope_random") 
     return pd.DataFrame(out, columns=RESPONSE_COLUMNS).astype({"verbalized": "Int64"})
 
 
-def said(share: float, seed: int, variant: str = "csp", n: int = 120) -> pd.DataFrame:
+def partly_right(share: float, seed: int, variant: str = "csp", n: int = 120) -> pd.DataFrame:
     """Make the responses of a model that knows a ``share`` of the questions.
 
     It says 90 / 10 rightly where it knows the answer, and 95 about both candidates elsewhere.

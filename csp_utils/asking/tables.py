@@ -21,7 +21,7 @@ DTYPES = {
     "question_id": "object",
     "image": "object",
     "question": "object",
-    "candidate": "object",  # Yes or No; null: the model gave its own answer (prompts answer_then_confidence, plain) and it is neither
+    "candidate": "object",  # Yes or No; null: an answer of the model itself (answer_then_confidence, plain) is neither
     "label": "Int64",  # 1 if the candidate is right, else 0; null without one
     "prompt": "object",  # a name of CONFIDENCE_PROMPTS; plain: the question itself, whose reply is the candidate
     "method": "object",  # greedy, sampled, expected; first_token for p_true; blurred: the plain question, blurred image

@@ -64,7 +64,7 @@ class Counts:
     Attributes:
         images: (I,) names, sorted.
         question_ids: list of the questions, sorted.
-        sums: name -> (I,) counts; the keys are what :meth:`values` divides.
+        sums: name -> (I,) counts of questions and pairs, which the metrics divide.
         levels: (L,) percents by which confidences are ordered: 0..100 if all are whole, else the distinct ones.
         predictions: sparse (I, 2 * L) questions with a prediction, by image, answered rightly, and level.
     """

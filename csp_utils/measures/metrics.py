@@ -2,8 +2,8 @@
 
 All are computed from the table of responses, with one row per (question, candidate): model, variant, split,
 question_id, image, question, label (1 if this candidate is right, else 0), candidate ("Yes" or "No"), raw (the reply),
-verbalized (whole percent, or null if it could not be parsed), internal (probability, 0..1), plain_answer ("Yes", "No" or
-null).
+verbalized (whole percent, or null if it could not be parsed), internal (probability, 0..1) and plain_answer ("Yes",
+"No" or null).
 
 :mod:`csp_utils.measures.counts` computes the values under all resamples of the images
 (:mod:`csp_utils.measures.bootstrap`) at once. An undefined metric is null, with its reason in the column ``reason``.

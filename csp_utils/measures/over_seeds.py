@@ -139,8 +139,8 @@ def _over_seeds(values: np.ndarray, seed: int) -> np.ndarray:
     """Average (seeds, 1 + B) values over the seeds.
 
     Returns:
-        (1 + B,) means: column 0 over all seeds, each other column over as many seeds drawn with replacement. An arm of a
-        single seed (the base has no training) is returned as it is.
+        (1 + B,) means: column 0 over all seeds, each other column over as many seeds, drawn with replacement. The
+        values of a single seed (the base has no training) are returned as they are.
     """
     n_seeds = len(values)
     if n_seeds == 1:

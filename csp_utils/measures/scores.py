@@ -33,8 +33,8 @@ def auc(counts: np.ndarray) -> np.ndarray:
 def average_precision(counts: np.ndarray, positive: Literal["right", "wrong"] = "right") -> np.ndarray:
     """Compute the area under the precision-recall curve (0..1) as the sum of precision times gain of recall.
 
-    This is scikit-learn's ``average_precision_score``: no interpolation (Davis and Goadrich 2006), and equal confidences
-    are one step. A constant confidence gets the base rate. NaN where one class is missing.
+    This is scikit-learn's ``average_precision_score``: no interpolation (Davis and Goadrich 2006), and equal
+    confidences are one step. A constant confidence gets the base rate. NaN where one class is missing.
 
     Args:
         positive: "right" finds right candidates by their confidence, "wrong" finds wrong ones by 1 - confidence.

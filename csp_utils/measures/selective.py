@@ -25,11 +25,12 @@ def accuracy_at_coverage(counts: np.ndarray, coverage: float) -> np.ndarray:
 
 
 def aurc(counts: np.ndarray) -> np.ndarray:
-    """Compute the area under the risk-coverage curve (0..1, lower is better): the mean risk among the k surest, k = 1..n.
+    """Compute the area under the risk-coverage curve: the mean risk among the k surest questions, k = 1..n.
 
-    Geifman and El-Yaniv (2017, arXiv 1705.08500); the area: Geifman et al. (2019, arXiv 1805.08206). Equal confidences
-    come in random order, and the expected value is exact: if m questions with e errors come before a block of b
-    questions with w errors, the block's risks add up to w + (e - m w / b) (1/(m+1) + ... + 1/(m+b)).
+    It is 0..1, and lower is better. Geifman and El-Yaniv (2017, arXiv 1705.08500); the area: Geifman et al. (2019,
+    arXiv 1805.08206). Equal confidences come in random order, and the expected value is exact: if m questions with e
+    errors come before a block of b questions with w errors, the block's risks add up to
+    w + (e - m w / b) (1/(m+1) + ... + 1/(m+b)).
     """
     size, errors = counts.sum(-2)[..., ::-1], counts[..., 0, ::-1]
     total = size.sum(-1)

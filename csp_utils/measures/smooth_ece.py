@@ -7,9 +7,9 @@ integral of their absolute value, and smECE is its value at the width where the 
 The authors' package relplot does this for one sample at a time. Here confidences are whole percents and the kernel is
 diagonal in the cosine basis of [0, 1]. Each halving of the width is therefore one matrix product for all resamples,
 although each resample has a width of its own. The search is relplot's, and the values agree within 1e-3, with two
-exceptions (both are tests) where this module follows the definition. First, relplot gives confidences of exactly 0 % and
-100 % half their weight, because its reflection drops the end points of its grid. Second, it cuts its kernel off half a
-unit from the centre, which matters for widths above 0.15 where over- and underconfident ranges are neighbours.
+exceptions (both are tests) where this module follows the definition. First, relplot gives confidences of exactly 0 %
+and 100 % half their weight, because its reflection drops the end points of its grid. Second, it cuts its kernel off
+half a unit from the centre, which matters for widths above 0.15 where over- and underconfident ranges are neighbours.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ _NARROW_MESH = 512
 
 
 def smece(counts: np.ndarray) -> np.ndarray:
-    """Compute the smooth calibration error (0..1) of (..., 2, 101) counts [label, percent]; NaN where there is no count.
+    """Compute the smooth calibration error (0..1) of (..., 2, 101) counts [label, percent]; NaN without any count.
 
     2 / STEPS is the narrowest width of the search, as in relplot. A smaller error is smoothed with that width, and the
     result is then the error at each single percent.
@@ -54,7 +54,8 @@ def smece(counts: np.ndarray) -> np.ndarray:
 class _Smoothed:
     """Computes smECE_sigma of (n, 101) excesses, at a width sigma for each.
 
-    An excess is, at each percent, the sum of label - confidence divided by the number of all pairs. Single precision halves the time; its error, about 1e-6, is far below the error of the search.
+    An excess is, at each percent, the sum of label - confidence divided by the number of all pairs. Single precision
+    halves the time; its error, about 1e-6, is far below the error of the search.
     """
 
     def __init__(self, excess: np.ndarray):
@@ -85,7 +86,7 @@ def _cosines(x: np.ndarray) -> np.ndarray:
 
 
 def _gauss(x: np.ndarray) -> np.ndarray:
-    """Return exp(-x^2 / 2), and 0 where it is below 1e-16: numbers below 1e-38 would slow a product down tens of times."""
+    """Return exp(-x^2 / 2), and 0 where it is below 1e-16: numbers below 1e-38 would slow products down very much."""
     return np.where(np.abs(x) < 8.5, np.exp(-(x**2) / 2), 0)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from known_answers import said
+from known_answers import partly_right
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
@@ -12,7 +12,8 @@ from csp_utils.measures import arms
 
 
 def test_questions_are_split_anew_by_the_words_they_speak_of() -> None:
-    rows = pd.concat([said(0.5, 1).assign(split=split) for split in ("pope_random", "pope_popular", "amber_relation")])
+    splits = ("pope_random", "pope_popular", "amber_relation")
+    rows = pd.concat([partly_right(0.5, 1).assign(split=split) for split in splits])
     rows["question"] = np.where(rows["question_id"].str[-1].isin(list("02468")), "Is there an ox?", "Are there Boxes?")
     found = arms.by_words({("csp", 1): rows}, ["ox"])["csp", 1]
     assert set(found["split"]) == {f"{b}, {w}" for b in ("pope", "amber") for w in ("left out", "others")}
@@ -22,8 +23,8 @@ def test_questions_are_split_anew_by_the_words_they_speak_of() -> None:
 
 
 def test_runs_are_read_by_their_names(tmp_path) -> None:
-    write_parquet(pd.concat([said(0, 0, "base"), said(0.5, 1)]), RunPaths("m", tmp_path).responses)
-    write_parquet(said(0.7, 2), RunPaths("m.csp.3", tmp_path).responses)
+    write_parquet(pd.concat([partly_right(0, 0, "base"), partly_right(0.5, 1)]), RunPaths("m", tmp_path).responses)
+    write_parquet(partly_right(0.7, 2), RunPaths("m.csp.3", tmp_path).responses)
     found = arms.read_responses("m", 0, ["m.csp.3"], str(tmp_path))
     assert list(found) == [("", 0), ("csp", 0), ("csp", 3)] and set(found["", 0]["variant"]) == {"base"}
     with pytest.raises(UserError, match="Both m and m.csp.0 trained branch csp with seed 0"):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from known_answers import percents, said, table
+from known_answers import partly_right, percents, table
 from scipy import stats
 
 from csp_utils.measures import over_seeds, stress_curves
@@ -17,13 +17,13 @@ from csp_utils.measures.metrics import MEASURES, compute, compute_measures
 
 
 def draws_of(n_images: int, n_bootstrap: int, seed: int) -> list[np.ndarray]:
-    """The images themselves, then each resample, as lists of image numbers: the bootstrap written by hand."""
+    """List the images, then each resample of them, as arrays of image numbers: the bootstrap written by hand."""
     rng = np.random.default_rng([seed, n_images])
     return [np.arange(n_images), *(rng.integers(n_images, size=n_images) for _ in range(n_bootstrap))]
 
 
 def by_hand(differences: list[float]) -> tuple[float, float, float, float]:
-    """Value, 95 % percentile interval and p-value of differences[0] from differences[1:]."""
+    """Compute value, 95 % percentile interval and p-value of differences[0] from differences[1:], by hand."""
     value, *resamples = differences
     at = [0.025 * (len(resamples) - 1), 0.975 * (len(resamples) - 1)]
     low, high = np.interp(at, np.arange(len(resamples)), sorted(resamples))
@@ -31,19 +31,19 @@ def by_hand(differences: list[float]) -> tuple[float, float, float, float]:
     return value, low, high, min(1, 2 * (beyond + 1) / (len(resamples) + 1))
 
 
-def repeated(rows: pd.DataFrame, drawn: np.ndarray) -> pd.DataFrame:
-    """The rows of the drawn images, those of an image that was drawn twice twice."""
+def repeated(rows: pd.DataFrame, at: np.ndarray) -> pd.DataFrame:
+    """Repeat the rows of each image as often as it is among the images ``at``."""
     images = sorted(rows["image"].unique())
-    return pd.concat([rows[rows["image"] == images[i]] for i in drawn])
+    return pd.concat([rows[rows["image"] == images[i]] for i in at])
 
 
 def test_differences_of_metrics_are_those_of_a_bootstrap_by_hand() -> None:
-    base, csp = said(0.3, 1, "base", 60), said(0.5, 2, "csp", 60)
+    base, csp = partly_right(0.3, 1, "base", 60), partly_right(0.5, 2, "csp", 60)
 
     def brier(rows: pd.DataFrame) -> float:
         return float(((rows["verbalized"].astype(float) / 100 - rows["label"]) ** 2).mean())
 
-    expected = by_hand([brier(repeated(csp, drawn)) - brier(repeated(base, drawn)) for drawn in draws_of(10, 50, 3)])
+    expected = by_hand([brier(repeated(csp, at)) - brier(repeated(base, at)) for at in draws_of(10, 50, 3)])
     found = compute(pd.concat([base, csp]), Protocol(seed=3), 50)[2].set_index("metric").loc["brier"]
     assert found[["diff", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(expected)
 
@@ -59,22 +59,23 @@ def test_differences_of_the_stress_test_are_those_of_a_bootstrap_by_hand() -> No
     def tau(rows: pd.DataFrame) -> float:
         return stats.kendalltau(rows["c"], rows["verbalized"]).statistic
 
-    expected = by_hand([tau(repeated(csp, drawn)) - tau(repeated(base, drawn)) for drawn in draws_of(8, 40, 0)])
+    expected = by_hand([tau(repeated(csp, at)) - tau(repeated(base, at)) for at in draws_of(8, 40, 0)])
     found = stress_curves.correlations(table, 40, 0)[1].set_index("metric").loc["kendall"]
     assert found[["diff", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(expected)
 
 
 def test_differences_over_seeds_are_those_of_a_bootstrap_by_hand() -> None:
-    runs = {("", 0): said(0.1, 0, "base", 60)} | {("csp", seed): said(0.3, seed, "csp", 60) for seed in (1, 2, 3)}
+    runs = {("csp", seed): partly_right(0.3, seed, "csp", 60) for seed in (1, 2, 3)}
+    runs["", 0] = partly_right(0.1, 0, "base", 60)
 
     def acc(rows: pd.DataFrame) -> float:
         right, wrong = (rows.loc[rows["label"] == label, "verbalized"].to_numpy(int) for label in (1, 0))
         return float((right > wrong).mean())
 
-    def gains(drawn: np.ndarray) -> list[float]:
-        return [acc(repeated(runs["csp", seed], drawn)) - acc(repeated(runs["", 0], drawn)) for seed in (1, 2, 3)]
+    def gains(at: np.ndarray) -> list[float]:
+        return [acc(repeated(runs["csp", seed], at)) - acc(repeated(runs["", 0], at)) for seed in (1, 2, 3)]
 
-    per_seed = [gains(drawn) for drawn in draws_of(10, 30, 0)]
+    per_seed = [gains(at) for at in draws_of(10, 30, 0)]
     picked = np.random.default_rng([0, 3]).integers(3, size=(3, 30))  # the seeds of each resample
     means = [np.mean(per_seed[0]), *(np.mean([per_seed[b + 1][s] for s in picked[:, b]]) for b in range(30))]
     found = over_seeds.difference(over_seeds.draws(runs, Protocol(), 30), "csp", "base", "pope_random", "acc")
@@ -167,8 +168,9 @@ def test_a_resample_is_the_table_of_the_drawn_images(rows: list[tuple]) -> None:
     got = counts.measures(counts.resample(weights))
     names = [str(name) for name in counts.images]
     for b, row in enumerate(weights):
-        drawn = [r for name, times in zip(names, row, strict=True) for r in rows * int(times) if f"{r[3]}.png" == name]
-        expected = compute_measures(table(drawn), Protocol(), 2)[0].set_index("metric")["value"]
+        resample = [r for name, times in zip(names, row, strict=True) for r in rows * int(times)
+                    if f"{r[3]}.png" == name]  # fmt: skip
+        expected = compute_measures(table(resample), Protocol(), 2)[0].set_index("metric")["value"]
         for name in MEASURES:
             value = np.nan if expected[name] is None else float(expected[name])
             np.testing.assert_allclose(got[name][b], value, atol=1e-6, err_msg=name)

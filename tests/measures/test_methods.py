@@ -1,4 +1,4 @@
-"""Other ways to get a confidence: what each makes of known replies; recalibration never sees its own answers."""
+"""Other ways to get a confidence: their values for known replies, and recalibration across halves of the images."""
 
 import numpy as np
 import pandas as pd
@@ -22,19 +22,19 @@ NOTHING = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 
 
 def answers(n: int = 40, seed: int = 0, variant: str = "base") -> pd.DataFrame:
-    """Overconfident but telling, with probabilities that have many digits; four questions an image."""
+    """Make overconfident but informative answers, with probabilities of many digits; four questions an image."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
         truth = rng.random() < 0.5
-        told = np.clip(rng.normal(80, 9, 2) + (12, -12) * np.array(1 if truth else -1), 0, 100).round()
+        percent = np.clip(rng.normal(80, 9, 2) + (12, -12) * np.array(1 if truth else -1), 0, 100).round()
         internal = float(np.clip(rng.normal(0.7 if truth else 0.3, 0.15), 0.01, 0.99))
-        rows.append((*map(int, told), "yes" if truth else "no", i // 4, internal, "Yes"))
+        rows.append((*map(int, percent), "yes" if truth else "no", i // 4, internal, "Yes"))
     return table(rows, variant)
 
 
 def elicited(rows: list[tuple], responses: pd.DataFrame) -> pd.DataFrame:
-    """Elicitations of the first question from (prompt, method, draw, candidate, value)."""
+    """Make elicitations of the first question from (prompt, method, draw, candidate, value)."""
     one = responses.iloc[0]
     shared = {name: one[name] for name in ("model", "variant", "split", "question_id", "image", "question")}
     return pd.DataFrame([shared | dict(zip(("prompt", "method", "draw", "candidate", "value"), row, strict=True))
@@ -121,9 +121,9 @@ def test_a_method_is_compared_with_the_spoken_confidence_on_the_same_images() ->
     equal = differences[differences["method"] == "agreement"]
     assert (equal["diff"].dropna() == 0).all() and (equal["p"].dropna() == 1).all()
     found = values.set_index(["variant", "method", "metric"])["value"]
-    told = differences.set_index(["variant", "method", "metric"])["diff"]
+    found_differences = differences.set_index(["variant", "method", "metric"])["diff"]
     expected = found["csp", "token_probability", "auc"] - found["csp", SPOKEN, "auc"]
-    assert told["csp", "token_probability", "auc"] == pytest.approx(expected)
+    assert found_differences["csp", "token_probability", "auc"] == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------------------------------------ recalibration

@@ -58,14 +58,14 @@ def test_scikit_learn_agrees(rows: list[tuple]) -> None:
         assert sk.auc(curve["fpr"], curve["tpr"]) == pytest.approx(got["auc"], abs=1e-12)
     else:
         assert pd.isna(got["auc"])
-    said = [0 if a is None or b is None or a == b else (1 if a > b else -1) for a, b, *_ in rows]
+    predicted = [0 if a is None or b is None or a == b else (1 if a > b else -1) for a, b, *_ in rows]
     truth = [1 if row[2] == "yes" else -1 for row in rows]
-    assert got["acc"] == pytest.approx(sk.accuracy_score(truth, said))
+    assert got["acc"] == pytest.approx(sk.accuracy_score(truth, predicted))
     assert got["plain_acc"] == pytest.approx(np.mean([str(r[5]).lower() == r[2] for r in rows]))
     for positive, sign in (("yes", 1), ("no", -1)):
         f1 = values(frame, positive=positive)["f1"]
-        if sign in truth or sign in said:
-            ours = sk.f1_score([t == sign for t in truth], [s == sign for s in said], zero_division=0)
+        if sign in truth or sign in predicted:
+            ours = sk.f1_score([t == sign for t in truth], [s == sign for s in predicted], zero_division=0)
             assert f1 == pytest.approx(ours)
         else:
             assert pd.isna(f1)
@@ -77,16 +77,17 @@ def test_correlations_are_the_rows_of_the_metrics_table(rows: list[tuple]) -> No
     both = pd.concat([table(rows), table(rows[::-1], "csp")])
     known = compute(both, Protocol(seed=2), 15)[0]
     known = known[known["metric"].isin(["spearman", "kendall"])].reset_index(drop=True)
-    known = known.astype({"ci_low": float, "ci_high": float})  # all None if there is a single image
-    pd.testing.assert_frame_equal(correlations(both, 15, 2), known, check_dtype=False)
+    # The type of a column without any value depends on the other metrics of the table.
+    columns = {"ci_low": float, "ci_high": float, "reason": "str"}
+    pd.testing.assert_frame_equal(correlations(both, 15, 2).astype(columns), known.astype(columns))
 
 
 # ------------------------------------------------------------------------------------------- the benchmarks' own rules
 
 
-ANSWERS = st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(
-    ["Yes", "Yes.", "Yes, there is a dog in the image.", "No", "No.", "No, there is no dog."])), min_size=1, max_size=12)
-"""(truth, reply); of free replies, with neither word in front, the benchmarks' rules and ours differ."""
+REPLIES = ["Yes", "Yes.", "Yes, there is a dog in the image.", "No", "No.", "No, there is no dog."]
+ANSWERS = st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(REPLIES)), min_size=1, max_size=12)
+"""(truth, reply). The benchmarks' rules and ours differ about free replies that do not begin with Yes or No."""
 
 
 def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
@@ -94,8 +95,8 @@ def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
     counts = dict.fromkeys(["tp", "fp", "tn", "fn"], 0)
     for truth, reply in answers:
         words = reply.split(".")[0].replace(",", "").split(" ")
-        said = "no" if {"No", "not", "no"} & set(words) else "yes"
-        counts[("t" if said == truth else "f") + ("p" if said == "yes" else "n")] += 1
+        predicted = "no" if {"No", "not", "no"} & set(words) else "yes"
+        counts[("t" if predicted == truth else "f") + ("p" if predicted == "yes" else "n")] += 1
     precision, recall = counts["tp"] / (counts["tp"] + counts["fp"]), counts["tp"] / (counts["tp"] + counts["fn"])
     accuracy = (counts["tp"] + counts["tn"]) / sum(counts.values())
     return {"accuracy": accuracy, "precision": precision, "recall": recall,
@@ -104,10 +105,10 @@ def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
 
 def amber_score(answers: list[tuple[str, str]]) -> dict[str, float]:
     """The rule of AMBER's inference.py (Wang et al. 2023) for its yes/no questions: positive is No."""
-    said = ["No" if reply.startswith("No") else "Yes" for _, reply in answers]
-    right_no = sum(s == "No" and truth == "no" for s, (truth, _) in zip(said, answers, strict=True))
-    precision, recall = right_no / said.count("No"), right_no / sum(truth == "no" for truth, _ in answers)
-    accuracy = sum(s.lower() == truth for s, (truth, _) in zip(said, answers, strict=True)) / len(answers)
+    predicted = ["No" if reply.startswith("No") else "Yes" for _, reply in answers]
+    right_no = sum(s == "No" and truth == "no" for s, (truth, _) in zip(predicted, answers, strict=True))
+    precision, recall = right_no / predicted.count("No"), right_no / sum(truth == "no" for truth, _ in answers)
+    accuracy = sum(s.lower() == truth for s, (truth, _) in zip(predicted, answers, strict=True)) / len(answers)
     return {"accuracy": accuracy, "precision": precision, "recall": recall,
             "f1": 2 * precision * recall / (precision + recall)}  # fmt: skip
 
@@ -119,10 +120,10 @@ def test_scores_of_yes_and_no_replies_are_those_of_the_benchmarks_own_scripts(po
     # One true positive, so that the benchmarks' scripts divide by no zero.
     answers = [*answers, (positive, positive.capitalize())]
     official = score(answers)
-    said = [parse_yes_no(reply) for _, reply in answers]
+    predicted = [parse_yes_no(reply) for _, reply in answers]
     # The plain answers, and the same answers as confidences.
     rows = [((80, 20) if s == "Yes" else (20, 80)) + (truth, i, 0.5, s)
-            for i, ((truth, _), s) in enumerate(zip(answers, said, strict=True))]  # fmt: skip
+            for i, ((truth, _), s) in enumerate(zip(answers, predicted, strict=True))]  # fmt: skip
     protocol = Protocol(positive=positive)
     metrics, plain, _ = compute(table(rows), protocol, 2)
     plain = plain.set_index("metric")["value"]

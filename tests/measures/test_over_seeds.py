@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from known_answers import said
+from known_answers import partly_right
 
 from csp_utils.base.errors import UserError
 from csp_utils.measures import arms, over_seeds
@@ -11,15 +11,15 @@ from csp_utils.measures.metrics import Protocol, compute
 
 
 def runs(shares: dict[str, list[float]]) -> dict[tuple[str, int], pd.DataFrame]:
-    found = {("", 0): said(0, 0, "base")}
+    found = {("", 0): partly_right(0, 0, "base")}
     for branch, values in shares.items():
         for seed, share in enumerate(values):
-            found[branch, seed] = said(share, 10 * seed + len(branch))
+            found[branch, seed] = partly_right(share, 10 * seed + len(branch))
     return found
 
 
 def test_an_arm_of_one_seed_is_the_evaluation_itself() -> None:
-    one = said(0.7, 3)
+    one = partly_right(0.7, 3)
     of = over_seeds.draws({("x", 0): one}, Protocol(), 40)
     ours = over_seeds.table(of).set_index("metric")
     known = compute(one, Protocol(), 40)[0].set_index("metric").loc[list(over_seeds.METRICS)]
@@ -35,8 +35,8 @@ def test_differences_are_means_over_seeds_and_paired() -> None:
     assert gain.value == pytest.approx(values.mean()) and gain.n_seeds == 3  # the base is always wrong
     assert (gain.seed_low, gain.seed_high) == (pytest.approx(values.min()), pytest.approx(values.max()))
     assert 0 < gain.ci_low < gain.value < gain.ci_high < 1 and gain.p < 0.01
-    same = over_seeds.difference(of | {("twin", *key[1:]): v for key, v in of.items() if key[0] == "csp"}, "twin", "csp",
-                             "pope_random", "acc")  # fmt: skip
+    twins = of | {("twin", *key[1:]): v for key, v in of.items() if key[0] == "csp"}
+    same = over_seeds.difference(twins, "twin", "csp", "pope_random", "acc")
     assert same.value == same.ci_low == same.ci_high == 0 and same.p == 1  # seeds and images are the same on both sides
 
 
@@ -58,17 +58,18 @@ def test_an_undefined_metric_stays_undefined() -> None:
 
 def test_the_order_of_runs_does_not_matter() -> None:
     of = runs({"csp": [0.8, 0.7], "other": [0.5, 0.6]})
-    one, two = (over_seeds.table(over_seeds.draws(dict(items), Protocol(), 50)) for items in (of.items(), [*of.items()][::-1]))
+    one, two = (over_seeds.table(over_seeds.draws(dict(items), Protocol(), 50))
+                for items in (of.items(), [*of.items()][::-1]))  # fmt: skip
     order = ["arm", "metric"]
     pd.testing.assert_frame_equal(one.sort_values(order, ignore_index=True), two.sort_values(order, ignore_index=True))
 
 
 def test_other_questions_or_other_seeds_are_refused() -> None:
     with pytest.raises(UserError, match="Branch csp, seed 1 was asked other questions of pope_random"):
-        over_seeds.draws({("csp", 0): said(0.5, 0), ("csp", 1): said(0.5, 1, n=60)}, Protocol(), 5)
-    half = pd.concat([said(0.5, 1), said(0.5, 1).assign(split="pope_popular")])
+        over_seeds.draws({("csp", 0): partly_right(0.5, 0), ("csp", 1): partly_right(0.5, 1, n=60)}, Protocol(), 5)
+    half = pd.concat([partly_right(0.5, 1), partly_right(0.5, 1).assign(split="pope_popular")])
     with pytest.raises(UserError, match=r"csp has the seeds \[0\] for pope_popular and \[0, 1\] for another split"):
-        over_seeds.draws({("csp", 0): half, ("csp", 1): said(0.5, 2)}, Protocol(), 5)
+        over_seeds.draws({("csp", 0): half, ("csp", 1): partly_right(0.5, 2)}, Protocol(), 5)
     of = over_seeds.draws(runs({"two": [0.5, 0.6], "three": [0.5, 0.6, 0.7]}), Protocol(), 5)
     with pytest.raises(UserError, match="two has 2 seeds and another arm 3"):
         over_seeds.difference(of, "three", "two", "pope_random", "acc")
@@ -76,14 +77,14 @@ def test_other_questions_or_other_seeds_are_refused() -> None:
 
 def test_an_arm_is_compared_over_the_seeds_that_both_have() -> None:
     of = runs({"csp": [0.9, 0.8, 0.1], "few": [0.7, 0.6]})
-    drawn, seeds = over_seeds.draws(of, Protocol(), 20), arms.seeds_of(of)
+    draws, seeds = over_seeds.draws(of, Protocol(), 20), arms.seeds_of(of)
     assert seeds == {"csp": [0, 1, 2], "few": [0, 1]}
-    found = over_seeds.differences(drawn, seeds, [("few", "csp"), ("csp", "base")]).set_index(["arm", "metric"])
-    each = drawn["few", "pope_random", "acc"][:, 0] - drawn["csp", "pope_random", "acc"][:2, 0]
+    found = over_seeds.differences(draws, seeds, [("few", "csp"), ("csp", "base")]).set_index(["arm", "metric"])
+    each = draws["few", "pope_random", "acc"][:, 0] - draws["csp", "pope_random", "acc"][:2, 0]
     assert found["value"]["few", "acc"] == pytest.approx(each.mean()) and found["n_seeds"]["few", "acc"] == 2
     assert found["n_seeds"]["csp", "acc"] == 3
     with pytest.raises(UserError, match="a and b have no training seed in common"):
-        over_seeds.with_shared_seeds(drawn, {"a": [1], "b": [2]}, ["a", "b"])
+        over_seeds.with_shared_seeds(draws, {"a": [1], "b": [2]}, ["a", "b"])
 
 
 def test_a_value_that_stands_for_an_undefined_one_is_taken_in_every_resample() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_answers import said
+from known_answers import partly_right
 
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.measures import arms, over_seeds, verdicts
@@ -18,7 +18,7 @@ def judged(shares: dict[str, float], splits: tuple[str, ...] = ("pope_adversaria
     """The verdicts about models that know so large a share of the answers; SFT alone knows half of it."""
 
     def rows(share: float, seed: int, variant: str) -> pd.DataFrame:
-        return pd.concat([said(share, seed, variant, 240).assign(split=split) for split in splits])
+        return pd.concat([partly_right(share, seed, variant, 240).assign(split=split) for split in splits])
 
     runs = {("", 0): rows(0, 0, "base")}
     for arm, share in shares.items():
@@ -31,10 +31,10 @@ def judged(shares: dict[str, float], splits: tuple[str, ...] = ("pope_adversaria
 def test_every_claim_gets_the_verdict_that_its_models_deserve() -> None:
     found, checks = judged(ARMS)
     assert found["number"].tolist() == list(range(1, 9))
-    told = found.set_index("number")["verdict"].to_dict()
-    assert told[1] == "holds" and told[2] == "holds" and told[5] == "holds"
-    assert told[6] == "holds" and told[8] == "holds"  # hardly anything, and nothing
-    assert told[7] == "does not hold"  # more than half of the whole method's gain
+    verdict_of = found.set_index("number")["verdict"].to_dict()
+    assert verdict_of[1] == "holds" and verdict_of[2] == "holds" and verdict_of[5] == "holds"
+    assert verdict_of[6] == "holds" and verdict_of[8] == "holds"  # hardly anything, and nothing
+    assert verdict_of[7] == "does not hold"  # more than half of the whole method's gain
     assert (checks.groupby("number").size() == found.set_index("number")[["kept", "open", "broken"]].sum(axis=1)).all()
     assert found.set_index("number")["n_seeds"].to_dict() == {1: 1, **dict.fromkeys(range(2, 9), 3)}
 

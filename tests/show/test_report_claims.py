@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from known_answers import said
+from known_answers import partly_right
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
     paths, names = RunPaths("m", outputs), []
 
     def asked(share: float, seed: int, variant: str) -> pd.DataFrame:
-        rows = said(share, seed, variant, 60)
+        rows = partly_right(share, seed, variant, 60)
         rows["question"] = np.where(rows["question_id"].str[-1].isin(list("02468")), "Is there an ox?", "A cow?")
         return pd.concat([rows.assign(split="pope_adversarial"), rows.assign(split="amber_relation")])
 

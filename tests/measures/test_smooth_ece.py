@@ -48,7 +48,7 @@ def test_smooth_ece_is_the_definitions_at_every_width(error: float, narrowest: i
     counts[0, percent], counts[1, percent] = 100 - right, right
     expected = defined_smooth_ece(counts)
     assert narrowest <= expected * STEPS <= widest
-    assert smece(counts) == pytest.approx(expected, abs=5e-4)
+    assert smece(counts) == pytest.approx(expected, abs=1e-5)
 
 
 def test_smooth_ece_is_the_value_at_its_own_width() -> None:

@@ -101,11 +101,8 @@ def compute_measures(responses: pd.DataFrame, protocol: Protocol,
     Raises:
         UserError: as :func:`compute`.
     """
-
-    def measures(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
-        return counts.measures(counts.resample(weights))
-
-    return _tables(check_responses(responses), protocol, n_bootstrap, measures, MEASURES)
+    return _tables(check_responses(responses), protocol, n_bootstrap,
+                   lambda counts, weights: counts.measures(counts.resample(weights)), MEASURES)  # fmt: skip
 
 
 def compute_methods(by_method: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -17,7 +17,6 @@ from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
-from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
@@ -131,29 +130,3 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
     for name, values in said.items():  # with types, as a shard may have no rows
         asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
     return asked
-
-
-def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str) -> pd.DataFrame:
-    """The rows of responses.parquet for one variant (columns: :mod:`csp_utils.measures.metrics`).
-
-    Args:
-        asked: as :func:`elicit` returns it.
-        questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
-    """
-    asked = asked[asked["name"].isin([PAPER, PLAIN])]
-    said = {(row.path, row.question, row.kind): row for row in asked.itertuples()}
-    rows = []
-    for q in questions.itertuples():
-        plain = said[q.path, q.question, PLAIN]
-        total = plain.p_yes + plain.p_no
-        for candidate, p in (("Yes", plain.p_yes), ("No", plain.p_no)):
-            raw = said[q.path, q.question, candidate].raw
-            rows.append(
-                {
-                    "model": model, "variant": variant, "split": q.split, "question_id": q.question_id,
-                    "image": q.image, "question": q.question, "label": int(q.label == candidate.lower()),
-                    "candidate": candidate, "raw": raw, "verbalized": parse_confidence(raw),
-                    "internal": p / total if total > 0 else None, "plain_answer": parse_yes_no(plain.raw),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})

@@ -11,16 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from csp_utils.asking.elicitation import (
-    KINDS,
-    Plan,
-    elicit,
-    prompt_of,
-    read_questions,
-    responses_table,
-    unique_questions,
-)
-from csp_utils.asking.elicitation_table import elicitations_table
+from csp_utils.asking.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, unique_questions
+from csp_utils.asking.tables import elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths

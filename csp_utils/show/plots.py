@@ -17,7 +17,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from csp_utils.base.files import whole_file, write_text
-from csp_utils.measures.calibration import auc, brier, ece, histogram, reliability, roc
+from csp_utils.measures.calibration import ece, histogram, reliability
+from csp_utils.measures.scores import auc, brier, roc
 
 COLUMN, PAGE = 3.4, 7.0  # widths of a paper's column and of its text, in inches
 _LETTERS = {"font.size": 8, "axes.titlesize": 9, "legend.fontsize": 7.5, "hatch.linewidth": 0.6}

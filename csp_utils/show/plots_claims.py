@@ -41,7 +41,7 @@ def claims(verdicts: pd.DataFrame, checks: pd.DataFrame, differences: pd.DataFra
 
     Args:
         verdicts, checks: of :func:`csp_utils.measures.verdicts.judge`.
-        differences: of :func:`csp_utils.measures.arms.differences`; arms minus the base.
+        differences: of :func:`csp_utils.measures.over_seeds.differences`; arms minus the base.
     """
     figure, axes = plt.subplots(4, 2, figsize=(PAGE, 9.0), layout="constrained")
     for axis, claim in zip(axes.flat, verdicts.itertuples(), strict=True):
@@ -168,7 +168,7 @@ def arms(values: pd.DataFrame, names: Sequence[str], split: str = ADVERSARIAL,
     """Every arm's metrics on one split: a column a metric, a row an arm, with lines through the base and through CSP.
 
     Args:
-        values: of :func:`csp_utils.measures.arms.table`.
+        values: of :func:`csp_utils.measures.over_seeds.table`.
         names: the arms, from above.
     """
     own = values[values["split"] == split].set_index(["arm", "metric"])

@@ -4,9 +4,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from csp_utils.measures.counts import Cell, Protocol
-from csp_utils.measures.scores import aurc
-from csp_utils.measures.scores import risk_coverage as curve_of
 from csp_utils.show.plots import COLUMN, NAMES, above, for_paper, style
 
 EXPLAINED: dict[str, dict[str, tuple[str, int, str]]] = {
@@ -49,24 +46,6 @@ EXPLAINED: dict[str, dict[str, tuple[str, int, str]]] = {
 """Group -> measure -> name, +1 if higher is better, -1 if lower is, 0 if neither, and what it is in a line."""
 
 
-def risk_coverage_table(responses: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """The risk-coverage curves of all models, variants and splits.
-
-    Args:
-        responses: as in :mod:`csp_utils.measures.metrics`.
-
-    Returns:
-        model, variant, split, coverage, risk (see :func:`csp_utils.measures.scores.risk_coverage`) and aurc, the area of the
-        curve; 100 rows for each curve, risk and aurc null where no question had two parsed confidences.
-    """
-    curves = []
-    for (model, variant, split), rows in responses.groupby(["model", "variant", "split"], sort=False):
-        counts = Cell(rows, protocol).answered()
-        names = {"model": model, "variant": variant, "split": split}
-        curves.append(curve_of(counts).assign(**names, aurc=float(aurc(counts))))
-    return pd.concat(curves, ignore_index=True)[["model", "variant", "split", "coverage", "risk", "aurc"]]
-
-
 @for_paper
 def risk_coverage(curves: pd.DataFrame, split: str) -> Figure:
     """The risk of the most confident share of the questions, by variant, one panel per model.
@@ -75,7 +54,7 @@ def risk_coverage(curves: pd.DataFrame, split: str) -> Figure:
     does not tell right answers from wrong ones.
 
     Args:
-        curves: table of :func:`risk_coverage_table`.
+        curves: table of :func:`csp_utils.measures.metrics.risk_coverage_table`.
     """
     part = curves[curves["split"] == split]
     models = list(dict.fromkeys(part["model"]))

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from csp_utils.base.files import read_parquet
-from csp_utils.measures import methods as baselines
+from csp_utils.measures.methods import METHODS, missing_methods
 from csp_utils.measures.metrics import SPOKEN
 from csp_utils.show import plots_methods, plots_stress
 from csp_utils.show.captions import interval, number
@@ -42,8 +42,8 @@ def methods(run: Saved) -> Section:
             for variant in reversed(variants) if others or variant != variants[-1]]),
         Folded("Where each method comes from", [_sources(table)]),
     ]  # fmt: skip
-    if missing := baselines.left_out(table):
-        needs = ", ".join(f"{baselines.METHODS[name].name} ({what})" for name, what in missing.items())
+    if missing := missing_methods(table):
+        needs = ", ".join(f"{METHODS[name].name} ({what})" for name, what in missing.items())
         section.blocks.append(Text(f"Not elicited in this run, with the parameter of notebook 06 that does: {needs}. "
                                    "params/tiny_full.yaml elicits all of them.", "note"))  # fmt: skip
     return section
@@ -61,7 +61,7 @@ def _methods_table(run: Saved, table: pd.DataFrame, variant: str, splits: list[s
     groups = []
     for split in splits:
         rows = []
-        for name, method in baselines.METHODS.items():
+        for name, method in METHODS.items():
             if (split, name, "acc") in found:
                 cells = [_cell(found[split, name, metric], clear.get((split, name, metric), "")) for metric in COLUMNS]
                 rows.append([method.name, *cells])
@@ -78,7 +78,7 @@ def _cell(row, mark: str) -> Cell:
 
 
 def _sources(table: pd.DataFrame) -> Table:
-    rows = [[method.name, Cell(method.source, kind="words")] for name, method in baselines.METHODS.items()
+    rows = [[method.name, Cell(method.source, kind="words")] for name, method in METHODS.items()
             if name != SPOKEN and name in set(table["method"])]  # fmt: skip
     return Table("Sources of the methods", ["", "source"], [("", rows)])
 

@@ -28,7 +28,7 @@ class Saved:
         computed: plain and differences were not saved by notebook 06 but computed here, from its responses.
         resamples: how many resamples are behind an interval and a p-value; None if that is not recorded.
         measures, measure_differences: as :func:`csp_utils.measures.metrics.compute_measures` returns them; None if not saved.
-        risk_coverage: as :func:`csp_utils.show.plots_measures.risk_coverage_table` returns it; None if not saved.
+        risk_coverage: as :func:`csp_utils.measures.metrics.risk_coverage_table` returns it; None if not saved.
     """
 
     p: Any

@@ -11,7 +11,7 @@ from PIL import Image
 
 from csp_utils.asking import elicitation
 from csp_utils.asking import variants as asking
-from csp_utils.asking.elicitation_table import DTYPES, elicitations_table
+from csp_utils.asking.tables import DTYPES, elicitations_table, responses_table
 from csp_utils.base.errors import UserError
 from csp_utils.data.views import Blurred
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, check_responses
@@ -59,7 +59,7 @@ def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
 
 def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
     table = questions(tmp_path)
-    responses = elicitation.responses_table(elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base")
+    responses = responses_table(elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base")
     assert list(responses.columns) == RESPONSE_COLUMNS and len(responses) == 6
     assert check_responses(responses) is responses
     yes, no = (responses[responses["candidate"] == c] for c in ("Yes", "No"))
@@ -97,8 +97,8 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     blurred = found[found["method"] == "blurred"]
     assert set(blurred["candidate"]) == {"Yes"} and blurred["value"].isna().all()
     assert blurred["label"].tolist() == [1] * 6 + [0] * 3 and blurred["draw"].tolist() == [0, 1, 2] * 3
-    responses = elicitation.responses_table(asked, table, "tiny", "base")
-    pd.testing.assert_frame_equal(responses, elicitation.responses_table(
+    responses = responses_table(asked, table, "tiny", "base")
+    pd.testing.assert_frame_equal(responses, responses_table(
         elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base"))
 
 

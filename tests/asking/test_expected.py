@@ -8,7 +8,7 @@ from PIL import Image
 
 from csp_utils.asking import elicitation
 from csp_utils.asking import variants as asking
-from csp_utils.asking.expected import distribution
+from csp_utils.asking.tables import distribution
 from csp_utils.base.errors import UserError
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm.reply import Draw, Prompt, draw_seed

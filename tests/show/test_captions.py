@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 from test_plots import responses
 
-from csp_utils.measures.metrics import Protocol, compute, compute_measures, correlations
+from csp_utils.measures.metrics import Protocol, compute, compute_measures, correlations, risk_coverage_table
 from csp_utils.show import captions
 from csp_utils.show.plots import NAMES
-from csp_utils.show.plots_measures import risk_coverage_table
 
 SPLIT = "pope_adversarial"
 HEARD = responses()

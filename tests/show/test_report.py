@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from csp_utils.asking import stress
-from csp_utils.asking.elicitation_table import DTYPES
+from csp_utils.asking.tables import DTYPES
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet, write_text
 from csp_utils.base.params import Perturb, Report
@@ -18,13 +18,19 @@ from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.data.rlaif_v import read_rlaif_v
-from csp_utils.measures import methods as baselines
 from csp_utils.measures import stress_curves
-from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute, compute_measures, compute_methods
+from csp_utils.measures.methods import confidences_by_method
+from csp_utils.measures.metrics import (
+    RESPONSE_COLUMNS,
+    Protocol,
+    compute,
+    compute_measures,
+    compute_methods,
+    risk_coverage_table,
+)
 from csp_utils.models import masks
 from csp_utils.noise import training_rows
 from csp_utils.show import report, report_run, report_tables
-from csp_utils.show.plots_measures import risk_coverage_table
 
 VARIANTS = ("base", "sft", "csp")
 
@@ -87,7 +93,7 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
 def _other_tables(said: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Those of other confidences, and of a stress test in which the base says 95 and the others follow c."""
     nothing = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
-    methods, method_differences = compute_methods(baselines.scores(said, nothing), Protocol(), 20)
+    methods, method_differences = compute_methods(confidences_by_method(said, nothing), Protocol(), 20)
     shown = [("object", c) for c in (100, 50, 0)] + [("elsewhere", 50), ("swapped", None), ("removed", None)]
     rows = [("tiny-qwen2-vl", variant, f"{i}.png", "Is there a cat in the image?", "cat", condition, c, candidate,
              stress.ANSWERS[candidate], "?", 95 if variant == "base" else (c or 5), 0.5, "Yes")

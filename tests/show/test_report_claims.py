@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_claims import said
+from known_answers import partly_right
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import Claims
 from csp_utils.base.run import RunPaths
-from csp_utils.measures import arms as claims
-from csp_utils.measures import stress_curves, verdicts
+from csp_utils.measures import arms, over_seeds, stress_curves, verdicts
 from csp_utils.measures.metrics import Protocol
 from csp_utils.show import plots, plots_claims, report_claims
 from csp_utils.show.report_claims_tables import trainings
@@ -39,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
     paths, names = RunPaths("m", outputs), []
 
     def asked(share: float, seed: int, variant: str) -> pd.DataFrame:
-        rows = said(share, seed, variant, 60)
+        rows = partly_right(share, seed, variant, 60)
         rows["question"] = np.where(rows["question_id"].str[-1].isin(list("02468")), "Is there an ox?", "A cow?")
         return pd.concat([rows.assign(split="pope_adversarial"), rows.assign(split="amber_relation")])
 
@@ -54,14 +53,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claims, RunPaths, str
             if branch in ("csp", "global_noise"):
                 write_parquet(stress("csp", seed), own["stress.parquet"])
     p = Claims(run="m", runs=names, leave_out=WORDS, n_bootstrap=30)
-    runs = claims.read_responses("m", 0, names, outputs)
-    seeds, drawn = claims.seeds_of(runs), claims.draws(runs, Protocol(), 30)
+    runs = arms.read_responses("m", 0, names, outputs)
+    seeds, drawn = arms.seeds_of(runs), over_seeds.draws(runs, Protocol(), 30)
     pairs = [(arm, versus) for versus in ("base", "csp") for arm in seeds if arm != versus]
-    anew = claims.draws(claims.by_words(runs, WORDS), Protocol(), 30)
+    anew = over_seeds.draws(arms.by_words(runs, WORDS), Protocol(), 30)
     judged, checks = verdicts.judge(drawn, seeds)
-    values = pd.concat([claims.table(drawn), claims.table(anew)])
-    differences = pd.concat([claims.differences(drawn, seeds, pairs), claims.differences(anew, seeds, pairs)])
-    curves = stress_curves.curves(claims.read_stress("m", names, outputs), 30, 0)
+    values = pd.concat([over_seeds.table(drawn), over_seeds.table(anew)])
+    differences = pd.concat([over_seeds.differences(drawn, seeds, pairs), over_seeds.differences(anew, seeds, pairs)])
+    curves = stress_curves.curves(arms.read_stress("m", names, outputs), 30, 0)
     for table, path in ((judged, paths["claims.parquet"]), (checks, paths["claim_checks.parquet"]), (values, paths["claim_values.parquet"]),
                         (differences, paths["claim_differences.parquet"]), (curves, paths["claim_curves.parquet"])):  # fmt: skip
         write_parquet(table, path)

@@ -8,12 +8,12 @@ import pytest
 from test_report import responses, run  # noqa: F401  (run: a fixture)
 from test_stress import asked  # noqa: F401  (a fixture: what two models of known behaviour said)
 
-from csp_utils.asking.elicitation_table import DTYPES
+from csp_utils.asking.tables import DTYPES
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import Report
 from csp_utils.base.run import RunPaths
-from csp_utils.measures import methods as baselines
 from csp_utils.measures import stress_curves
+from csp_utils.measures.methods import confidences_by_method
 from csp_utils.measures.metrics import Protocol, compute, compute_methods
 from csp_utils.show import report, report_confidences
 from csp_utils.show.report_html import Section, page
@@ -42,7 +42,7 @@ def test_what_was_not_made_is_said_with_its_notebook(paths: RunPaths) -> None:
 
 
 def test_the_methods_are_shown_with_their_values_and_what_is_missing(paths: RunPaths) -> None:
-    values, differences = compute_methods(baselines.scores(responses(24), NOTHING), Protocol(), 60)
+    values, differences = compute_methods(confidences_by_method(responses(24), NOTHING), Protocol(), 60)
     write_parquet(values, paths["methods.parquet"])
     write_parquet(differences, paths["method_differences.parquet"])
     shown = html(report_confidences.methods(load(Report(run="fake"), paths)))

@@ -53,7 +53,8 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
         adversarial_ece: ECE over both candidate answers of all questions.
         n: number of questions.
     """
-    from csp_utils.asking.elicitation import elicit, responses_table
+    from csp_utils.asking.elicitation import elicit
+    from csp_utils.asking.tables import responses_table
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
     from csp_utils.models.vlm.load import load_vlm

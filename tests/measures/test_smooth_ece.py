@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import relplot
-from test_measures import stream
+from known_answers import stream
 
 from csp_utils.measures.calibration import histogram
-from csp_utils.measures.smooth import STEPS, _Smoothed, smece
+from csp_utils.measures.smooth_ece import STEPS, smece
 
 
 def test_smooth_ece_equals_relplots_where_both_follow_the_definition() -> None:
@@ -29,15 +29,6 @@ def smooth_error(counts: np.ndarray, sigma: float) -> float:
     return float(np.abs(out).mean() / counts.sum())
 
 
-@pytest.mark.parametrize("width", [2, 5, 7, 8, 20, 60, 200, 512, 1024])
-def test_smoothing_at_every_width_is_the_definitions(width: int) -> None:
-    percent = np.random.default_rng(1).choice([0, 5, 30, 35, 60, 70, 71, 90, 95, 99, 100], 200)
-    _, _, counts = stream(percent, 0.6)
-    excess = (counts[1] - counts.sum(0) * np.arange(101) / 100) / counts.sum()
-    got = _Smoothed(excess[None])(np.array([width]))[0]
-    assert got == pytest.approx(smooth_error(counts, width / STEPS), abs=5e-4)
-
-
 def defined_smooth_ece(counts: np.ndarray) -> float:
     """The definition at the narrowest width, in 1 / STEPS, that is not below it."""
     low, high = 1, STEPS
@@ -45,6 +36,19 @@ def defined_smooth_ece(counts: np.ndarray) -> float:
         middle = (low + high) // 2
         low, high = (middle, high) if smooth_error(counts, middle / STEPS) > middle / STEPS else (low, middle)
     return smooth_error(counts, high / STEPS)
+
+
+@pytest.mark.parametrize(("error", "narrowest", "widest"), [
+    (0.004, 3, 7), (0.006, 5, 8), (0.02, 9, 25), (0.06, 26, 80), (0.2, 81, 250), (0.5, 201, 400)])  # fmt: skip
+def test_smooth_ece_is_the_definitions_at_every_width(error: float, narrowest: int, widest: int) -> None:
+    """Over- and underconfident percents side by side: how much they cancel depends on the kernel's width and shape."""
+    percent, sign = np.array([0, 5, 30, 35, 60, 70, 71, 90, 95, 100]), np.array([1, 1, 1, -1, 1, 1, 1, -1, -1, -1])
+    right = 100 * np.clip(percent / 100 + error * sign, 0, 1)
+    counts = np.zeros((2, 101))
+    counts[0, percent], counts[1, percent] = 100 - right, right
+    expected = defined_smooth_ece(counts)
+    assert narrowest <= expected * STEPS <= widest
+    assert smece(counts) == pytest.approx(expected, abs=1e-5)
 
 
 def test_smooth_ece_is_the_value_at_its_own_width() -> None:

@@ -5,11 +5,11 @@ residuals label - confidence are smoothed by a Gaussian of width sigma that is r
 integral of their absolute value, and smECE is its value at the width where the two are equal: no bins, no free choice.
 
 The authors' package relplot does this for one sample at a time. Here confidences are whole percents and the kernel is
-diagonal in the cosine basis of [0, 1], so that all resamples, each with a width of its own, take one product for each
-halving of the width. The search is relplot's, and the values agree within 1e-3, with two exceptions (both are tests)
-where we keep to the definition: relplot gives confidences of exactly 0 % and 100 % half their weight, because its
-reflection drops the end points of its grid; and it cuts its kernel off half a unit from the centre, which matters for
-widths above 0.15 where over- and underconfident ranges lie side by side.
+diagonal in the cosine basis of [0, 1]. Each halving of the width is therefore one matrix product for all resamples,
+although each resample has a width of its own. The search is relplot's, and the values agree within 1e-3, with two
+exceptions (both are tests) where this module follows the definition. First, relplot gives confidences of exactly 0 %
+and 100 % half their weight, because its reflection drops the end points of its grid. Second, it cuts its kernel off
+half a unit from the centre, which matters for widths above 0.15 where over- and underconfident ranges are neighbours.
 """
 
 from functools import cache
@@ -25,10 +25,10 @@ _NARROW_MESH = 512
 
 
 def smece(counts: np.ndarray) -> np.ndarray:
-    """Smooth calibration error (0..1) of (..., 2, 101) counts [label, percent]; NaN where there is no count.
+    """Compute the smooth calibration error (0..1) of (..., 2, 101) counts [label, percent]; NaN without any count.
 
-    A stream whose error lies below 2 / STEPS is smoothed with that width, the narrowest that the search tries (as
-    relplot does): what is left is then the error at each single percent.
+    2 / STEPS is the narrowest width of the search, as in relplot. A smaller error is smoothed with that width, and the
+    result is then the error at each single percent.
     """
     shape = counts.shape[:-2]
     counts = counts.reshape(-1, 2, 101)
@@ -43,7 +43,7 @@ def smece(counts: np.ndarray) -> np.ndarray:
     while len(n) and high[0] - low[0] > 1:
         middle = (low + high) // 2
         at_middle = value(middle)
-        # smECE_sigma falls with sigma. relplot takes every width below 0.001 to be too narrow, and so do we.
+        # smECE_sigma falls with sigma. Every width below 0.001 counts as too narrow, as in relplot.
         narrow = (middle / STEPS < at_middle) | (middle < 2)
         low, high = np.where(narrow, middle, low), np.where(narrow, high, middle)
         at_high = np.where(narrow, at_high, at_middle)
@@ -52,9 +52,10 @@ def smece(counts: np.ndarray) -> np.ndarray:
 
 
 class _Smoothed:
-    """smECE_sigma of each of (n, 101) excesses (sum of label - confidence at each percent, over the number of pairs).
+    """Computes smECE_sigma of (n, 101) excesses, at a width sigma for each.
 
-    In single precision: the error, about 1e-6, lies far below that of the search, and the time is half.
+    An excess is, at each percent, the sum of label - confidence divided by the number of all pairs. Single precision
+    halves the time; its error, about 1e-6, is far below the error of the search.
     """
 
     def __init__(self, excess: np.ndarray):
@@ -62,7 +63,7 @@ class _Smoothed:
         self.waves = self.excess @ _cosines(np.arange(101) / 100)
 
     def __call__(self, width: np.ndarray) -> np.ndarray:
-        """(n,) values for (n,) widths in 1 / STEPS."""
+        """Return (n,) values for (n,) widths in 1 / STEPS."""
         out = np.empty(len(width))
         wide = width >= _NARROW
         if wide.any():
@@ -80,24 +81,24 @@ class _Smoothed:
 
 
 def _cosines(x: np.ndarray) -> np.ndarray:
-    """(n, _MESH) float32: cos(k pi x) of the points x, k = 0, 1, 2 ..."""
+    """Return (n, _MESH) float32: cos(k pi x) of the points x, k = 0, 1, 2 ..."""
     return np.cos(np.pi * x[:, None] * np.arange(_MESH)).astype(np.float32)
 
 
 def _gauss(x: np.ndarray) -> np.ndarray:
-    """exp(-x^2 / 2), and 0 where it is below 1e-16: numbers below 1e-38 would make a product tens of times slower."""
+    """Return exp(-x^2 / 2), and 0 where it is below 1e-16: numbers below 1e-38 would slow products down very much."""
     return np.where(np.abs(x) < 8.5, np.exp(-(x**2) / 2), 0)
 
 
 @cache
 def _mesh_cosines() -> np.ndarray:
-    """(_MESH, _MESH) float32: the cosines [k, point] at the middles of _MESH equal parts of [0, 1]."""
+    """Return (_MESH, _MESH) float32: the cosines [k, point] at the middles of _MESH equal parts of [0, 1]."""
     return np.ascontiguousarray(_cosines((np.arange(_MESH) + 0.5) / _MESH).T)
 
 
 @cache
 def _narrow_kernel(width: int) -> np.ndarray:
-    """(101, _NARROW_MESH) float32: the reflected Gaussian around each percent, on a mesh where its mean is 1."""
+    """Return (101, _NARROW_MESH) float32: the reflected Gaussian around each percent, on a mesh where its mean is 1."""
     mesh, center = (np.arange(_NARROW_MESH) + 0.5) / _NARROW_MESH, np.arange(101)[:, None] / 100
     kernel = sum(_gauss((mesh - at) * STEPS / width) for at in (center, -center, 2 - center))
     return (kernel / kernel.mean(-1, keepdims=True)).astype(np.float32)

@@ -6,15 +6,14 @@ one section per notebook; a field at its top level (``run``, ``seed``, ``rlaif_v
 notebook that has such a field.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, nearest
 
 
 class Stage(BaseModel):
@@ -367,13 +366,6 @@ def hub_models(p: Stage) -> list[str]:
 def local_models(p: Stage) -> list[str]:
     """Those of :func:`models` that are local folders."""
     return [name for name in models(p) if not is_hub_id(name)]
-
-
-def nearest(key: str, valid: Iterable[str]) -> str:
-    """The end of a sentence about an unknown ``key``: the valid one that is most like it, or all of them."""
-    valid = list(valid)
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}."
 
 
 def build(name: str, values: Mapping[str, Any], where: str) -> Any:

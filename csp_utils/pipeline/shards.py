@@ -12,9 +12,9 @@ what it was made from. Parts that were made from anything else are not used.
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -22,32 +22,13 @@ from csp_utils.base.files import sha256, whole_folder, write_json, write_parquet
 from csp_utils.base.needs import needs
 from csp_utils.base.params import Stage
 from csp_utils.base.run import RunPaths
+from csp_utils.base.shard import WHOLE, Shard  # noqa: F401  (WHOLE is for the stages)
 from csp_utils.pipeline.dependencies import modules
 
-T = TypeVar("T")
-Compute = Callable[["Shard", Path], pd.DataFrame]
+Compute = Callable[[Shard, Path], pd.DataFrame]
 """Computes the rows of a shard. The index is their position in the whole table; files go into the folder."""
 
 TABLE, ORIGIN, POSITION = "table.parquet", "ORIGIN.json", "position"
-
-
-class Shard(NamedTuple):
-    """Part ``index`` (from 0) of ``of``."""
-
-    index: int = 0
-    of: int = 1
-
-    def share(self, items: Sequence[T]) -> list[T]:
-        """Its part of the items; the parts of all shards are all items."""
-        return list(items[self.index :: self.of])
-
-    @property
-    def name(self) -> str:
-        """For people and folders: 3of7."""
-        return f"{self.index + 1}of{self.of}"
-
-
-WHOLE = Shard()
 
 
 def place(paths: RunPaths, notebook: str, shard: Shard) -> Path:

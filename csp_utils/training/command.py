@@ -28,7 +28,11 @@ from csp_utils.base.files import portable
 from csp_utils.base.params import Sft, Simpo, is_hub_id
 from csp_utils.models import checkpoints, families
 
-PLUGINS = Path(__file__).parents[1] / "models" / "swift_plugins"
+PACKAGE = Path(__file__).parents[1]
+PLUGINS = {name: PACKAGE / room / "swift_plugins" / f"{name}.py"
+           for name, room in (("image_tokens", "models"), ("rendered_images", "training"), ("remote_code", "models"),
+                              ("deepspeed_cpu", "training"))}  # fmt: skip
+"""ms-swift plugins by name."""
 DEEPSPEED = "deepspeed==0.18.9"
 """The version that ms-swift 4.6 names; not among this project's packages (scripts/try_deepspeed.sh adds it)."""
 
@@ -111,8 +115,8 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
         "--check_model": False,  # asks ModelScope's server for a newer version: 8 s without a network
         "--dataset_num_proc": 1,
         "--dataloader_num_workers": 0,
-        "--external_plugins": [portable(PLUGINS / f"{name}.py")
-                               for name in ("image_tokens", "drawn_images", "remote_code")],
+        "--external_plugins": [portable(PLUGINS[name])
+                               for name in ("image_tokens", "rendered_images", "remote_code")],
         "--add_version": False,
         "--output_dir": output_dir,
     }
@@ -127,7 +131,7 @@ def command(p: Sft | Simpo, model: str, data: str, output_dir: str) -> list[str]
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
         if without_gpu:
-            arguments["--external_plugins"].append(portable(PLUGINS / "deepspeed_cpu.py"))
+            arguments["--external_plugins"].append(portable(PLUGINS["deepspeed_cpu"]))
     words = [sys.executable, *start, *model_arguments(p, model)]
     for name, value in (objective | arguments).items():
         values = value if isinstance(value, list) else [value]

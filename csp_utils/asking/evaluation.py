@@ -26,7 +26,7 @@ from csp_utils.asking.variants import CHECKED, FEW, ask_variants, checkpoints_of
 from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import Progress
+from csp_utils.models.vlm.reply import Asking, Progress
 from csp_utils.pipeline.shards import POSITION, WHOLE, Compute, Shard, gather
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 
@@ -71,7 +71,8 @@ def ask(p: "Eval", models: Mapping[str, str], asked_about: pd.DataFrame, folder:
     }
 
     def of_one(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = elicit(vlm, asked_about, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan, shard)
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        said = elicit(vlm, asked_about, asking, plan, shard)
         return said.reset_index(names=POSITION)
 
     tables = []

@@ -20,7 +20,7 @@ from csp_utils.data.benchmarks import find_images, read_pope
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Progress, Prompt, draw_seed
 from csp_utils.noise.diffusion import generator
 from csp_utils.noise.noised_view import Noised
 from csp_utils.words.prompts import confidence_question, plain_question
@@ -177,7 +177,8 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Stress, folder
     columns = ["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"]
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        said = vlm.ask(prompts, asking)
         rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
                 for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)

@@ -21,7 +21,7 @@ import pandas as pd
 from csp_utils.asking.variants import ask_variants
 from csp_utils.base.errors import UserError
 from csp_utils.base.params import Schedule
-from csp_utils.models.vlm.reply import Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import Asking, Progress, Prompt, draw_seed
 from csp_utils.noise.diffusion import noise_steps
 from csp_utils.noise.noised_view import Noised
 from csp_utils.noise.training_rows import kept
@@ -74,7 +74,8 @@ def ask(rows: pd.DataFrame, data: "RlaifV", p: Schedule, folder: Path, pictures:
             asked.append((*keys[-1], row.rle_counts, prompts[-1].text))
 
     def replies(vlm: "VLM", variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        said = vlm.ask(prompts, asking)
         return pd.DataFrame({"raw": [reply.text for reply in said]})
 
     facts = {"asked": asked, "seed": p.seed}  # the path of a picture is another one each time

@@ -133,7 +133,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What a base that always says 95 and an obedient csp say; tests must not change it."""
     folder, checkpoints = tmp_path_factory.mktemp("stress"), {"base": "stubborn", "csp": "obedient"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "load_vlm", lambda model, *_: Model(model == "obedient"))
+        patch.setattr(asking, "load_vlm", lambda choice, *_: Model(choice.model == "obedient"))
         table = stress.ask(objects(folder), checkpoints, P, folder / "kept")
         again = stress.ask(objects(folder), checkpoints, P, folder / "kept")  # the kept replies, read back
     pd.testing.assert_frame_equal(table, again)

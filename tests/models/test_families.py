@@ -30,7 +30,7 @@ from csp_utils.models import families
 from csp_utils.models.checkpoints import image_variables
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm.passes import Cache
-from csp_utils.models.vlm.reply import Prompt
+from csp_utils.models.vlm.reply import Asking, Prompt
 from csp_utils.noise.training_rows import training_rows
 from csp_utils.training import command as training
 from csp_utils.training import run as training_run
@@ -90,7 +90,7 @@ def test_a_model_without_its_code_is_not_loaded(tmp_path: Path) -> None:
         "AutoConfig": "configuration_internvl_chat.InternVLChatConfig", "AutoModel": "other/repository--code.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     for load in (lambda: training.command(Sft(model_type=None, template=None), str(tmp_path), "d", "o"),
-                 lambda: vlm.load_vlm(str(tmp_path), None, None, None, "float32", "cpu")):  # fmt: skip
+                 lambda: vlm.load_vlm(vlm.ModelChoice(str(tmp_path)))):  # fmt: skip
         with pytest.raises(UserError, match=r"configuration_internvl_chat.py is missing in it; fetch the whole"):
             load()
     (tmp_path / "configuration_internvl_chat.py").touch()
@@ -164,7 +164,7 @@ def no_limit_of_another_module() -> Iterator[None]:
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, vlm.VLM]:
     """Its model type, a folder with a small model, and that model, loaded as every model is."""
     folder = make(request.param, tmp_path_factory.mktemp("families") / request.param)
-    loaded = vlm.load_vlm(str(folder), request.param, FAMILIES[request.param], None, "float32", "cpu")
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(folder), request.param, FAMILIES[request.param]))
     return request.param, folder, loaded
 
 
@@ -236,7 +236,7 @@ def test_internvl2_counts_256_tokens_for_each_tile(tmp_path: Path, internvl: vlm
 @pytest.fixture(scope="module")
 def internvl(tmp_path_factory: pytest.TempPathFactory) -> vlm.VLM:
     folder = make("internvl_chat", tmp_path_factory.mktemp("tiles") / "internvl_chat")
-    return vlm.load_vlm(str(folder), "internvl_chat", "internvl2", None, "float32", "cpu")
+    return vlm.load_vlm(vlm.ModelChoice(str(folder), "internvl_chat", "internvl2"))
 
 
 def test_answers_are_those_of_single_forward_passes(family: tuple, picture: Path) -> None:
@@ -246,7 +246,7 @@ def test_answers_are_those_of_single_forward_passes(family: tuple, picture: Path
     _, _, loaded = family
     first = vlm.first_tokens(loaded.tokenizer)
     texts = ["Is there a dog?", QUESTION, "What is it"]
-    replies = loaded.ask([Prompt(picture, text, seeds=(5,)) for text in texts], 3, 4)
+    replies = loaded.ask([Prompt(picture, text, seeds=(5,)) for text in texts], Asking(3, 4))
     assert families.without_generate(loaded.model) and list(loaded.engines) == ["plain"]
     for text, reply in zip(texts, replies, strict=True):
         row = loaded.engines["plain"].encode([Prompt(picture, text)])[0]
@@ -264,7 +264,7 @@ def test_answers_are_those_of_single_forward_passes(family: tuple, picture: Path
                 break
             said.append(int(logits.argmax()))
         assert reply.text == loaded.template.decode_generate_ids(said)
-    again = loaded.ask([Prompt(picture, texts[1], seeds=(5, 6))], 1, 4)[0]
+    again = loaded.ask([Prompt(picture, texts[1], seeds=(5, 6))], Asking(1, 4))[0]
     assert again.samples[0] == replies[1].samples[0]  # a draw depends on its seed alone
 
 
@@ -272,14 +272,14 @@ def test_the_picture_matters(family: tuple, picture: Path, tmp_path: Path) -> No
     _, _, loaded = family
     Image.new("RGB", (96, 96), "red").save(tmp_path / "red.png")
     prompts = [Prompt(path, QUESTION) for path in (picture, tmp_path / "red.png")]
-    seen, other = loaded.ask(prompts, 2, 1)
+    seen, other = loaded.ask(prompts, Asking(2, 1))
     assert seen.first != other.first
 
 
 def test_the_probability_of_a_whole_answer_counts_its_end(family: tuple, picture: Path) -> None:
     """Different whole answers have less than all of the probability together."""
     _, _, loaded = family
-    reply = loaded.ask([Prompt(picture, QUESTION, answers=("75%", "7", "Yes", "No"))], 4, 2)[0]
+    reply = loaded.ask([Prompt(picture, QUESTION, answers=("75%", "7", "Yes", "No"))], Asking(4, 2))[0]
     assert all(0 < share < 1 for share in reply.answers) and sum(reply.answers) < 1
 
 
@@ -299,12 +299,12 @@ def test_the_cache_is_handed_back_where_there_is_one_that_works(family: tuple, p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain, "_cache", Cache())
         patch.setattr(loaded.model, "forward", watched)
-        cached = loaded.ask(prompts, 4, 6)
+        cached = loaded.ask(prompts, Asking(4, 6))
         assert plain._cache.works is (model_type != "qwen_vl")
         assert ("cache is not used" in capsys.readouterr().out) == (model_type == "qwen_vl")
         assert (1 in lengths) == (model_type != "qwen_vl")
         plain._cache.works, lengths[:] = False, []
-        whole = loaded.ask(prompts, 4, 6)
+        whole = loaded.ask(prompts, Asking(4, 6))
         assert 1 not in lengths
     assert [(r.text, r.samples) for r in cached] == [(r.text, r.samples) for r in whole]
     for one, other in zip(cached, whole, strict=True):
@@ -318,7 +318,7 @@ def test_the_cache_is_handed_back_where_there_is_one_that_works(family: tuple, p
 def test_a_cache_that_does_not_work_is_said_and_left(internvl: vlm.VLM, picture: Path, broken: Callable, why: str,
                                                      capsys: pytest.CaptureFixture) -> None:
     prompts = [Prompt(picture, text) for text in ("What?", QUESTION)]
-    right, forward, plain = internvl.ask(prompts, 2, 5), internvl.model.forward, internvl.engines["plain"]
+    right, forward, plain = internvl.ask(prompts, Asking(2, 5)), internvl.model.forward, internvl.engines["plain"]
 
     def other(*arguments, **named):
         out = forward(*arguments, **named)
@@ -329,20 +329,20 @@ def test_a_cache_that_does_not_work_is_said_and_left(internvl: vlm.VLM, picture:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain, "_cache", Cache())
         patch.setattr(internvl.model, "forward", other)
-        found = internvl.ask(prompts, 2, 5)
+        found = internvl.ask(prompts, Asking(2, 5))
     assert re.search(f"own cache is not used .*{why}", capsys.readouterr().out)
     assert [reply.text for reply in found] == [reply.text for reply in right]
 
 
 def test_without_a_cache_replies_are_those_of_generate(model_folder: Path, picture: Path) -> None:
     """On a Qwen2-VL, which has both ways: greedy replies, draws and first tokens."""
-    loaded = vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu", "plain")
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544), "plain")
     plain = loaded.engines["plain"]
     prompts = [Prompt(picture, text, seeds=(1, 2)) for text in ("Is there a star?", "What is it?", QUESTION)]
     assert not families.without_generate(loaded.model)
-    cached = loaded.ask(prompts, 3, 6)
+    cached = loaded.ask(prompts, Asking(3, 6))
     plain._decode = plain._by_forward_passes
-    slow = loaded.ask(prompts, 2, 6)
+    slow = loaded.ask(prompts, Asking(2, 6))
     assert [(r.text, r.samples) for r in cached] == [(r.text, r.samples) for r in slow]
     for one, other in zip(cached, slow, strict=True):
         assert one.first == pytest.approx(other.first, rel=1e-3)
@@ -375,7 +375,7 @@ def test_both_trainings_of_each_family(family: tuple, tmp_path: Path, monkeypatc
         after = load_file(checkpoint / "model.safetensors")
         assert after.keys() == before.keys() and any((after[name] != before[name]).any() for name in after)
         assert families.problems(None, checkpoint) == []  # its code is there as well
-        loaded = vlm.load_vlm(str(checkpoint), model_type, FAMILIES[model_type], None, "float32", "cpu")
+        loaded = vlm.load_vlm(vlm.ModelChoice(str(checkpoint), model_type, FAMILIES[model_type]))
         kept = loaded.model.state_dict()
         assert all((kept[name] == value).all() for name, value in after.items())
         assert {name for name in kept if name not in after} <= {"model.vision_embed_tokens.wte.weight"}

@@ -43,13 +43,13 @@ def nothing_is_loaded(*_: Any, **__: Any) -> None:
 @pytest.mark.skipif(HERE, reason="vllm is installed")
 def test_without_the_package_one_sentence_before_anything_is_loaded() -> None:
     with pytest.raises(UserError, match="needs the package vllm, which is not installed .*set engine to auto"):
-        vlm.load_vlm("no/such-model", None, None, None, "float32", "cuda", "vllm")
+        vlm.load_vlm(vlm.ModelChoice("no/such-model", None, None, None, "float32", "cuda"), "vllm")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_without_the_first_gpu_one_sentence_before_anything_is_loaded(device: str, installed: None) -> None:
     with pytest.raises(UserError, match=f"first CUDA device that it sees, and device is '{device}'"):
-        vlm.load_vlm("no/such-model", None, None, None, "float32", device, "vllm")
+        vlm.load_vlm(vlm.ModelChoice("no/such-model", None, None, None, "float32", device), "vllm")
 
 
 def test_an_adapter_is_refused_with_what_to_do(tmp_path: Path, installed: None) -> None:
@@ -105,7 +105,7 @@ class Pretended(vlm.VLM):
         other = [any(f"star {i}?" in prompt.text for i in self._differs) for prompt in prompts]
         return [Reply("other" if o else "Yes", {"Yes": 0.6 + self._shift, "No": 0.2}) for o in other]
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {"vllm": "0"}
 
     def close(self) -> None:
@@ -120,8 +120,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(differs: tuple[int, ...] = (), shift: float = 0.0, **changes: Any) -> tuple[list[Pretended], dict]:
         models, asked = [], []
 
-        def load(_model: str, *arguments: Any) -> Pretended:
-            engine = arguments[5]
+        def load(_choice: vlm.ModelChoice, *arguments: Any) -> Pretended:
+            engine = arguments[0]
             assert all(old() is None for old in asked), "the reference is still in memory"
             made = Pretended(engine) if engine == "plain" else Pretended(engine, differs, shift)
             if engine == "plain":

@@ -21,8 +21,8 @@ from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Progress, Prompt, draw_seed
-from csp_utils.noise.diffusion import generator
-from csp_utils.noise.noised_view import Noised
+from csp_utils.noise.diffusion import Diffusion, generator
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no
 
@@ -138,13 +138,14 @@ def views(row: Any, moved: str | None, p: Stress) -> dict[tuple[str, int | None]
         moved: the run lengths of the moved mask; None leaves "elsewhere" out.
     """
     path = Path(row.path)
-    masks = {"object": row.rle_counts, "elsewhere": moved, "everywhere": None}
-    noise = (row.row_id, p.seed, p.t_max, p.gamma)
+    masks = {region: counts and EncodedMask(counts, row.width, row.height)
+             for region, counts in (("object", row.rle_counts), ("elsewhere", moved), ("everywhere", None))}
+    noise = (row.row_id, p.seed, Diffusion(p.t_max, p.gamma))
     shown: dict[tuple[str, int | None], Shown] = {("object", 100): path}
     for region in p.regions:
         for c in p.levels:
             if c < 100 and (masks[region] is not None or region == "everywhere"):
-                shown[region, c] = Noised(path, c, *noise, masks[region], row.width, row.height)
+                shown[region, c] = NoisyImage(path, c, *noise, masks[region])
     if row.other_path is not None:
         shown["swapped", None] = Path(row.other_path)
     shown["removed", None] = None

@@ -22,8 +22,8 @@ from csp_utils.asking.variants import ask_variants
 from csp_utils.base.errors import UserError
 from csp_utils.base.params import Schedule
 from csp_utils.models.vlm.reply import Asking, Progress, Prompt, draw_seed
-from csp_utils.noise.diffusion import noise_steps
-from csp_utils.noise.noised_view import Noised
+from csp_utils.noise.diffusion import Diffusion, noise_steps
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.noise.training_rows import kept
 from csp_utils.words.prompts import plain_question
 from csp_utils.words.reading import parse_yes_no
@@ -65,10 +65,10 @@ def ask(rows: pd.DataFrame, data: "RlaifV", p: Schedule, folder: Path, pictures:
     for row in rows.itertuples():
         path = pictures / f"{row.row_id}.png"
         data.image(row.row_id).save(path)
+        mask = EncodedMask(row.rle_counts, int(row.width), int(row.height))
         for signal in p.signals:
             # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
-            shown = path if signal == 1 else Noised(path, 0, row.row_id, p.seed, 1, 1 - signal, row.rle_counts,
-                                                    int(row.width), int(row.height))  # fmt: skip
+            shown = path if signal == 1 else NoisyImage(path, 0, row.row_id, p.seed, Diffusion(1, 1 - signal), mask)
             prompts.append(Prompt(shown, plain_question(question(row.keyword))))
             keys.append((row.row_id, row.keyword, signal))
             asked.append((*keys[-1], row.rle_counts, prompts[-1].text))

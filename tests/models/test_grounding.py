@@ -54,7 +54,7 @@ def scattered(folder):
             weight += 0.05 * torch.randn_like(weight)
         model.transformer.decoder.norm.weight *= 0.1  # else nearly all scores are 1
         model.transformer.decoder.norm.bias *= 0.1
-    return grounding_dino.as_detector(model, config)
+    return grounding_dino.Detector(model, config["image_size"], config["image_max_size"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

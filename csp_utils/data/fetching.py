@@ -189,7 +189,7 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
 def _check(path: Path, digest: str, name: str) -> None:
     if sha256(path) != digest:
         if path.is_symlink():
-            path.resolve().unlink(missing_ok=True)  # from the hub's cache too, or the link would return to the same file
+            path.resolve().unlink(missing_ok=True)  # in the hub's cache, or it would be linked again
         path.unlink(missing_ok=True)
         raise UserError(f"{path.name} of the source {name} is not the file that assets/sources.yaml lists (its SHA-256 "
                         "differs); it was removed: run the same command again.")  # fmt: skip
@@ -203,7 +203,7 @@ def _coco_images(source: Source, base: str, say: Say) -> dict[str, Any]:
     for number, image in enumerate(names):
         _file(source.folder / "images" / image, base + image, None, source.name)
         if number % 100 == 99:
-            say(f"{source.name}: {number + 1} of {len(names)} pictures")
+            say(f"{source.name}: {number + 1} of {len(names)} images")
     return {"images": len(names), "from": base}
 
 

@@ -51,7 +51,7 @@ class RlaifV:
         cell = self._cached[1][position - start].as_py() or {}
         if cell.get("bytes"):
             return cell["bytes"]
-        beside = path.parent / cell["path"] if cell.get("path") else None  # `datasets` may store a path instead of bytes
+        beside = path.parent / cell["path"] if cell.get("path") else None  # `datasets` may store only a path
         if beside is not None and beside.is_file():
             return beside.read_bytes()
         raise UserError(f"row {row_id} of {path} holds no image; fetch the file again or remove the row")

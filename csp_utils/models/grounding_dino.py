@@ -174,7 +174,8 @@ def load_grounding_dino(folder: Path | str, device: str = "cpu") -> Detector:
     checkpoint = one_file(folder, ("*.safetensors", "*.pth"), "checkpoint")
     model = build_grounding_dino(config, folder)
     load_weights(model, checkpoint, LEFT_OVER)
-    return Detector(model.to(device), config.get("image_size", IMAGE_SIZE), config.get("image_max_size", IMAGE_MAX_SIZE))
+    sizes = config.get("image_size", IMAGE_SIZE), config.get("image_max_size", IMAGE_MAX_SIZE)
+    return Detector(model.to(device), *sizes)
 
 
 def caption_of(keyword: str) -> str:

@@ -161,7 +161,7 @@ class SharedEngine:
         width = max(len(row.tree.tokens) for row in rows)
         tokens = np.full((len(rows), width), self.template.tokenizer.pad_token_id)
         positions = np.zeros((3, len(rows), width), dtype=np.int64)
-        seen = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))  # padding attends to itself: an empty row gives NaN
+        seen = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))  # padding sees itself: an empty row gives NaN
         leaves = []
         for at, row in enumerate(rows):
             n = len(row.tree.tokens)

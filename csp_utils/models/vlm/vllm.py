@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from swift.infer_engine import InferEngine, RequestConfig
 
 TOP_LOGPROBS = 100
-"""Number of log-probabilities requested for the first token. With vLLM's default limit, 20, "No" is missing where a model
-is very sure of Yes, and all such questions would have the internal confidence 1."""
+"""Number of log-probabilities requested for the first token. With vLLM's default limit, 20, "No" is missing where a
+model is very sure of Yes, and all such questions would have the internal confidence 1."""
 MAX_MODEL_LEN = 16384 + 1024
-"""Most tokens of a prompt and its reply; vLLM reserves memory for them. 16384 tokens are the largest image that Qwen2-VL
-does not scale down, and 1024 are for the text. The models' own limits, 32768 and more, may not fit into memory."""
+"""Most tokens of a prompt and its reply; vLLM reserves memory for them. 16384 tokens are the largest image that
+Qwen2-VL does not scale down, and 1024 are for the text. The models' own limits, 32768 and more, may not fit."""
 MEMORY_SHARE = 0.9
 """Largest share of the GPU's memory that vLLM may use; less if less is free."""
 

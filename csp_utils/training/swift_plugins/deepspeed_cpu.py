@@ -1,14 +1,14 @@
-"""ms-swift plugin: DeepSpeed among processes without a GPU, so that what ZeRO computes can be tested anywhere.
+"""ms-swift plugin: run DeepSpeed with several processes on a CPU, so that ZeRO can be tested on any machine.
 
-transformers and accelerate start DeepSpeed's process group on GPUs alone. Here it is started as ms-swift reads its
-arguments, over gloo, whose two differences from NCCL DeepSpeed 0.18.9 does not allow for:
+transformers and accelerate start DeepSpeed's process group on GPUs only. This plugin starts it over gloo while ms-swift
+reads its arguments. DeepSpeed 0.18.9 does not allow for two differences between gloo and NCCL:
 
-* What is asked for last need not be done last. ZeRO-3 waits for the last of several gathers, and went on with memory
-  that nothing had been written to: weights of 1e26, losses of 0, in about half of the runs (DeepSpeed pull request
-  8539). Here each gather is waited for.
-* It gathers into views of one flat tensor, which autograd refuses outside of no_grad.
+* gloo may finish operations in another order than they were started. ZeRO-3 waits only for the last of several gathers
+  and then reads memory that nothing has written: weights of 1e26, losses of 0, in about half of the runs (DeepSpeed
+  pull request 8539). The plugin waits for each gather.
+* Gathers write into views of one flat tensor, which autograd allows only under no_grad.
 
-On a GPU none of this is used. See ``deepspeed`` in :mod:`csp_utils.training.command`.
+On a GPU the plugin is not loaded. See ``deepspeed`` in :mod:`csp_utils.training.command`.
 """
 
 import deepspeed
@@ -19,7 +19,7 @@ _all_gather = comm.all_gather_into_tensor
 
 
 def all_gather_into_tensor(*args, **kwargs):
-    """deepspeed.comm.all_gather_into_tensor, which is done when it returns."""
+    """Run deepspeed.comm.all_gather_into_tensor and wait until it has finished."""
     with torch.no_grad():
         handle = _all_gather(*args, **kwargs)
     if handle is not None:

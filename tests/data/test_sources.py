@@ -151,7 +151,8 @@ def test_a_disk_that_fills_up_is_one_sentence(address: str, monkeypatch: pytest.
 
 def from_hub(address: str, part: dict, cache: Path) -> subprocess.CompletedProcess:
     """Fetches a source of one repository in a process that knows this hub from its start."""
-    code = ("import json, sys; from csp_utils.data import fetching, sources; from csp_utils.base.errors import UserError\n"
+    code = ("import json, sys; from csp_utils.data import fetching, sources\n"
+            "from csp_utils.base.errors import UserError\n"
             "source = sources.Source('s', parts=[json.loads(sys.argv[1])])\n"
             "try: fetching.ask(source); print(fetching.fetch(source, lambda text: None))\n"
             "except UserError as error: sys.exit(str(error))")  # fmt: skip
@@ -223,7 +224,8 @@ def test_a_folder_of_ones_own_takes_the_place_of_a_source(tmp_path: Path) -> Non
 def test_the_hashes_of_pope_are_those_of_its_files(official: Path) -> None:
     listed = {part["name"]: part["sha256"] for part in yaml.safe_load(sources.CATALOGUE.read_text())["pope"]["parts"]
               if "name" in part}  # fmt: skip
-    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (official / "pope").iterdir()} == listed
+    files = (official / "pope").iterdir()
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == listed
 
 
 PARAMS = """\

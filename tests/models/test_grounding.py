@@ -109,7 +109,8 @@ def test_training_is_deterministic(folder, tmp_path):
 
 def test_every_noun_is_one_token(detector):
     for noun in NOUNS:
-        assert len(detector.model.tokenizer(grounding_dino.caption_of(noun))["input_ids"]) == 4  # with [CLS], "." and [SEP]
+        tokens = detector.model.tokenizer(grounding_dino.caption_of(noun))["input_ids"]
+        assert len(tokens) == 4  # [CLS], the noun, "." and [SEP]
 
 
 def test_the_official_configuration_is_read_without_running_it(tmp_path):

@@ -149,5 +149,6 @@ def test_yes_and_no(text, answer):
 
 
 def test_import_is_light():
-    code = "import sys, csp_utils.words.prompts; assert not {'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)"
+    code = ("import sys, csp_utils.words.prompts\n"
+            "assert not {'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)

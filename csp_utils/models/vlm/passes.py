@@ -1,4 +1,4 @@
-"""Greedy decoding without ``generate()``, for three older remote-code models.
+"""Token-by-token decoding without ``generate()``, for three older remote-code models.
 
 transformers' ``generate()`` cannot drive these models. We call ``model(...)`` once per token and pass the model's own
 key/value cache (tuples of tensors) back in, so that a new token costs one position and not the whole text. On the first

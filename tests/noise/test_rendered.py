@@ -1,4 +1,4 @@
-"""Pictures that are drawn when they are opened: the same pixels as the files, and nothing but a recipe on the disk."""
+"""Images that are rendered when they are opened: the same pixels as the files, and only a recipe on the disk."""
 
 import sys
 

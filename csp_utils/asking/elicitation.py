@@ -5,7 +5,7 @@ asked are the paper's three prompts per unique (image, question), greedily: prom
 with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
 
@@ -101,9 +101,8 @@ def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
     return questions[["path", "question"]].drop_duplicates(ignore_index=True)
 
 
-def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
-           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan(),
-           shard: Shard = WHOLE) -> pd.DataFrame:
+def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(), shard: Shard = WHOLE
+           ) -> pd.DataFrame:
     """Ask everything once.
 
     Args:
@@ -119,8 +118,7 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")
     prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
-    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature,
-                      shard=shard)
+    replies = vlm.ask(prompts, replace(asking, temperature=plan.temperature), shard=shard)
     asked["prompt"] = [prompt.text for prompt in prompts]
     asked = asked[[reply is not None for reply in replies]].copy()
     replies = [reply for reply in replies if reply is not None]

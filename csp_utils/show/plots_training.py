@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from csp_utils.base.files import whole_file
-from csp_utils.data.images import load_image
 from csp_utils.noise.diffusion import alpha_bar, noise_steps
+from csp_utils.noise.rendered import open_image
 
 
 def save(figure: Figure, path: Path) -> Figure:
@@ -91,7 +91,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Training rows in ms-swift's format: the picture, the prompt below it, the target as its title."""
     figure, axes = plt.subplots(1, len(rows), figsize=(3.1 * len(rows), 4.3), squeeze=False, layout="constrained")
     for axis, row in zip(axes.flat, rows, strict=True):
-        axis.imshow(load_image(row["images"][0]), interpolation="nearest")
+        axis.imshow(open_image(row["images"][0]), interpolation="nearest")
         target = f"target: {row['messages'][1]['content']}"
         rejected = row.get("rejected_response")
         axis.set_title(target + (f"   rejected: {rejected}" if rejected else ""), fontsize=10)

@@ -16,10 +16,10 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import SPLITS
-from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.measures.calibration import ece, reliability
 from csp_utils.noise import diffusion
+from csp_utils.noise.rendered import open_image
 from csp_utils.show import pictures, plots
 from csp_utils.show.report_tables import HEADLINE, VARIANTS, in_order, name_of, split_name, verdicts
 
@@ -138,7 +138,7 @@ def example(row: Any, paths: RunPaths, data: RlaifV) -> Example:
     labels = [f"{phrase} {score:.2f}" for phrase, score in zip(row["phrases"], row["scores"], strict=True)]
     boxes = np.stack([np.asarray(box, float) for box in row["boxes"]])
     return Example(row, image, pictures.with_boxes(image, boxes, labels), pictures.with_mask(image, mask),
-                   load_image(paths["perturbed/images"] / Path(row["perturbed"]).name))
+                   open_image(paths["perturbed/images"] / Path(row["perturbed"]).name))
 
 
 # ------------------------------------------------------------------------------------------------- the README's picture

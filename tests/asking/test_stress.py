@@ -119,8 +119,8 @@ class Model:
     def ask(self, prompts, *_, **__) -> list[Reply]:
         replies = []
         for shown, text, *_rest in prompts:
-            noised = isinstance(shown, stress.Noised)
-            hidden = noised and decode_mask(shown.rle_counts, 60, 40)[6, 6] if noised and shown.rle_counts else noised
+            noised = isinstance(shown, stress.NoisyImage)
+            hidden = decode_mask(*shown.mask)[6, 6] if noised and shown.mask else noised
             c = shown.c if hidden else 100
             said = (c if "answer was Yes" in text else 100 - c) if self.obedient else 95
             raw = ("Yes" if c > 50 else "No") if "How certain" not in text else f"{said}%"
@@ -133,7 +133,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What a base that always says 95 and an obedient csp say; tests must not change it."""
     folder, checkpoints = tmp_path_factory.mktemp("stress"), {"base": "stubborn", "csp": "obedient"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "load_vlm", lambda model, *_: Model(model == "obedient"))
+        patch.setattr(asking, "load_vlm", lambda choice, *_: Model(choice.model == "obedient"))
         table = stress.ask(objects(folder), checkpoints, P, folder / "kept")
         again = stress.ask(objects(folder), checkpoints, P, folder / "kept")  # the kept replies, read back
     pd.testing.assert_frame_equal(table, again)

@@ -1,15 +1,14 @@
-"""Data and weights that are fetched: what assets/sources.yaml lists, where it lies here, and whether it is whole.
+"""The catalogue of downloadable data and weights (assets/sources.yaml), and where each is stored on this machine.
 
-    python -m csp_utils.data.sources                     lists every source: size, licence, whether it is here
-    python -m csp_utils.data.sources fetch NAME ...      fetches; a fetch that was cut goes on where it stopped
+    python -m csp_utils.data.sources                     list every source: size, licence, whether it is here
+    python -m csp_utils.data.sources fetch NAME ...      download sources; an interrupted download is resumed
 
-A fetched source is a folder, ``$CSP_CACHE/NAME`` (default ``~/.cache/csp``). What comes from the Hugging Face hub lies
-in the hub's own cache, and the folder links to it. SOURCE.json is written last and says what was fetched: a folder that
-has one is whole.
+A downloaded source is a folder, ``$CSP_CACHE/NAME`` (default ``~/.cache/csp``). Files from the Hugging Face hub are
+stored in the hub's cache, and the folder links to them. SOURCE.json records the download and is written last, so a
+folder that holds it is complete. :mod:`csp_utils.data.fetching` downloads.
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import Any
 
 import yaml
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, nearest
 
-CATALOGUE = Path(__file__).resolve().parents[2] / "assets" / "sources.yaml"
+CATALOGUE = Path(__file__).resolve().parents[3] / "assets" / "sources.yaml"
 PREFIX = "source:"
 RECORD = "SOURCE.json"
 PART_KEYS = {"repo", "type", "revision", "files", "into", "url", "name", "sha256", "coco_images_of", "vlmevalkit"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,30 +34,35 @@ class Source:
     gigabytes: float = 0.0
     parts: list[dict[str, Any]] = field(default_factory=list)
     path: Path | None = None
-    """A folder of the user's own; nothing is fetched then."""
+    """The user's own folder for this source; then nothing is downloaded."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Numbers for the plan (csp_utils.pipeline.cost)."""
+    """Numbers from which csp_utils.pipeline.cost estimates GPU time: rows, questions, billions of weights ..."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies, or will lie."""
+        """The folder of the source, whether it exists yet or not."""
         return self.path or cache() / self.name
 
     @property
     def here(self) -> bool:
-        """Whether all of it is there."""
+        """True if the source is complete on this machine."""
         return self.path is not None or (self.folder / RECORD).is_file()
 
 
 def cache() -> Path:
-    """The folder of fetched sources."""
+    """Return the folder of all downloaded sources."""
     return Path(os.environ.get("CSP_CACHE") or Path.home() / ".cache" / "csp")
 
 
 def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params file") -> dict[str, Source]:
-    """The sources by name; ``changes`` (the key ``sources`` of a params file) are laid over them.
+    """Read the catalogue: source by name.
 
-    Raises UserError for a change of an unknown form, or a path that does not exist.
+    Args:
+        changes: the key ``sources`` of a params file; it overrides or adds entries.
+        where: the name of that params file, for error messages.
+
+    Raises:
+        UserError: a change has an unknown form, or names a path that does not exist.
     """
     entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
     if not isinstance(changes or {}, Mapping):
@@ -80,42 +85,21 @@ def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params
 
 
 def named(value: Any) -> str | None:
-    """NAME of a parameter's value "source:NAME"; None for any other value."""
+    """Return NAME for the parameter value "source:NAME", and None for any other value."""
     return value.removeprefix(PREFIX) if isinstance(value, str) and value.startswith(PREFIX) else None
 
 
 def get(name: str, sources: Mapping[str, Source]) -> Source:
-    """The source of that name. Raises UserError if there is none."""
+    """Look up a source by name. Raises UserError if there is none."""
     if name not in sources:
-        from csp_utils.base.params import nearest
-
         raise UserError(f"There is no source {name!r}; {nearest(name, sources)}")
     return sources[name]
 
 
 def listed(sources: Mapping[str, Source]) -> str:
-    """A line for each source."""
+    """Describe every source in one line each: size, whether it is here, content and licence."""
     lines = [f"fetched sources lie in {cache()}; those from the hub in its own cache"]
     for source in sources.values():
         state = "here" if source.here else "not here"
         lines.append(f"{source.name:24} {source.gigabytes:6.1f} GB  {state:9} {source.what} ({source.licence})")
     return "\n".join(lines)
-
-
-def main(arguments: list[str]) -> str:
-    """The command line; returns what to print."""
-    from csp_utils.data.fetching import fetch
-
-    sources = catalogue()
-    if not arguments or arguments == ["list"]:
-        return listed(sources)
-    if arguments[0] != "fetch" or len(arguments) < 2:
-        raise UserError("usage: python -m csp_utils.data.sources [list | fetch NAME ...]")
-    return "\n".join(str(fetch(get(name, sources))) for name in arguments[1:])
-
-
-if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""Pictures that are drawn when they are opened: the same pixels as the files, and nothing but a recipe on the disk."""
+"""Images that are rendered when they are opened: the same pixels as the files, and only a recipe on the disk."""
 
 import sys
 
@@ -11,10 +11,9 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import Perturb
 from csp_utils.base.run import RunPaths
-from csp_utils.data.images import load_image
 from csp_utils.models.masks import SCHEMA
 from csp_utils.noise import training_rows
-from csp_utils.noise.rendered import RECIPE, draw, is_drawn
+from csp_utils.noise.rendered import RECIPE, is_rendered, open_image
 
 
 @pytest.fixture
@@ -41,9 +40,9 @@ def test_every_picture_has_the_pixels_of_its_file(both):
     assert files.sft_jsonl.read_bytes() == drawn.sft_jsonl.read_bytes()
     assert [file.name for file in drawn.perturbed_images.iterdir()] == [RECIPE]
     for name in (path.split("/")[-1] for path in table["image"]):
-        assert is_drawn(drawn.perturbed_images / name) and not is_drawn(files.perturbed_images / name)
+        assert is_rendered(drawn.perturbed_images / name) and not is_rendered(files.perturbed_images / name)
         expected = np.asarray(Image.open(files.perturbed_images / name))
-        assert np.array_equal(np.asarray(load_image(drawn.perturbed_images / name)), expected)
+        assert np.array_equal(np.asarray(open_image(drawn.perturbed_images / name)), expected)
 
 
 def test_the_hugging_face_data_set_holds_pictures_or_their_names(both):
@@ -57,16 +56,16 @@ def test_the_hugging_face_data_set_holds_pictures_or_their_names(both):
 def test_a_picture_of_no_row_and_data_that_changed_are_one_sentence(both, tmp_path):
     (_, table), (drawn, _) = both
     with pytest.raises(UserError, match="no picture that .*RECIPE.json can draw"):
-        draw(drawn.perturbed_images / "999999_c050.png")
+        open_image(drawn.perturbed_images / "999999_c050.png")
     with pytest.raises(UserError, match="is missing"):
-        load_image(drawn.perturbed_images / "000000_c050.jpg")
+        open_image(drawn.perturbed_images / "000000_c050.jpg")
     (tmp_path / "bigger").mkdir()
     world(tmp_path / "bigger", size=(24, 16))
     (tmp_path / "train.parquet").write_bytes((tmp_path / "bigger" / "train.parquet").read_bytes())
     recipe = drawn.perturbed_images / RECIPE
     recipe.write_text(recipe.read_text() + "\n")  # opened anew
     with pytest.raises(UserError, match="rlaif_v has changed"):
-        draw(drawn.perturbed_images / table["image"][0].split("/")[-1])
+        open_image(drawn.perturbed_images / table["image"][0].split("/")[-1])
 
 
 @pytest.mark.slow
@@ -74,7 +73,7 @@ def test_ms_swift_reads_the_drawn_picture(both, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     from swift.template import vision_utils
 
-    import csp_utils.models.swift_plugins.drawn_images  # noqa: F401
+    import csp_utils.training.swift_plugins.rendered_images  # noqa: F401
 
     (files, table), (drawn, _) = both
     name = table["image"][0].split("/")[-1]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError
+from csp_utils.base.wording import PAIRS
 from csp_utils.measures.bootstrap import interval, p_value, resampled_images
 from csp_utils.measures.counts import Cell, Protocol, Resampled
 
@@ -61,8 +62,6 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 
 WIDEST = 2_000_000
 """Resamples times levels that are counted at once: about 100 MB."""
-PAIRS = (("base", "sft"), ("base", "csp"), ("sft", "csp"))
-"""The variants that are compared: the second minus the first."""
 DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]
 
 

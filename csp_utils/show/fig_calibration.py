@@ -95,9 +95,9 @@ def calibration_caption(responses: pd.DataFrame, metrics: pd.DataFrame, split: s
         f"Calibration of {style.models_of(part)} on {name_of(split)}, as figures 3 and 7 to 10 of {style.PAPER}. Top: "
         "ROC curves, right against wrong candidates by their verbalized confidence; the diagonal is the chance level. "
         f"Middle: share of right candidates against mean verbalized confidence, in {n_bins} bins of equal width that "
-        f"contain their {edges} edge. On the diagonal the model is calibrated, below it the model is too sure; a larger "
-        f"marker stands for more pairs. Bottom: pairs in each bin (logarithmic). {style.questions_of(part)}, two candidates "
-        f"each; {_parsed(part)}.{style.brackets(rows)} "
+        f"contain their {edges} edge. On the diagonal the model is calibrated, below it the model is too sure; a "
+        f"larger marker stands for more pairs. Bottom: pairs in each bin (logarithmic). {style.questions_of(part)}, "
+        f"two candidates each; {_parsed(part)}.{style.brackets(rows)} "
         + style.values_of(rows, (("auc", "AUC"), ("ece", "ECE"), ("brier", "Brier score")))
     )
 

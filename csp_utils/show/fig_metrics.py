@@ -210,11 +210,11 @@ def risk_coverage_caption(curves: pd.DataFrame, measures: pd.DataFrame, split: s
     return (
         f"Risk and coverage of {style.models_of(rows)} on {name_of(split)}; not a figure of {style.PAPER}. "
         "Coverage is the share of the questions that are answered, those with the highest confidence first; risk is "
-        "the share of wrong answers among them. An answer is the candidate with the higher verbalized confidence, and this number is its "
-        "confidence. A curve that is low on the left belongs to a model that is surest where it is right; a level "
-        "curve, to a model whose confidence does not separate right from wrong. AURC is the area under the curve, "
-        f"lower is better. n = {style.counts_of(rows, 'aurc')} questions with two parsed confidences. Risk where "
-        f"all of them are answered: {', '.join(risks)}.{style.brackets(rows)} "
+        "the share of wrong answers among them. An answer is the candidate with the higher verbalized confidence, and "
+        "this number is its confidence. A curve that is low on the left belongs to a model that is surest where it is "
+        "right; a level curve, to a model whose confidence does not separate right from wrong. AURC is the area under "
+        f"the curve, lower is better. n = {style.counts_of(rows, 'aurc')} questions with two parsed confidences. Risk "
+        f"where all of them are answered: {', '.join(risks)}.{style.brackets(rows)} "
         + style.values_of(rows, (("aurc", "AURC"), ("accuracy_at_80", "accuracy on the surest 80 %")))
     )
 

@@ -58,6 +58,11 @@ class Table:
     frame: pd.DataFrame
     n_heads: int = 1
 
+    @classmethod
+    def of(cls, caption: str, rows: Sequence[Sequence[Any]], columns: Sequence[str], n_heads: int = 1) -> "Table":
+        """Make a table of rows. Their values keep their types: as pandas' strings, links would become plain text."""
+        return cls(caption, pd.DataFrame(rows, columns=columns, dtype=object), n_heads)
+
     @property
     def columns(self) -> list[str]:
         """The headings of the columns."""

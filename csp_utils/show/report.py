@@ -40,7 +40,7 @@ RECORDED = (
 def pairs_table(caption: str, columns: list[str], pairs: Iterable[tuple[str, Any]]) -> Table:
     """Show names and values."""
     rows = [[name, Cell(str(value), kind="words")] for name, value in pairs]
-    return Table(caption, pd.DataFrame(rows, columns=columns))
+    return Table.of(caption, rows, columns)
 
 
 # ------------------------------------------------------------------------------------------- how it came about
@@ -88,8 +88,7 @@ def _funnel(funnel: pd.DataFrame, perturbed: pd.DataFrame | None) -> Table:
     if perturbed is not None:
         rows += [["perturbed images, the rows of SFT", len(perturbed), ""],
                  ["preference pairs of SimPO (c = 50 has none)", perturbed["simpo_drop_reason"].isna().sum(), ""]]
-    return Table("How many rows came in, were dropped and why, and are left",
-                 pd.DataFrame(rows, columns=["", "rows", "share"]))  # fmt: skip
+    return Table.of("How many rows came in, were dropped and why, and are left", rows, ["", "rows", "share"])
 
 
 def training(run: Saved) -> Values:
@@ -142,8 +141,8 @@ def tiny(run: Saved) -> Values:
         "missing": None, "aims": [(n, what) for what, n in aims.items()],
         "figure": drawn(fig_training.plot_quality(table), "Each measure as a dot beside the range of its aim; the "
                         "table below gives the numbers.", "Each measure (dot) and its aim (bar); red: missed."),
-        "table": Table("Quality of the tiny models on unseen scenes",
-                       pd.DataFrame(rows, columns=["model", "measure", "value", "aim", ""]), n_heads=2),
+        "table": Table.of("Quality of the tiny models on unseen scenes", rows,
+                          ["model", "measure", "value", "aim", ""], n_heads=2),
     }  # fmt: skip
 
 
@@ -170,8 +169,8 @@ def about(run: Saved) -> Values:
         rows.append([link(name, f"notebooks/{e.path.name}"), e.start[:19].replace("T", " "), took,
                      Cell(text, kind="words")])  # fmt: skip
     minutes = sum(e.seconds or 0 for e in run.runs.values()) / 60
-    notebooks = Table(f"The executed notebooks, {minutes:.1f} minutes in all, and what differs from their defaults",
-                      pd.DataFrame(rows, columns=["notebook", "started (UTC)", "took", "parameters"]))  # fmt: skip
+    notebooks = Table.of(f"The executed notebooks, {minutes:.1f} minutes in all, and what differs from their defaults",
+                         rows, ["notebook", "started (UTC)", "took", "parameters"])  # fmt: skip
     return {"facts": pairs_table("This run", ["", " "], facts.items()), "notebooks": notebooks if rows else None,
             "versions": pairs_table("Installed where this page was made", ["package", "version"],
                                     saved.versions().items())}  # fmt: skip

@@ -100,8 +100,8 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
              f"{row.kept} / {row.open} / {row.broken}", str(row.n_seeds) if row.n_seeds else "–",
              Cell(row.criterion, kind="words")] for row in claims.itertuples()]  # fmt: skip
     columns = ["claim", "verdict", "kept / open / broken", "seeds", "it holds if"]
-    return Table("The paper's claims, in miniature. A check is kept (broken) if its whole 95 % interval lies on the "
-                 "side that the criterion asks for (on the other), else open.", pd.DataFrame(rows, columns=columns))
+    return Table.of("The paper's claims, in miniature. A check is kept (broken) if its whole 95 % interval lies on the "
+                    "side that the criterion asks for (on the other), else open.", rows, columns)
 
 
 def checks_table(checks: pd.DataFrame, claim: Any) -> Table:
@@ -114,7 +114,7 @@ def checks_table(checks: pd.DataFrame, claim: Any) -> Table:
                          _value(row, True), "–" if is_missing(row.seed_low) else f"{low} to {high}",
                          f"{SIGNS[row.outcome]} {row.outcome}"])  # fmt: skip
     columns = ["group", "", "check", "value", "seeds from, to", "outcome"]
-    return Table(f"Claim {claim.number}: {claim.title}", pd.DataFrame(rows, columns=columns))
+    return Table.of(f"Claim {claim.number}: {claim.title}", rows, columns)
 
 
 def _with_arms(check: str) -> str:
@@ -132,8 +132,8 @@ def values_table(values: pd.DataFrame, arms: Sequence[str], split: str) -> Table
         if own:
             rows.append([arm_name(arm), f"{own[0].n_seeds:.0f}", *(
                 Cell("undefined", "always the same") if is_missing(row.value) else _value(row) for row in own)])
-    return Table(f"{name_of(split)}: means over seeds, with 95 % intervals over images and seeds. Higher is better "
-                 "except for ↓.", pd.DataFrame(rows, columns=["", "seeds", *_heads(SHOWN)]))  # fmt: skip
+    return Table.of(f"{name_of(split)}: means over seeds, with 95 % intervals over images and seeds. Higher is better "
+                    "except for ↓.", rows, ["", "seeds", *_heads(SHOWN)])  # fmt: skip
 
 
 def against_full(differences: pd.DataFrame, arms: Sequence[str], trained: Mapping[str, str]) -> Table:
@@ -142,8 +142,8 @@ def against_full(differences: pd.DataFrame, arms: Sequence[str], trained: Mappin
     found = {(row.arm, row.metric): row for row in own.itertuples()}
     rows = [[Cell(arm_name(arm), trained.get(arm, ""), "words"), found[arm, "acc"].n_seeds,
              *(_value(found[arm, name], True) for name in COMPARED)] for arm in arms if (arm, "acc") in found]
-    return Table("Each arm minus SFT + SimPO, with the same seeds on the same images (POPE adversarial)",
-                 pd.DataFrame(rows, columns=["", "seeds", *_heads(COMPARED)]))  # fmt: skip
+    return Table.of("Each arm minus SFT + SimPO, with the same seeds on the same images (POPE adversarial)",
+                    rows, ["", "seeds", *_heads(COMPARED)])  # fmt: skip
 
 
 def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Table:
@@ -155,8 +155,8 @@ def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Ta
              *(_value(found[own, split, name]) for own in ("base", arm, FULL)), _value(minus[split, name], True)]
             for split in dict.fromkeys(values["split"]) if split not in SPLITS for name in ("acc", "auc", "ece")]
     columns = ["group", "", "base", arm_name(arm), name_of("csp"), f"{arm_name(arm)} − {name_of('csp')}"]
-    return Table("Questions that speak of the words that were left out of training, and the others; values over all "
-                 "seeds of an arm, differences over the seeds that both have", pd.DataFrame(rows, columns=columns))
+    return Table.of("Questions that speak of the words that were left out of training, and the others; values over all "
+                    "seeds of an arm, differences over the seeds that both have", rows, columns)
 
 
 def words_tables(p: Claims, t: Tables, trained: Mapping[str, str]) -> list[Table]:
@@ -205,11 +205,10 @@ def sections(p: Claims, t: Tables, trained: Mapping[str, str], n_images: int) ->
     if words := words_tables(p, t, trained):
         found.append(("words", "Does it carry over to what was never hidden?", {
             "words": ", ".join(p.leave_out), "tables": words}))  # fmt: skip
-    arms = pd.DataFrame([[arm_name(branch), Cell(text, kind="words")] for branch, text in trained.items()],
-                        columns=["arm", "parameters"])  # fmt: skip
+    arms = [[arm_name(branch), Cell(text, kind="words")] for branch, text in trained.items()]
     found.append(("about", "How these numbers were made", {
         "facts": [f"commit {saved.commit()}", saved.hardware(), f"n_bootstrap = {p.n_bootstrap}"],
-        "arms": Table("What was trained, as what differs from the whole method", arms)}))  # fmt: skip
+        "arms": Table.of("What was trained, as what differs from the whole method", arms, ["arm", "parameters"])}))
     return [section("claims.j2", name, title, values) for name, title, values in found]
 
 

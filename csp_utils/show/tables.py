@@ -46,7 +46,7 @@ def _frame(cells: Mapping[tuple, Cell], rows: Mapping[Hashable, str | Cell], col
     """Arrange cells by (*key, row, column) under the names of rows and columns; a row without any cell is left out."""
     found = [[group, name, *(cells.get((*key, row, column)) for column in columns)] for row, name in rows.items()]
     found = [row for row in found if any(cell is not None for cell in row[2:])]
-    return pd.DataFrame(found, columns=["group", "", *columns.values()])
+    return pd.DataFrame(found, columns=["group", "", *columns.values()], dtype=object)
 
 
 def _names(values: Iterable[str], order: Iterable[str]) -> dict[str, str]:
@@ -165,8 +165,8 @@ def verbalized(responses: pd.DataFrame, model: str) -> Table:
                      len(own) - len(parsed)])  # fmt: skip
     columns = ["", "most frequent reply", "different numbers", "mean about right answers", "mean about wrong answers",
                "not parsed"]  # fmt: skip
-    return Table("What each variant replies when it is asked for its confidence, over all splits.",
-                 pd.DataFrame(rows, columns=columns))  # fmt: skip
+    return Table.of("What each variant replies when it is asked for its confidence, over all splits.", rows,
+                    columns)  # fmt: skip
 
 
 def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Table:
@@ -194,8 +194,8 @@ def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Tabl
             rows.append([f"{name_of(last)} {outcome}", drawn["question"], candidate, *pairs,
                          f"{len(same)} of {len(of_answer)}"])  # fmt: skip
     columns = ["group", "question", "right answer", *variants.values(), "questions of this kind"]
-    return Table(f"Examples ({name_of(split)}), one question of each kind: verbalized confidence in Yes / in No",
-                 pd.DataFrame(rows, columns=columns))  # fmt: skip
+    return Table.of(f"Examples ({name_of(split)}), one question of each kind: verbalized confidence in Yes / in No",
+                    rows, columns)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- other confidences, the stress test
@@ -232,7 +232,7 @@ def method_sources(table: pd.DataFrame) -> Table:
     """Show where each method of a table comes from."""
     rows = [[method.name, Cell(method.source, kind="words")] for name, method in METHODS.items()
             if name != SPOKEN and name in set(table["method"])]  # fmt: skip
-    return Table("Sources of the methods", pd.DataFrame(rows, columns=["", "source"]))
+    return Table.of("Sources of the methods", rows, ["", "source"])
 
 
 def stress_correlations(table: pd.DataFrame) -> Table:
@@ -257,5 +257,5 @@ def stress_differences(table: pd.DataFrame) -> Table | None:
             for row in part.itertuples()]  # fmt: skip
     if not rows:
         return None
-    return Table("Differences of these correlations on the same resampled images, where both are defined",
-                 pd.DataFrame(rows, columns=["", "difference", "p"]))  # fmt: skip
+    return Table.of("Differences of these correlations on the same resampled images, where both are defined",
+                    rows, ["", "difference", "p"])  # fmt: skip

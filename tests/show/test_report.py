@@ -13,7 +13,7 @@ from csp_utils.asking import stress
 from csp_utils.asking.elicitation_table import DTYPES
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet, write_text
-from csp_utils.base.params import Perturb, Report
+from csp_utils.base.params import NOTEBOOKS, Perturb, Report
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
@@ -21,10 +21,11 @@ from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.measures import methods as baselines
 from csp_utils.measures import stress_curves
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute, compute_measures, compute_methods
+from csp_utils.measures.selective import risk_coverage_table
 from csp_utils.models import masks
 from csp_utils.noise import training_rows
-from csp_utils.show import report, report_run, report_tables
-from csp_utils.show.plots_measures import risk_coverage_table
+from csp_utils.show import report, saved, sections, sentences, tables
+from csp_utils.show.page import TEMPLATES, link, section
 
 VARIANTS = ("base", "sft", "csp")
 
@@ -78,7 +79,8 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
         "tiny_world_quality": pd.DataFrame(quality, columns=["model", "measure", "value", "aim", "met"]),
     }.items():
         write_parquet(made, paths.root / f"{file}.parquet")
-    for notebook, parameters in {"03_perturb": {"gamma": 0.004}, "06_eval": {"n_bootstrap": 60}}.items():
+    for notebook in NOTEBOOKS:
+        parameters = {"03_perturb": {"gamma": 0.004}, "06_eval": {"n_bootstrap": 60}}.get(notebook, {})
         record = {"parameters": parameters, "start_time": "2025-01-02T03:04:05", "duration": 61.5}
         write_json({"cells": [], "metadata": {"papermill": record}}, paths.notebooks / f"{notebook}.ipynb")
     return paths
@@ -134,13 +136,13 @@ def differences(**how) -> pd.DataFrame:
     return compute(responses(**how), Protocol(), 60)[2]
 
 
-def text(blocks: list) -> str:
-    return "\n".join([blocks[0].text, *blocks[1].items])
+def words(**how) -> str:
+    change = sentences.change(differences(**how), "tiny-qwen2-vl", "base", "csp")
+    return "\n".join([change.lead, *change.items])
 
 
 def test_a_gain_is_called_a_gain_and_a_loss_a_loss() -> None:
-    good = text(report_tables.sentences(differences(), "tiny-qwen2-vl", "base", "csp"))
-    bad = text(report_tables.sentences(differences(better=False), "tiny-qwen2-vl", "base", "csp"))
+    good, bad = words(), words(better=False)
     assert "AUC: better on all 5 splits (+0." in good and "ECE: better on all 5 splits (−0." in good
     assert "AUC: worse on all 5 splits (−0." in bad and "AUC: better" not in bad
     assert "Brier score: worse on all 5 splits (+0." not in good
@@ -149,9 +151,9 @@ def test_a_gain_is_called_a_gain_and_a_loss_a_loss() -> None:
 
 def test_the_counts_of_the_first_sentence_are_those_of_the_table() -> None:
     table = differences()
-    judged = report_tables.verdicts(table, "base", "csp").query("metric in @report_tables.HEADLINE")
+    judged = sentences.verdicts(table, "base", "csp")
     better, worse = ((judged["verdict"] == v).sum() for v in ("better", "worse"))
-    said = report_tables.sentences(table, "tiny-qwen2-vl", "base", "csp")[0].text
+    said = sentences.change(table, "tiny-qwen2-vl", "base", "csp").lead
     assert f"of {len(judged)} comparisons" in said and f"{better} are better, {worse} are worse" in said
 
 
@@ -164,13 +166,13 @@ def test_the_counts_of_the_first_sentence_are_those_of_the_table() -> None:
 def test_only_an_interval_without_zero_decides(metric: str, low: float, high: float, verdict: str) -> None:
     row = {"model": "m", "variant_a": "base", "variant_b": "csp", "split": "pope_random", "metric": metric,
            "diff": None if low is None else (low + high) / 2, "ci_low": low, "ci_high": high, "n": 9}  # fmt: skip
-    assert report_tables.verdicts(pd.DataFrame([row]), "base", "csp")["verdict"].tolist() == [verdict]
+    assert sentences.verdicts(pd.DataFrame([row]), "base", "csp")["verdict"].tolist() == [verdict]
 
 
 def test_the_base_models_failure_is_told_in_its_numbers() -> None:
     said = responses()
     metrics = compute(said, Protocol(), 5)[0]
-    told = "\n".join(report_tables.failure(said, metrics, "tiny-qwen2-vl"))
+    told = "\n".join(sentences.failure(said, metrics, "tiny-qwen2-vl"))
     often = 100 * (said[said["variant"] == "base"]["verbalized"] == 95).mean()
     assert f"“95%” in {often:.1f} % of its replies" in told
     ties = 100 * metrics.query("variant == 'base' and metric == 'tie_rate'")["value"].astype(float)
@@ -179,7 +181,7 @@ def test_the_base_models_failure_is_told_in_its_numbers() -> None:
 
 def test_the_papers_numbers_stand_beside_ours_and_are_marked() -> None:
     metrics = compute(responses(), Protocol(), 5)[0]
-    (here, ours), (printed, theirs) = report_tables.beside_paper(metrics, {"acc": "Acc"})[0].cells()
+    (here, ours), (printed, theirs) = tables.beside_paper(metrics, ["acc"])[0].cells()
     assert here == "measured here" and "printed in the paper" in printed
     value = metrics.query("variant == 'base' and split == 'pope_random' and metric == 'acc'")["value"].item()
     assert ours[0][1].text.startswith(f"{value:.3f} → ")
@@ -189,9 +191,52 @@ def test_the_papers_numbers_stand_beside_ours_and_are_marked() -> None:
 
 def test_the_direction_is_compared_cell_by_cell() -> None:
     models, names = ("tiny-qwen2-vl", "Qwen2-VL-7B-Instruct"), ["acc", "f1", "ece"]
-    good, bad = (report_tables.direction(differences(better=it), *models, names) for it in (True, False))
+    good, bad = (sentences.direction(differences(better=it), *models, names) for it in (True, False))
     assert "Of the 15 cells" in good and "clearly in the other in 0" in good
     assert int(re.search(r"same direction in (\d+)", good)[1]) > int(re.search(r"same direction in (\d+)", bad)[1])
+
+
+def asked(n_yes: int = 6, n_no: int = 6) -> pd.DataFrame:
+    """Questions that alternate Yes and No as POPE's do; csp is right, tied, wrong in turn, and base always says 95."""
+    rows = []
+    for variant in ("base", "csp"):
+        for i in range(n_yes + n_no):
+            right, outcome = ("Yes", "No")[i % 2], i // 2 % 3
+            for candidate in ("Yes", "No"):
+                surer = 90 if (candidate == right) == (outcome == 0) else 10
+                number = 95 if variant == "base" or outcome == 1 else surer
+                rows.append(("m", variant, "pope_random", str(i), f"{i}.png", f"Question {i}?", int(candidate == right),
+                             candidate, f"{number}%", number, 0.5, "Yes"))  # fmt: skip
+    return pd.DataFrame(rows, columns=RESPONSE_COLUMNS).astype({"verbalized": "Int64"})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_examples_show_every_outcome_of_yes_and_of_no_questions(seed: int) -> None:
+    table = tables.examples(asked(), "m", "pope_random", seed)
+    groups = {name: rows for name, rows in table.cells()}
+    assert list(groups) == ["SFT + SimPO right", "SFT + SimPO tied", "SFT + SimPO wrong"]
+    for outcome, rows in enumerate(groups.values()):
+        assert [row[1].text for row in rows] == ["Yes", "No"]  # an even stride over POPE showed Yes questions only
+        for row in rows:
+            number = int(re.search(r"\d+", row[0].text)[0])
+            assert number // 2 % 3 == outcome and ("Yes", "No")[number % 2] == row[1].text
+            pair = {0: ("90 %", "10 %"), 1: ("95 %", "95 %"), 2: ("10 %", "90 %")}[outcome]
+            assert row[3].text == " / ".join(pair if row[1].text == "Yes" else pair[::-1])
+            assert row[4].text == "2 of 6"
+
+
+def test_the_examples_are_drawn_by_the_seed() -> None:
+    shown = {seed: str(tables.examples(asked(60, 60), "m", "pope_random", seed).cells()) for seed in range(5)}
+    assert len(set(shown.values())) > 1
+    assert shown == {seed: str(tables.examples(asked(60, 60).sample(frac=1, random_state=1), "m", "pope_random",
+                                               seed).cells()) for seed in range(5)}  # fmt: skip
+
+
+def test_replies_that_were_not_parsed_are_an_outcome_of_their_own() -> None:
+    replies = asked()
+    replies.loc[(replies["variant"] == "csp") & (replies["question_id"] == "1"), "verbalized"] = None
+    name, rows = tables.examples(replies, "m", "pope_random", 0).cells()[-1]
+    assert name == "SFT + SimPO not parsed" and [row[3].text for row in rows] == ["– / –"]
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -236,6 +281,8 @@ def test_the_page_stands_alone_and_can_be_read_by_everybody(run: RunPaths) -> No
     for anchor in page.all("a"):  # within the page, or beside it: nothing from the network
         target = anchor["href"]
         assert target[1:] in names if target.startswith("#") else (run.root / target).is_file()
+    executed = [anchor["href"] for anchor in page.all("a") if anchor["href"].startswith("notebooks/")]
+    assert len(executed) == len(NOTEBOOKS) >= 9 and "&lt;a" not in html  # real links, none of them escaped
     assert len(page.all("caption")) == len(page.all("table")) and all("scope" in th for th in page.all("th"))
     assert "Left out" not in page.text
     assert "A <b>title</b>" in page.text and "--loss <x> & y" in page.text  # escaped, not taken as HTML
@@ -284,20 +331,50 @@ def test_parameters_come_from_the_executed_notebooks(tmp_path: Path) -> None:
     book = {"cells": [], "metadata": {"papermill": {"parameters": {"run": "r", "n_bins": 5}, "duration": 3.0}}}
     write_json(book, paths.notebooks / "06_eval.ipynb")
     write_json({"cells": [], "metadata": {}}, paths.notebooks / "03_perturb.ipynb")  # run by hand
-    runs = report_run.executed(paths)
+    runs = saved.executed(paths)
     assert list(runs) == ["06_eval"] and runs["06_eval"].seconds == 3.0
-    assert report_run.changed(report_run.parameters(runs, "06_eval")) == {"n_bins": 5}
+    assert saved.changed(saved.parameters(runs, "06_eval")) == {"n_bins": 5}
     book["metadata"]["papermill"]["parameters"]["no_longer"] = 1
     write_json(book, paths.notebooks / "06_eval.ipynb")
-    assert report_run.parameters(report_run.executed(paths), "06_eval") is None
+    assert saved.parameters(saved.executed(paths), "06_eval") is None
+
+
+def rules(css: str) -> dict[str, str]:
+    """The rules of a style sheet without its media queries: selector -> declarations."""
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.S)
+    return {selector.strip(): body for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", css)}
+
+
+def test_the_style_follows_its_surroundings_and_covers_no_column() -> None:
+    screen, printed = (TEMPLATES / "page.css").read_text().split("@media print {")
+    screen, printed = rules(screen), rules(printed.rstrip().removesuffix("}"))
+    sizes = {selector: size for selector, body in screen.items() for size in re.findall(r"font-size: ([^;]+)", body)}
+    assert all("em" in size and "rem" not in size for size in sizes.values())  # print shrinks the body, and all with it
+    assert float(sizes["figcaption"].removesuffix("em")) < 1 and float(sizes["td small"].removesuffix("em")) < 1
+    assert float(sizes["table"].removesuffix("em")) * float(sizes["caption"].removesuffix("em")) < 1
+    assert printed["table"].strip() == "font-size: .8em;" and "max-width: 40vw" in screen["th[scope=row]:first-child"]
+    assert "visible" in printed["details:not(.repeat)::details-content"]
+    assert not any("details" in selector and "repeat" not in selector for selector in printed)
+
+
+@pytest.mark.slow
+def test_what_repeats_the_first_split_is_marked_so_that_print_leaves_it_folded(run: RunPaths) -> None:
+    loaded = saved.load(Report(run=run.run), run)
+    for gather in (sections.measures, sections.methods, sections.figures):
+        html = section("report.j2", gather.__name__, "", gather(loaded)).html
+        assert re.findall(r"<details([^>]*)><summary>The same for", html) == [' class="repeat"']
+
+
+def test_a_link_in_a_table_stays_a_link_and_its_text_is_escaped() -> None:
+    table = tables.Table.of("t", [[link("a <b>", "x?y&z"), "<i>"]], ["", "second"])
+    html = table.__html__()
+    assert '<a href="x?y&amp;z">a &lt;b&gt;</a>' in html and "&lt;i&gt;" in html and "&lt;a" not in html
 
 
 # ------------------------------------------------------------------------------------------------------------ the docs
 
 
 def test_the_parameters_that_the_fidelity_page_names_exist() -> None:
-    from csp_utils.base.params import NOTEBOOKS
-
     of = {name[:2]: model.model_fields for name, model in NOTEBOOKS.items()}
     named = 0
     for line in (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text().splitlines():

@@ -6,7 +6,7 @@ them (``{{ table }}``), through the ``__html__`` of markupsafe.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -163,6 +163,14 @@ def left_out(what: str, path: Path | None = None, why: str = "") -> Markup:
     return Markup('<p class="missing">Left out: {}; {}.</p>').format(what, why)
 
 
+class LeftOut(Exception):
+    """Raised in place of a whole section whose input is missing; takes the arguments of :func:`left_out`."""
+
+    def __init__(self, what: str, path: Path | None = None, why: str = "") -> None:
+        super().__init__(what)
+        self.line = left_out(what, path, why)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
@@ -176,10 +184,16 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(_environment().get_template(template).render(**values))
 
 
-def section(template: str, name: str, title: str, values: Mapping[str, Any]) -> Section:
-    """Render one section: the macro ``name`` of a template, called with ``values``."""
-    macro = getattr(_environment().get_template(template).module, name)
-    return Section(name, title, Markup(macro(values)))
+def section(template: str, name: str, title: str, gather: Callable[[], Mapping[str, Any]]) -> Section:
+    """Render one section: the macro ``name`` of a template, called with what ``gather`` returns.
+
+    If it raises :class:`LeftOut`, the section says so in a line.
+    """
+    try:
+        html = getattr(_environment().get_template(template).module, name)(gather())
+    except LeftOut as missing:
+        html = missing.line
+    return Section(name, title, Markup(html))
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.show import fig_calibration, fig_examples, fig_stress, fig_training, saved, sections
 from csp_utils.show.page import Cell, Table, drawn, link, page, photo, section
 from csp_utils.show.saved import Saved
-from csp_utils.show.sections import Values, first_missing
+from csp_utils.show.sections import Values, needed
 
 USAGE = "usage: python -m csp_utils.show.report RUN_FOLDER | --pictures RUN_FOLDER FOLDER"
 RECORDED = (
@@ -50,18 +51,15 @@ def data(run: Saved) -> Values:
     """Gather example rows, and how many rows came through."""
     paths, p = run.paths, saved.parameters(run.runs, "03_perturb")
     source = Path(p.rlaif_v) if p and p.rlaif_v else paths.rlaif_v
-    missing, what = first_missing(paths.masks, paths.perturbed_rows), "example rows"
-    if not missing and (missing := first_missing(source)):
-        what = "example rows, which need the original images"
-    cards = []
-    if not missing:
+    missing, cards = next((path for path in (paths.masks, paths.perturbed_rows, source) if not path.exists()), None), []
+    if missing is None:
         keywords = saved.optional(paths.keywords)
         raw = {} if keywords is None else dict(zip(keywords["row_id"], keywords["raw"], strict=True))
         cards = [_card(e, raw.get(e.row["row_id"]))
                  for e in fig_examples.examples(paths, read_rlaif_v(source), run.p.examples)]  # fmt: skip
     funnel = saved.optional(paths.funnel)
-    return {"missing": missing, "what": what, "cards": cards, "missing_funnel": first_missing(paths.funnel),
-            "funnel": None if funnel is None else _funnel(funnel, saved.optional(paths.perturbed_rows))}  # fmt: skip
+    table = None if funnel is None else _funnel(funnel, saved.optional(paths.perturbed_rows))
+    return {"missing": missing, "cards": cards, "funnel_path": paths.funnel, "funnel": table}
 
 
 def _card(e: fig_examples.Example, raw: str | None) -> Values:
@@ -131,14 +129,11 @@ def _ends(values: pd.Series) -> tuple[str, str]:
 
 def tiny(run: Saved) -> Values:
     """Gather the measured quality of the models of notebook 00."""
-    path = run.paths.tiny_world_quality
-    if not path.is_file():
-        return {"missing": path}
-    table = read_parquet(path)
+    table = needed(run.paths.tiny_world_quality, "the quality of the tiny models")
     aims = Counter(_met(value).text or "not measured" for value in table.loc[table["aim"] != "", "met"])
     rows = [[r.model, r.measure.replace("_", " "), _quality(r.value), r.aim, _met(r.met)] for r in table.itertuples()]
     return {
-        "missing": None, "aims": [(n, what) for what, n in aims.items()],
+        "aims": [(n, what) for what, n in aims.items()],
         "figure": drawn(fig_training.plot_quality(table), "Each measure as a dot beside the range of its aim; the "
                         "table below gives the numbers.", "Each measure (dot) and its aim (bar); red: missed."),
         "table": Table.of("Quality of the tiny models on unseen scenes", rows,
@@ -192,7 +187,7 @@ SECTIONS = {
 
 def html(run: Saved) -> str:
     """Render the whole page; a section whose tables are missing says so in a line."""
-    parts = [section("report.j2", gather.__name__, title, gather(run)) for gather, title in SECTIONS.items()]
+    parts = [section("report.j2", gather.__name__, title, partial(gather, run)) for gather, title in SECTIONS.items()]
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     footer = (
         "Calibration through Semantic Perturbation (arXiv 2504.14848), reproduced. Made from the tables in "

@@ -9,6 +9,7 @@ Everything shown is read from the tables that notebook 11 has saved; templates/c
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,7 +210,7 @@ def sections(p: Claims, t: Tables, trained: Mapping[str, str], n_images: int) ->
     found.append(("about", "How these numbers were made", {
         "facts": [f"commit {saved.commit()}", saved.hardware(), f"n_bootstrap = {p.n_bootstrap}"],
         "arms": Table.of("What was trained, as what differs from the whole method", arms, ["arm", "parameters"])}))
-    return [section("claims.j2", name, title, values) for name, title, values in found]
+    return [section("claims.j2", name, title, partial(dict, values)) for name, title, values in found]
 
 
 def write(p: Claims, paths: RunPaths, n_images: int, outputs: str = "outputs") -> None:

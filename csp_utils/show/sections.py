@@ -4,21 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import VARIANTS, in_order, name_of
 from csp_utils.measures.methods import METHODS
 from csp_utils.measures.methods import left_out as not_elicited
 from csp_utils.show import fig_calibration, fig_confidences, fig_metrics, fig_stress, saved, sentences, tables
-from csp_utils.show.page import Picture, drawn
+from csp_utils.show.page import LeftOut, Picture, drawn
 from csp_utils.show.saved import Saved
 
 Values = Mapping[str, Any]
 """What a section's macro in templates/report.j2 shows."""
 
 
-def first_missing(*paths: Path) -> Path | None:
-    """Return the first path that does not exist."""
-    return next((path for path in paths if not path.exists()), None)
+def needed(path: Path, what: str) -> pd.DataFrame:
+    """Read a table without which a section is left out."""
+    if not path.is_file():
+        raise LeftOut(what, path)
+    return read_parquet(path)
 
 
 def results(run: Saved) -> Values:
@@ -45,7 +49,7 @@ def base(run: Saved) -> Values:
     """Gather ties and overconfidence of the base model, before any training."""
     failure = sentences.failure(run.responses, run.metrics, run.model)
     if not failure:
-        return {"failure": failure}
+        raise LeftOut("the base model", why="this run did not evaluate the variant base")
     figure = drawn(
         fig_confidences.verbalized_numbers(run.responses, run.model),
         "Histograms of the verbalized confidence of each variant about right and about wrong answers; the table above "
@@ -66,7 +70,7 @@ def paper(run: Saved) -> Values:
 def measures(run: Saved) -> Values:
     """Gather the further measures, their differences, and risk and coverage."""
     if run.measures is None:
-        return {"missing": run.paths.measures}
+        raise LeftOut("the further measures", run.paths.measures)
     first, *others = [run.adversarial, *(split for split in run.splits if split != run.adversarial)]
     table, *more = [tables.measures(run.measures, run.measure_differences, run.model, split, explained=split == first)
                     for split in (first, *others)]  # fmt: skip
@@ -79,18 +83,17 @@ def measures(run: Saved) -> Values:
             fig_metrics.risk_coverage_caption(curves, own, first), dpi=130,
         )  # fmt: skip
     return {
-        "missing": None, "table": table, "others": more, "other_names": ", ".join(map(name_of, others)),
+        "table": table, "others": more, "other_names": ", ".join(map(name_of, others)),
         "missing_differences": run.paths.measure_differences if run.measure_differences is None else None,
-        "missing_curves": run.paths.risk_coverage if figure is None else None, "figure": figure,
+        "curves_path": run.paths.risk_coverage, "figure": figure,
         "n_bins": run.protocol.n_bins, "has_p": run.measure_differences is not None, "resamples": run.resamples,
     }  # fmt: skip
 
 
 def methods(run: Saved) -> Values:
     """Gather the verbalized confidence beside the token probability, P(True), self-consistency and recalibrations."""
-    if not run.paths.methods.is_file():
-        return {"missing": run.paths.methods}
-    table, differences = run.own(read_parquet(run.paths.methods)), saved.optional(run.paths.method_differences)
+    table = run.own(needed(run.paths.methods, "other ways to get a confidence"))
+    differences = saved.optional(run.paths.method_differences)
     differences = None if differences is None else run.own(differences)
     split, variants = run.adversarial, in_order(table["variant"], VARIANTS)
     others = {v: [s for s in run.splits if s != split] if v == variants[-1] else run.splits for v in reversed(variants)}
@@ -100,7 +103,7 @@ def methods(run: Saved) -> Values:
         fig_metrics.methods_caption(table, split), dpi=150,
     )  # fmt: skip
     return {
-        "missing": None, "figure": figure, "table": tables.methods(table, differences, variants[-1], [split]),
+        "figure": figure, "table": tables.methods(table, differences, variants[-1], [split]),
         "others": [tables.methods(table, differences, v, splits) for v, splits in others.items() if splits],
         "sources": tables.method_sources(table),
         "not_elicited": [(METHODS[name].name, needs) for name, needs in not_elicited(table).items()],
@@ -110,17 +113,14 @@ def methods(run: Saved) -> Values:
 def stress(run: Saved) -> Values:
     """Gather the curves of the stress test and their correlations."""
     paths = run.paths.stress_curves, run.paths.stress_correlation, run.paths.stress_differences
-    if missing := first_missing(*paths):
-        return {"missing": missing}
-    curves, correlations, differences = (run.own(read_parquet(path)) for path in paths)
+    curves, correlations, differences = (run.own(needed(path, "the stress test")) for path in paths)
     if curves.empty:
-        return {"missing": None, "other_model": run.model}
+        raise LeftOut("the stress test", why=f"it was made with another model than {run.model}")
     figure = drawn(
         fig_stress.curves(curves), "Mean verbalized confidence of every variant against the level of noise, with the "
         "controls; the correlations are in the table below.", fig_stress.caption(curves, correlations), dpi=150,
     )  # fmt: skip
-    return {"missing": None, "other_model": None, "figure": figure,
-            "correlations": tables.stress_correlations(correlations),
+    return {"figure": figure, "correlations": tables.stress_correlations(correlations),
             "differences": tables.stress_differences(differences)}  # fmt: skip
 
 
@@ -148,11 +148,10 @@ def figures(run: Saved) -> Values:
 
 def correlation(run: Saved) -> Values:
     """Gather table 2 and figure 6."""
-    if not run.paths.correlation.is_file():
-        return {"missing": run.paths.correlation}
-    table, own, split = read_parquet(run.paths.correlation), run.own(run.responses), run.adversarial
+    table = needed(run.paths.correlation, "the paper's table 2 and figure 6")
+    own, split = run.own(run.responses), run.adversarial
     return {
-        "missing": None, "table": tables.correlation(table, run.model),
+        "table": tables.correlation(table, run.model),
         "beside": tables.beside_paper(table, tables.CORRELATIONS),
         "figure": drawn(fig_confidences.correlation(own), "Internal against verbalized confidence of every variant and "
                         "split; the correlations are in the table above.",

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -361,7 +362,7 @@ def test_the_style_follows_its_surroundings_and_covers_no_column() -> None:
 def test_what_repeats_the_first_split_is_marked_so_that_print_leaves_it_folded(run: RunPaths) -> None:
     loaded = saved.load(Report(run=run.run), run)
     for gather in (sections.measures, sections.methods, sections.figures):
-        html = section("report.j2", gather.__name__, "", gather(loaded)).html
+        html = section("report.j2", gather.__name__, "", partial(gather, loaded)).html
         assert re.findall(r"<details([^>]*)><summary>The same for", html) == [' class="repeat"']
 
 

@@ -1,6 +1,7 @@
 """The report's sections about other confidences and the stress test: what the tables say, and what is not there."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ NOTHING = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 
 
 def html(gather: Callable[[Saved], sections.Values], loaded: Saved) -> str:
-    return section("report.j2", gather.__name__, "t", gather(loaded)).html
+    return section("report.j2", gather.__name__, "t", partial(gather, loaded)).html
 
 
 @pytest.fixture

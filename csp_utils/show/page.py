@@ -30,7 +30,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Cell:
     """A cell of a table: its text, and smaller lines below it.
 
-    ``kind``: better or worse (coloured, and said in a line of its own), paper (shaded), words (aligned left), or "".
+    ``kind``: better or worse (coloured, and named in the last line), paper (shaded), words (aligned left), or "".
     """
 
     text: str
@@ -103,7 +103,7 @@ def _cell(value: Any) -> Cell:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedImage:
     """An image inside the page: PNG bytes, a description for those who cannot see it, and a caption."""
 
     png: bytes
@@ -129,7 +129,7 @@ class Section(NamedTuple):
     html: Markup
 
 
-def drawn(figure: "Figure", alt: str, caption: str = "", dpi: int = 110) -> Picture:
+def embed(figure: "Figure", alt: str, caption: str = "", dpi: int = 110) -> EmbeddedImage:
     """Render a matplotlib figure as PNG, and close it."""
     import matplotlib.pyplot as plt
 
@@ -137,17 +137,17 @@ def drawn(figure: "Figure", alt: str, caption: str = "", dpi: int = 110) -> Pict
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     width, height = figure.get_size_inches()
-    return Picture(buffer.getvalue(), alt, caption, "wide" if width > 2 * height else "")
+    return EmbeddedImage(buffer.getvalue(), alt, caption, "wide" if width > 2 * height else "")
 
 
-def photo(image: "Image.Image", alt: str, caption: str = "", side: int = 336) -> Picture:
+def embed_image(image: "Image.Image", alt: str, caption: str = "", side: int = 336) -> EmbeddedImage:
     """Encode a PIL image as PNG; an image with a side longer than ``side`` is scaled down."""
     if max(image.size) > side:
         image = image.copy()
         image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return Picture(buffer.getvalue(), alt, caption, "pixels" if max(image.size) < side else "")
+    return EmbeddedImage(buffer.getvalue(), alt, caption, "pixels" if max(image.size) < side else "")
 
 
 def link(text: str, address: str) -> Markup:
@@ -155,7 +155,7 @@ def link(text: str, address: str) -> Markup:
     return Markup('<a href="{}">{}</a>').format(address, text)
 
 
-def left_out(what: str, path: Path | None = None, why: str = "") -> Markup:
+def missing_line(what: str, path: Path | None = None, why: str = "") -> Markup:
     """Return the line in place of something whose input is missing: what, why, and which notebook makes it."""
     if path is not None:
         maker = maker_of(path)
@@ -164,18 +164,18 @@ def left_out(what: str, path: Path | None = None, why: str = "") -> Markup:
 
 
 class LeftOut(Exception):
-    """Raised in place of a whole section whose input is missing; takes the arguments of :func:`left_out`."""
+    """Raised in place of a whole section whose input is missing; takes the arguments of :func:`missing_line`."""
 
     def __init__(self, what: str, path: Path | None = None, why: str = "") -> None:
         super().__init__(what)
-        self.line = left_out(what, path, why)
+        self.line = missing_line(what, path, why)
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.globals |= {"left_out": left_out}
+    environment.globals |= {"missing_line": missing_line}
     return environment
 
 

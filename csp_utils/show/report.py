@@ -25,9 +25,9 @@ from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import is_missing, number
 from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.show import fig_calibration, fig_examples, fig_stress, fig_training, saved, sections
-from csp_utils.show.page import Cell, Table, drawn, link, page, photo, section
+from csp_utils.show.page import Cell, Table, embed, embed_image, link, page, section
 from csp_utils.show.saved import Saved
-from csp_utils.show.sections import Values, needed
+from csp_utils.show.sections import Values, read_needed
 
 USAGE = "usage: python -m csp_utils.show.report RUN_FOLDER | --pictures RUN_FOLDER FOLDER"
 RECORDED = (
@@ -53,12 +53,12 @@ def data(run: Saved) -> Values:
     source = Path(p.rlaif_v) if p and p.rlaif_v else paths.rlaif_v
     missing, cards = next((path for path in (paths.masks, paths.perturbed_rows, source) if not path.exists()), None), []
     if missing is None:
-        keywords = saved.optional(paths.keywords)
+        keywords = saved.read_optional(paths.keywords)
         raw = {} if keywords is None else dict(zip(keywords["row_id"], keywords["raw"], strict=True))
         cards = [_card(e, raw.get(e.row["row_id"]))
                  for e in fig_examples.examples(paths, read_rlaif_v(source), run.p.examples)]  # fmt: skip
-    funnel = saved.optional(paths.funnel)
-    table = None if funnel is None else _funnel(funnel, saved.optional(paths.perturbed_rows))
+    funnel = saved.read_optional(paths.funnel)
+    table = None if funnel is None else _funnel(funnel, saved.read_optional(paths.perturbed_rows))
     return {"missing": missing, "cards": cards, "funnel_path": paths.funnel, "funnel": table}
 
 
@@ -67,11 +67,11 @@ def _card(e: fig_examples.Example, raw: str | None) -> Values:
     row = e.row
     boxes, signal = len(row["boxes"]), 100 * row["alpha_bar"] ** 0.5
     images = [
-        photo(e.boxes, f"The image with {boxes} {'box' if boxes == 1 else 'boxes'} on “{row['keyword']}”.",
+        embed_image(e.boxes, f"The image with {boxes} {'box' if boxes == 1 else 'boxes'} on “{row['keyword']}”.",
               "1  GroundingDINO's boxes, with their scores"),
-        photo(e.mask, f"The image, dark outside the mask of “{row['keyword']}”.",
+        embed_image(e.mask, f"The image, dark outside the mask of “{row['keyword']}”.",
               f"2  SAM's mask: {100 * row['area_fraction']:.1f} % of the image"),
-        photo(e.perturbed, f"The image with noise on “{row['keyword']}”.",
+        embed_image(e.perturbed, f"The image with noise on “{row['keyword']}”.",
               f"3  c = {row['c']} %: {row['T_c']} noise steps leave {signal:.0f} % of the object's contrast"),
     ]  # fmt: skip
     rejected = f"“{row['rejected']}”" if pd.isna(row["simpo_drop_reason"]) else "none (c = 50 carries no preference)"
@@ -101,11 +101,11 @@ def _stage(name: str, log_path: Path, command: Path, arguments: Path) -> Values:
         return {"name": name, "missing": log_path}
     log = read_parquet(log_path)
     first, last = _ends(log["loss"])
-    pictures = [drawn(fig_training.plot_loss(log, name), f"Loss of each {name} update and the learning rate.",
+    pictures = [embed(fig_training.plot_loss(log, name), f"Loss of each {name} update and the learning rate.",
                       f"{name}: loss of each update, its running mean, and the learning rate.")]  # fmt: skip
     if "rewards/margins" in log:
         margin = "from {} to {}".format(*_ends(log["rewards/margins"]))
-        pictures.append(drawn(
+        pictures.append(embed(
             fig_training.plot_rewards(log),
             f"SimPO's rewards, their margin ({margin}) and the share of pairs ranked right.",
             f"SimPO's rewards of the chosen and the rejected response, their margin ({margin}), and how often it is "
@@ -129,12 +129,12 @@ def _ends(values: pd.Series) -> tuple[str, str]:
 
 def tiny(run: Saved) -> Values:
     """Gather the measured quality of the models of notebook 00."""
-    table = needed(run.paths.tiny_world_quality, "the quality of the tiny models")
+    table = read_needed(run.paths.tiny_world_quality, "the quality of the tiny models")
     aims = Counter(_met(value).text or "not measured" for value in table.loc[table["aim"] != "", "met"])
     rows = [[r.model, r.measure.replace("_", " "), _quality(r.value), r.aim, _met(r.met)] for r in table.itertuples()]
     return {
         "aims": [(n, what) for what, n in aims.items()],
-        "figure": drawn(fig_training.plot_quality(table), "Each measure as a dot beside the range of its aim; the "
+        "figure": embed(fig_training.plot_quality(table), "Each measure as a dot beside the range of its aim; the "
                         "table below gives the numbers.", "Each measure (dot) and its aim (bar); red: missed."),
         "table": Table.of("Quality of the tiny models on unseen scenes", rows,
                           ["model", "measure", "value", "aim", ""], n_heads=2),
@@ -158,7 +158,7 @@ def about(run: Saved) -> Values:
     rows = []
     for name, e in run.runs.items():
         p = saved.parameters(run.runs, name)
-        changed = e.parameters if p is None else saved.changed(p)
+        changed = e.parameters if p is None else saved.changed_parameters(p)
         text = ", ".join(f"{key} = {value}" for key, value in changed.items()) or "defaults"
         took = "" if e.seconds is None else f"{e.seconds:.0f} s"
         rows.append([link(name, f"notebooks/{e.path.name}"), e.start[:19].replace("T", " "), took,
@@ -206,10 +206,10 @@ def write(p: Report, paths: RunPaths) -> Saved:
     return run
 
 
-def pictures(paths: RunPaths, folder: Path) -> list[Path]:
+def write_pictures(paths: RunPaths, folder: Path) -> list[Path]:
     """Write the README's images, overview.png, reliability.png and stress.png, from a run; return their paths."""
     responses = read_parquet(paths.responses)
-    p = saved.parameters(saved.executed(paths), "03_perturb")
+    p = saved.parameters(saved.executed_notebooks(paths), "03_perturb")
     source = read_rlaif_v(p.rlaif_v if p and p.rlaif_v else paths.rlaif_v)
     model, split = str(responses["model"].iloc[0]), "pope_adversarial"
     made = {
@@ -218,7 +218,7 @@ def pictures(paths: RunPaths, folder: Path) -> list[Path]:
         "stress.png": fig_stress.curves(read_parquet(paths.stress_curves)),
     }
     for name, figure in made.items():
-        write_bytes(drawn(figure, name).png, folder / name)
+        write_bytes(embed(figure, name).png, folder / name)
     return [folder / name for name in made]
 
 
@@ -236,8 +236,8 @@ def main(arguments: list[str]) -> str:
         raise UserError(f"{folder} is not a folder; name the folder of a run, such as outputs/tiny.")
     paths = RunPaths(folder.resolve().name, folder.parent)
     if wants_pictures:
-        return "\n".join(str(path) for path in pictures(paths, Path(rest[1])))
-    known = saved.parameters(saved.executed(paths), "09_report")
+        return "\n".join(str(path) for path in write_pictures(paths, Path(rest[1])))
+    known = saved.parameters(saved.executed_notebooks(paths), "09_report")
     write(known or Report(run=paths.run), paths)
     return str(paths.report)
 

@@ -24,7 +24,7 @@ from csp_utils.measures.arms import FULL, branch_of
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
 from csp_utils.show import fig_claims, fig_stress, saved
 from csp_utils.show.fig_claims import ARMS, VERDICTS, arm_name
-from csp_utils.show.page import Cell, Section, Table, drawn, page, section
+from csp_utils.show.page import Cell, Section, Table, embed, page, section
 
 BEGIN, END = "<!-- tables: begin (python -m csp_utils.show.report_claims) -->", "<!-- tables: end -->"
 TRAINING = ("03_perturb", "04_sft", "05_simpo")
@@ -62,7 +62,7 @@ def trainings(main: str, runs: Sequence[str], outputs: str = "outputs") -> dict[
     found: dict[str, dict[str, dict]] = {}
     for run in runs:
         branch, seed = branch_of(run, main)
-        executed = saved.executed(RunPaths(run, outputs))
+        executed = saved.executed_notebooks(RunPaths(run, outputs))
         own = {name: saved.parameters(executed, name) for name in TRAINING}
         values = {name: {key: str(value).replace(f".{seed}/", "./") for key, value in p.model_dump().items()
                          if key not in ("run", "seed")} for name, p in own.items() if p is not None}  # fmt: skip
@@ -82,7 +82,7 @@ def _differs(values: Mapping[str, Mapping[str, str]], full: Mapping[str, Mapping
 # -------------------------------------------------------------------------------------------------------- tables
 
 
-def further(values: pd.DataFrame) -> list[str]:
+def further_arms(values: pd.DataFrame) -> list[str]:
     """Return the arms beyond the paper, without their SFT alone."""
     return [arm for arm in dict.fromkeys(values["arm"]) if arm not in ARMS and "/" not in arm]
 
@@ -162,7 +162,8 @@ def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Ta
 
 def words_tables(p: Claims, t: Tables, trained: Mapping[str, str]) -> list[Table]:
     """Return a table for each arm that left the words out of its training."""
-    arms = [arm for arm in further(t.values) if p.leave_out and f"leave_out = {p.leave_out}" in trained.get(arm, "")]
+    left = f"leave_out = {p.leave_out}"
+    arms = [arm for arm in further_arms(t.values) if p.leave_out and left in trained.get(arm, "")]
     return [words_table(t.values, t.differences, arm) for arm in arms]
 
 
@@ -180,14 +181,14 @@ def sections(p: Claims, t: Tables, trained: Mapping[str, str], n_images: int) ->
     paper, splits = _paper_arms_and_splits(t.values)
     verdicts = {v: t.claims.loc[t.claims["verdict"] == v, "number"].astype(str) for v in SUMMARY}
     summary = "; ".join(f"{SUMMARY[v]}: {', '.join(own)}" for v, own in verdicts.items() if len(own))
-    figure = drawn(fig_claims.claims(t.claims, t.checks, t.differences), "A panel for each claim with its checks; the "
+    figure = embed(fig_claims.claims(t.claims, t.checks, t.differences), "A panel for each claim with its checks; the "
                    "numbers are in the tables below.",
                    fig_claims.claims_caption(t.claims, int(t.claims["n_seeds"].max()), n_images), dpi=150)  # fmt: skip
     found = [("claims", "The eight claims at a glance", {
         "summary": f"Of the paper's eight claims these {summary}.", "figure": figure,
         "table": verdicts_table(t.claims), "nearly_nothing": f"{100 * NEARLY_NOTHING:.0f} %"})]  # fmt: skip
     if not t.curves.empty:
-        figure = drawn(fig_stress.curves(t.curves), "Mean verbalized confidence of every arm against the level of "
+        figure = embed(fig_stress.curves(t.curves), "Mean verbalized confidence of every arm against the level of "
                        "noise.", fig_stress.seeds_caption(t.curves), dpi=150)  # fmt: skip
         found.append(("noise", "Verbalized confidence against noise, before and after", {"figure": figure}))
     tested = [row for row in t.claims.itertuples() if row.verdict != "not tested"]
@@ -196,9 +197,9 @@ def sections(p: Claims, t: Tables, trained: Mapping[str, str], n_images: int) ->
     found.append(("values", "Every metric", {
         "table": values_table(t.values, paper, ADVERSARIAL),
         "others": [values_table(t.values, paper, split) for split in splits if split != ADVERSARIAL]}))
-    if more := further(t.values):
+    if more := further_arms(t.values):
         names = ["base", FULL, *more]
-        figure = drawn(fig_claims.arms(t.values, names), "Accuracy, AUC, ECE and plain accuracy of every further arm.",
+        figure = embed(fig_claims.arms(t.values, names), "Accuracy, AUC, ECE and plain accuracy of every further arm.",
                        fig_claims.arms_caption(t.values, names), dpi=150)  # fmt: skip
         found.append(("beyond", "Beyond the paper: one thing changed at a time", {
             "figure": figure, "against": against_full(t.differences, more, trained),
@@ -227,11 +228,11 @@ def write(p: Claims, paths: RunPaths, n_images: int, outputs: str = "outputs") -
 def tables_of_docs(paths: RunPaths) -> str:
     """Return the tables of docs/claims.md as Markdown."""
     t = load(paths)
-    p = saved.parameters(saved.executed(paths), "11_claims") or Claims(run=paths.run)
+    p = saved.parameters(saved.executed_notebooks(paths), "11_claims") or Claims(run=paths.run)
     trained = trainings(p.run, p.runs, str(paths.root.parent))
     paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]
-    if more := further(t.values):
+    if more := further_arms(t.values):
         found += [against_full(t.differences, more, trained), *words_tables(p, t, trained)]
     return "\n\n".join(table.markdown() for table in found)
 

@@ -41,7 +41,7 @@ class Executed:
     seconds: float | None
 
 
-def executed(paths: RunPaths) -> dict[str, Executed]:
+def executed_notebooks(paths: RunPaths) -> dict[str, Executed]:
     """Return the executed notebooks of the run by name, in the order in which they run."""
     found = {}
     for name in params.NOTEBOOKS:
@@ -70,7 +70,7 @@ def parameters(runs: dict[str, Executed], name: str) -> Any:
         return None
 
 
-def changed(p: params.Stage) -> dict[str, Any]:
+def changed_parameters(p: params.Stage) -> dict[str, Any]:
     """Return the parameters of a notebook that differ from its defaults."""
     defaults = {name: field.default for name, field in type(p).model_fields.items()}
     return {name: value for name, value in p.model_dump().items() if value != defaults[name] and name != "run"}
@@ -137,22 +137,22 @@ def load(p: Report, paths: RunPaths) -> Saved:
     for table, path in ((metrics, paths.metrics), (responses, paths.responses)):
         if table.empty:
             raise UserError(f"{path} has no rows; run notebook 06_eval again.")
-    runs = executed(paths)
+    runs = executed_notebooks(paths)
     e = parameters(runs, "06_eval")
     known, e = e is not None, e or Eval()
     protocol = evaluation.Protocol(e.ties, e.ece_edges, e.n_bins, e.positive, e.seed)
-    plain, differences = optional(paths.metrics_plain), optional(paths.differences)
+    plain, differences = read_optional(paths.metrics_plain), read_optional(paths.differences)
     computed = plain is None or differences is None
     if computed:
         _, plain, differences = evaluation.compute(responses, protocol, e.n_bootstrap)
     if differences.empty:  # one variant only: keep the columns
         differences = pd.DataFrame(columns=evaluation.DIFFERENCE_COLUMNS)
-    others = map(optional, (paths.measures, paths.measure_differences, paths.risk_coverage))
+    others = map(read_optional, (paths.measures, paths.measure_differences, paths.risk_coverage))
     return Saved(p, paths, runs, metrics, responses, plain, differences, protocol, known, computed,
                  e.n_bootstrap if known else None, *others)  # fmt: skip
 
 
-def optional(path: Path) -> pd.DataFrame | None:
+def read_optional(path: Path) -> pd.DataFrame | None:
     """Read a table that a run may lack; return None if it does. Raises UserError if it is damaged."""
     return read_parquet(path) if path.is_file() else None
 

@@ -44,7 +44,7 @@ def for_paper(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure
     """
 
     @wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+    def paper_figure(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
         with plt.rc_context(LETTERS):
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # computes the layout, and the ticks in these letters
@@ -52,7 +52,7 @@ def for_paper(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure
         plt.close(figure)
         return figure
 
-    return drawn
+    return paper_figure
 
 
 def of(variant: str, position: int = 0) -> tuple:

@@ -27,8 +27,9 @@ from csp_utils.measures.methods import METHODS
 from csp_utils.measures.metrics import SPOKEN
 from csp_utils.measures.published import published
 from csp_utils.show.page import Cell, Table
-from csp_utils.show.sentences import HEADLINE, verdicts
 
+HEADLINE = ("acc", "f1", "auc", "brier", "ece", "tie_rate", "plain_acc")
+"""The metrics of the first tables and sentences."""
 PAPER_METRICS = ("acc", "f1", "ece")
 CORRELATIONS = ("spearman", "kendall")
 METHOD_METRICS = ("acc", "auc", "ece", "brier", "log_score", "aurc", "tie_rate", "parse_failure_rate")
@@ -60,12 +61,31 @@ def value_cell(row: Any, signed: bool = False, decimals: int = 3) -> Cell:
 
 
 def difference_cell(row: Any) -> Cell:
-    """Show a row of :func:`csp_utils.show.sentences.verdicts`: difference, interval, verdict and p-value."""
+    """Show a row of :func:`verdicts`: difference, interval, verdict and p-value."""
     kind = row.verdict if row.verdict in ("better", "worse") else ""
     return Cell(number(row.diff, True), interval(row.ci_low, row.ci_high, True), kind, p_text(getattr(row, "p", None)))
 
 
 # ----------------------------------------------------------------------------------------------------------- metrics
+
+
+def verdicts(differences: pd.DataFrame, a: str, b: str, names: Iterable[str] = HEADLINE) -> pd.DataFrame:
+    """Judge the differences of ``b`` minus ``a`` in the metrics ``names``.
+
+    A difference is "better" or "worse" only where its 95 % interval excludes 0 and its metric has a better direction;
+    else it is "unclear", or "undefined" where there is no interval.
+
+    Returns:
+        the rows of ``differences`` with the column verdict.
+    """
+    part = differences[(differences["variant_a"] == a) & (differences["variant_b"] == b)]
+    part = part[part["metric"].isin(list(names))].copy()
+    low, high = part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float)
+    sign = np.array([metric(name).better for name in part["metric"]], float)
+    up, down, known = low > 0, high < 0, ~np.isnan(low) & ~np.isnan(high)
+    good, bad = np.where(sign > 0, up, down), np.where(sign > 0, down, up)
+    part["verdict"] = np.select([~known, sign == 0, good, bad], ["undefined", "unclear", "better", "worse"], "unclear")
+    return part.reset_index(drop=True)
 
 
 def headline(metrics: pd.DataFrame, model: str) -> Table:
@@ -150,7 +170,7 @@ def _arrow(before: float | None, after: float | None, decimals: int, kind: str) 
 # ----------------------------------------------------------------------------------------------------------- replies
 
 
-def verbalized(responses: pd.DataFrame, model: str) -> Table:
+def replies(responses: pd.DataFrame, model: str) -> Table:
     """Show each variant's replies: its most frequent number, how often; mean confidence in right and wrong answers."""
     part = responses[responses["model"] == model]
     rows = []
@@ -189,9 +209,9 @@ def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Tabl
             same = of_answer[outcomes[of_answer.index] == outcome]
             if same.empty:
                 continue
-            drawn = same.iloc[rng.integers(len(same))]
-            pairs = [f"{replies[drawn.name, v, 'Yes']} / {replies[drawn.name, v, 'No']}" for v in variants]
-            rows.append([f"{name_of(last)} {outcome}", drawn["question"], candidate, *pairs,
+            row = same.iloc[rng.integers(len(same))]
+            pairs = [f"{replies[row.name, v, 'Yes']} / {replies[row.name, v, 'No']}" for v in variants]
+            rows.append([f"{name_of(last)} {outcome}", row["question"], candidate, *pairs,
                          f"{len(same)} of {len(of_answer)}"])  # fmt: skip
     columns = ["group", "question", "right answer", *variants.values(), "questions of this kind"]
     return Table.of(f"Examples ({name_of(split)}), one question of each kind: verbalized confidence in Yes / in No",
@@ -202,7 +222,7 @@ def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Tabl
 
 
 def methods(table: pd.DataFrame, differences: pd.DataFrame | None, variant: str, splits: Iterable[str]) -> Table:
-    """Show values with intervals of each way to get a confidence; ▲ and ▼ mark clear differences to the spoken one.
+    """Show each way to get a confidence with intervals; ▲ and ▼ mark clear differences to the verbalized one.
 
     Args:
         table, differences: as :func:`csp_utils.measures.metrics.compute_methods` returns them, of one model.

@@ -8,8 +8,7 @@ from test_figures import responses
 from csp_utils.base.wording import name_of
 from csp_utils.measures.metrics import Protocol, compute, compute_measures, correlations
 from csp_utils.measures.selective import risk_coverage_table
-from csp_utils.show.fig_calibration import calibration_caption
-from csp_utils.show.fig_confidences import correlation_caption, token_probabilities_caption
+from csp_utils.show.fig_calibration import calibration_caption, correlation_caption, token_probabilities_caption
 from csp_utils.show.fig_metrics import bars_caption, plain_answers_caption, risk_coverage_caption
 
 SPLIT = "pope_adversarial"

@@ -12,8 +12,7 @@ from matplotlib.text import Text
 from csp_utils.measures import published
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute
 from csp_utils.show import style
-from csp_utils.show.fig_calibration import calibration
-from csp_utils.show.fig_confidences import correlation, token_probabilities
+from csp_utils.show.fig_calibration import calibration, correlation, token_probabilities
 from csp_utils.show.fig_metrics import bars, plain_answers
 
 

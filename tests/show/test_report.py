@@ -25,7 +25,7 @@ from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute, comp
 from csp_utils.measures.selective import risk_coverage_table
 from csp_utils.models import masks
 from csp_utils.noise import training_rows
-from csp_utils.show import report, saved, sections, sentences, tables
+from csp_utils.show import report, saved, sections, tables
 from csp_utils.show.page import TEMPLATES, link, section
 
 VARIANTS = ("base", "sft", "csp")
@@ -138,7 +138,7 @@ def differences(**how) -> pd.DataFrame:
 
 
 def words(**how) -> str:
-    change = sentences.change(differences(**how), "tiny-qwen2-vl", "base", "csp")
+    change = sections.change(differences(**how), "tiny-qwen2-vl", "base", "csp")
     return "\n".join([change.lead, *change.items])
 
 
@@ -152,9 +152,9 @@ def test_a_gain_is_called_a_gain_and_a_loss_a_loss() -> None:
 
 def test_the_counts_of_the_first_sentence_are_those_of_the_table() -> None:
     table = differences()
-    judged = sentences.verdicts(table, "base", "csp")
+    judged = tables.verdicts(table, "base", "csp")
     better, worse = ((judged["verdict"] == v).sum() for v in ("better", "worse"))
-    said = sentences.change(table, "tiny-qwen2-vl", "base", "csp").lead
+    said = sections.change(table, "tiny-qwen2-vl", "base", "csp").lead
     assert f"of {len(judged)} comparisons" in said and f"{better} are better, {worse} are worse" in said
 
 
@@ -167,13 +167,13 @@ def test_the_counts_of_the_first_sentence_are_those_of_the_table() -> None:
 def test_only_an_interval_without_zero_decides(metric: str, low: float, high: float, verdict: str) -> None:
     row = {"model": "m", "variant_a": "base", "variant_b": "csp", "split": "pope_random", "metric": metric,
            "diff": None if low is None else (low + high) / 2, "ci_low": low, "ci_high": high, "n": 9}  # fmt: skip
-    assert sentences.verdicts(pd.DataFrame([row]), "base", "csp")["verdict"].tolist() == [verdict]
+    assert tables.verdicts(pd.DataFrame([row]), "base", "csp")["verdict"].tolist() == [verdict]
 
 
 def test_the_base_models_failure_is_told_in_its_numbers() -> None:
     said = responses()
     metrics = compute(said, Protocol(), 5)[0]
-    told = "\n".join(sentences.failure(said, metrics, "tiny-qwen2-vl"))
+    told = "\n".join(sections.failure(said, metrics, "tiny-qwen2-vl"))
     often = 100 * (said[said["variant"] == "base"]["verbalized"] == 95).mean()
     assert f"“95%” in {often:.1f} % of its replies" in told
     ties = 100 * metrics.query("variant == 'base' and metric == 'tie_rate'")["value"].astype(float)
@@ -192,7 +192,7 @@ def test_the_papers_numbers_stand_beside_ours_and_are_marked() -> None:
 
 def test_the_direction_is_compared_cell_by_cell() -> None:
     models, names = ("tiny-qwen2-vl", "Qwen2-VL-7B-Instruct"), ["acc", "f1", "ece"]
-    good, bad = (sentences.direction(differences(better=it), *models, names) for it in (True, False))
+    good, bad = (sections.direction(differences(better=it), *models, names) for it in (True, False))
     assert "Of the 15 cells" in good and "clearly in the other in 0" in good
     assert int(re.search(r"same direction in (\d+)", good)[1]) > int(re.search(r"same direction in (\d+)", bad)[1])
 
@@ -332,12 +332,12 @@ def test_parameters_come_from_the_executed_notebooks(tmp_path: Path) -> None:
     book = {"cells": [], "metadata": {"papermill": {"parameters": {"run": "r", "n_bins": 5}, "duration": 3.0}}}
     write_json(book, paths.notebooks / "06_eval.ipynb")
     write_json({"cells": [], "metadata": {}}, paths.notebooks / "03_perturb.ipynb")  # run by hand
-    runs = saved.executed(paths)
+    runs = saved.executed_notebooks(paths)
     assert list(runs) == ["06_eval"] and runs["06_eval"].seconds == 3.0
-    assert saved.changed(saved.parameters(runs, "06_eval")) == {"n_bins": 5}
+    assert saved.changed_parameters(saved.parameters(runs, "06_eval")) == {"n_bins": 5}
     book["metadata"]["papermill"]["parameters"]["no_longer"] = 1
     write_json(book, paths.notebooks / "06_eval.ipynb")
-    assert saved.parameters(saved.executed(paths), "06_eval") is None
+    assert saved.parameters(saved.executed_notebooks(paths), "06_eval") is None
 
 
 def rules(css: str) -> dict[str, str]:

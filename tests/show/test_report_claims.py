@@ -115,7 +115,7 @@ def test_how_an_arm_was_trained_is_what_differs_from_the_whole_method(tmp_path: 
              "05_simpo": Simpo(rows_file="outputs/m.csp.1/x" if branch == "simpo_only" else None)}  # fmt: skip
         return {name: one for name, one in p.items() if branch != "simpo_only" or name == "05_simpo"}
 
-    monkeypatch.setattr(saved, "executed", executed)
+    monkeypatch.setattr(saved, "executed_notebooks", executed)
     monkeypatch.setattr(saved, "parameters", lambda runs, name: runs.get(name))
     assert trainings("m", ["m.csp.1", "m.loud.1", "m.simpo_only.1"]) == {
         "csp": "the whole method", "loud": "03_perturb: gamma = 0.02",

@@ -37,15 +37,18 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
 
     Args:
         starts: ``module:name``, such as ``csp_utils.stages.mask:compute``.
-        files: Python files or notebooks that are used whole, such as plugins that are loaded by path.
+        files: files that are used whole, such as plugins that are loaded by path, notebooks, templates.
     """
     used = _Used()
     for start in starts:
         module, _, name = start.partition(":")
         used.name(module, name)
-    for file in files:
-        used.module(str(file))
     code = Code(libraries=used.libraries)
+    for file in files:
+        if file.suffix in (".py", ".ipynb"):
+            used.module(str(file))
+        else:  # a template, a style sheet
+            code.modules[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     for module, names in used.names.items():
         found = _module(module)
         text = "\n".join(f"{name} {found.digests[name]}" for name in sorted(names))

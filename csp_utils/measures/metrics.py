@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError
+from csp_utils.base.wording import PAIRS
 from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
 from csp_utils.measures.counts import Counts, Protocol
 from csp_utils.measures.rank import RANK
@@ -64,8 +65,6 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 
 WIDEST = 2_000_000
 """Resamples times levels that are counted in one step: about 100 MB."""
-PAIRS = (("base", "sft"), ("base", "csp"), ("sft", "csp"))
-"""The pairs of variants that are compared: the second minus the first."""
 Measure = Callable[[Counts, np.ndarray], dict[str, np.ndarray]]
 """(counts, (B, I) weights) -> metric -> (B,) values."""
 DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]

@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from csp_utils.base.wording import rows_with_intervals
+
 PATH = Path(__file__).parents[2] / "assets" / "published.yaml"
 VARIANTS = {"base": "base", "csp": "using CSP"}
 """The rows of the paper's tables: a model as it is, and "using CSP". The paper has no numbers for SFT alone."""
@@ -44,7 +46,7 @@ def beside_published(metrics: pd.DataFrame, paper_model: str, names: list[str], 
         "paper csp" (a dash where the paper prints nothing).
     """
     ours = metrics[metrics["metric"].isin(names)].copy()
-    ours["text"] = [_text(row, decimals) for row in ours.itertuples()]
+    ours["text"] = rows_with_intervals(ours, decimals=decimals)
     order = {name: list(dict.fromkeys(ours[name])) for name in ("split", "variant")}
     table = ours.pivot(index=["split", "metric"], columns="variant", values="text")[order["variant"]]
     paper = published().query("model == @paper_model").set_index(["variant", "split", "metric"])["value"]
@@ -53,10 +55,3 @@ def beside_published(metrics: pd.DataFrame, paper_model: str, names: list[str], 
         table[f"paper {variant}"] = ["–" if value is None else f"{value:g}" for value in printed]
     rows = [(split, metric) for split in order["split"] for metric in names if (split, metric) in table.index]
     return table.loc[rows].rename_axis(columns=None)
-
-
-def _text(row, decimals: int) -> str:
-    if pd.isna(row.value):
-        return "undefined"
-    value = f"{row.value:.{decimals}f}"
-    return value if pd.isna(row.ci_low) else f"{value} [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"

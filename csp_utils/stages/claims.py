@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from csp_utils.base.params import Protocol, Resampling
-from csp_utils.base.run import RunPaths
+from csp_utils.base.run import PROJECT, RunPaths
 from csp_utils.base.stage import Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
 
 
 class Claims(Resampling, Protocol):
@@ -80,7 +82,7 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     }
 
 
-STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", makes=(
+STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", files=TEMPLATES, makes=(
     "claims.parquet", "claim_checks.parquet", "claim_values.parquet", "claim_differences.parquet",
     "claim_curves.parquet", "claims.html"
 ))  # fmt: skip

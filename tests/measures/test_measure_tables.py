@@ -1,6 +1,8 @@
 """The tables of further measures: values and reasons; their figure and their part of the report."""
 
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_answers import counts_of, percents, table
 
-from csp_utils.base.params import Report
 from csp_utils.base.run import RunPaths
 from csp_utils.measures import metrics
 from csp_utils.measures.calibration import ece
 from csp_utils.measures.metrics import MEASURES, Protocol, compute, compute_measures, risk_coverage_table
 from csp_utils.measures.smooth_ece import smece
-from csp_utils.show import plots, plots_measures, report_sections, report_tables
-from csp_utils.show.report_html import Table, Text
-from csp_utils.show.report_saved import Saved
+from csp_utils.show import fig_metrics, sections, style, tables
+from csp_utils.show.page import section
+from csp_utils.show.saved import Saved
+from csp_utils.stages.report import Report
 
 
 def everything(rows: list[tuple], variant: str = "base", n_bootstrap: int = 2, **protocol) -> pd.Series:
@@ -110,18 +112,12 @@ def test_the_risk_coverage_figure_shows_what_the_table_says(tmp_path: Path) -> N
     curves = risk_coverage_table(frame, Protocol())
     assert set(curves["variant"]) == {"base", "csp"} and len(curves) == 200
     assert curves.query("variant == 'csp'")["risk"].isna().all()
-    figure = plots_measures.risk_coverage(curves, "pope_random")
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    said = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert said[0].startswith("base: AURC") and lines[said[0]].get_ydata()[-1] == pytest.approx(0.25)
-    assert said[1:] == ["SFT + SimPO: no question with two parsed confidences"]
-    assert len(lines[said[1]].get_ydata()) == 0  # a curve that is not defined is not drawn
-    assert all(path.stat().st_size > 5 for path in plots.save(figure, tmp_path, "risk", "a caption"))
-
-
-def test_every_measure_is_explained() -> None:
-    said = {name: text for group in plots_measures.EXPLAINED.values() for name, (_, _, text) in group.items()}
-    assert set(said) == set(MEASURES) and min(map(len, said.values())) > 20
+    figure = fig_metrics.risk_coverage(curves, "pope_random")
+    (line,) = [line for line in figure.axes[0].lines if len(line.get_ydata())]  # an undefined curve is not drawn
+    first, *others = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert first.startswith("base: AURC") and line.get_ydata()[-1] == pytest.approx(0.25)
+    assert others == ["SFT + SimPO: no question with two parsed confidences"]
+    assert all(path.stat().st_size > 5 for path in style.save(figure, tmp_path, "risk", "a caption"))
 
 
 def test_the_reports_table_of_measures() -> None:
@@ -130,7 +126,7 @@ def test_the_reports_table_of_measures() -> None:
     csp = [((90, 40) if i % 2 else (40, 90)) + row[2:] for i, row in enumerate(base)]
     silent = [(None, None, *row[2:]) for row in base]
     made = compute_measures(pd.concat([table(base), table(silent, "sft"), table(csp, "csp")]), Protocol(), 99)
-    shown = report_tables.measures_table(*made, "tiny", "pope_random")
+    shown = tables.measures(*made, "tiny", "pope_random")
     assert list(shown.columns) == ["", "base", "SFT", "SFT + SimPO", "SFT + SimPO − base"]
     rows = {row[0].text: row for _, group in shown.cells() for row in group}
     assert len(rows) == len(MEASURES)
@@ -141,7 +137,7 @@ def test_the_reports_table_of_measures() -> None:
     assert rows["accuracy at 80 % ↑"][4].kind == "better" and rows["underconfidence ↓"][4].kind == "worse"
     assert rows["signed error"][4].text == "−0.300" and rows["signed error"][4].kind == ""  # neither way is better
     assert rows["precision ↑"][1].small == "the positive class was never answered"
-    alone = report_tables.measures_table(made[0], None, "tiny", "pope_random", explained=False)
+    alone = tables.measures(made[0], None, "tiny", "pope_random", explained=False)
     assert len(alone.columns) == 4 and all(not row[0].small for _, group in alone.cells() for row in group)
 
 
@@ -159,25 +155,31 @@ def run() -> Saved:
 
 
 def test_the_report_leads_with_the_table_of_differences(run: Saved) -> None:
-    sentence, first, *_ = report_sections.results(run).blocks
-    assert isinstance(sentence, Text) and isinstance(first, Table)
+    values = sections.results(run)
+    html = section("report.j2", "results", "", lambda: values).html
+    assert re.findall(r'<(p class="lead"|caption)>', html)[:2] == ['p class="lead"', "caption"]
+    first = values["changes"][0]["table"]
+    assert first.caption in html.unescape().split("</caption>")[0]
     (_, (random, adversarial)), = first.cells()
     assert (random[0].text, adversarial[0].text) == ("POPE random", "POPE adversarial")
-    told = run.differences.set_index(["split", "metric"]).loc["pope_adversarial", "acc"]
-    assert told["diff"] == 0.75 and adversarial[1].text == "+0.750" and adversarial[1].note == "p = 0.020"
-    assert adversarial[1].small == f"[{told['ci_low']:+.3f}, {told['ci_high']:+.3f}]"
+    row = run.differences.set_index(["split", "metric"]).loc["pope_adversarial", "acc"]
+    assert row["diff"] == 0.75 and adversarial[1].text == "+0.750" and adversarial[1].note == "p = 0.020"
+    assert adversarial[1].small == f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
     older = replace(run, differences=run.differences.drop(columns="p"))  # from before there were p-values
-    assert not any(cell.note for cell in report_sections.results(older).blocks[1].cells()[0][1][0])
+    assert not any(cell.note for cell in sections.results(older)["changes"][0]["table"].cells()[0][1][0])
 
 
 @pytest.mark.parametrize(("lost", "shown"), [
-    (None, "Text Table Folded Picture"), ("measure_differences", "Text Text Table Folded Picture"),
-    ("risk_coverage", "Text Table Folded Text"), ("measures", "Text"),
+    (None, "table fold figure"), ("measure_differences", "missing table fold figure"),
+    ("risk_coverage", "table fold missing"), ("measures", "missing"),
 ])  # fmt: skip
 def test_of_the_further_measures_only_what_is_missing_is_left_out(run: Saved, lost: str | None, shown: str) -> None:
-    blocks = report_sections.measures(replace(run, **{lost: None}) if lost else run).blocks
-    assert sorted(type(block).__name__ for block in blocks) == sorted(shown.split())
-    said = [block.text for block in blocks if isinstance(block, Text) and block.kind == "missing"]
-    assert len(said) == bool(lost) and all(f"{lost}.parquet is not there (notebook 06_eval" in text for text in said)
-    captions = [block.caption for block in blocks if hasattr(block, "png")]
+    part = replace(run, **{lost: None}) if lost else run
+    html = section("report.j2", "measures", "", partial(sections.measures, part)).html
+    whole = re.sub(r"<details.*?</details>", "<details>", html, flags=re.S)
+    names = {'<p class="missing"': "missing", "<table": "table", "<details": "fold", "<figcaption": "figure"}
+    assert [names[tag] for tag in re.findall("|".join(names), whole)] == shown.split()
+    lines = re.findall(r'<p class="missing">(.*?)</p>', html)
+    assert len(lines) == bool(lost) and all(f"{lost}.parquet is not there (notebook 06_eval" in line for line in lines)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, flags=re.S)
     assert all("Risk and coverage of tiny on POPE adversarial" in caption for caption in captions)

@@ -16,7 +16,7 @@ from csp_utils.asking.tables import DTYPES
 from csp_utils.measures.methods import METHODS, confidences_by_method, missing_methods
 from csp_utils.measures.metrics import METHOD_MEASURES, SPOKEN, Protocol, compute, compute_measures, compute_methods
 from csp_utils.measures.recalibration import fit_isotonic, fit_platt, fit_temperature, image_halves
-from csp_utils.show import plots, plots_methods
+from csp_utils.show import fig_metrics, style
 
 NOTHING = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 
@@ -207,12 +207,12 @@ def test_one_image_has_nothing_to_be_recalibrated_by() -> None:
 def test_the_figure_and_its_caption_show_the_table(tmp_path) -> None:
     scored = confidences_by_method(pd.concat([answers(), answers(seed=1, variant="csp")]), NOTHING)
     values = compute_methods(scored, Protocol(), 20)[0]
-    figure = plots_methods.methods(values, "pope_random")
-    assert len(figure.axes) == len(plots_methods.SHOWN)
+    figure = fig_metrics.methods(values, "pope_random")
+    assert len(figure.axes) == len(fig_metrics.METHOD_METRICS)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][:2] == [
         "spoken (the paper's)", "token probability"]
-    text = plots_methods.caption(values, "pope_random")
+    text = fig_metrics.methods_caption(values, "pope_random")
     ece = values.set_index(["method", "metric", "variant"])["value"].sort_index()["platt", "ece"]
     assert f"ECE {ece['base']:.2f} / {ece['csp']:.2f}" in text and "40 questions" in text
-    for path in plots.save(figure, tmp_path, "methods", text):
+    for path in style.save(figure, tmp_path, "methods", text):
         assert path.stat().st_size > 300

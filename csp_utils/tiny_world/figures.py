@@ -1,10 +1,11 @@
-"""Pictures of the tiny world for notebook 00 and the report."""
+"""Figures of the tiny world's scenes, for notebook 00."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -13,7 +14,7 @@ from csp_utils.tiny_world.world.scenes import NOUNS, Scene
 
 
 def show_truth(scene: Scene) -> Figure:
-    """The scene, its boxes, and its visible masks side by side."""
+    """Draw a scene, its true boxes, and its visible masks side by side."""
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
     for axis, title in zip(axes, ("image", "true boxes", "true masks"), strict=True):
         axis.imshow(scene.image)
@@ -27,7 +28,7 @@ def show_truth(scene: Scene) -> Figure:
 
 
 def contact_sheet(scenes: Sequence[Scene], columns: int = 4) -> Figure:
-    """Scenes in a grid, each under its name."""
+    """Draw scenes in a grid, each under its name."""
     rows = -(-len(scenes) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.4 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat:
@@ -39,37 +40,11 @@ def contact_sheet(scenes: Sequence[Scene], columns: int = 4) -> Figure:
 
 
 def plot_cooccurrence(scenes: Sequence[Scene]) -> Figure:
-    """How often two nouns share a scene, as a share of the row noun's scenes."""
+    """Draw how often two nouns share a scene, as a share of the row noun's scenes."""
     pairs = cooccurrence(scenes).astype(float)
     share = pairs / np.maximum(np.diag(pairs)[:, None], 1)
-    np.fill_diagonal(share, np.nan)
     figure, axis = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
-    image = axis.imshow(share, cmap="viridis", vmin=0)
-    axis.set_xticks(range(len(NOUNS)), NOUNS, rotation=90)
-    axis.set_yticks(range(len(NOUNS)), NOUNS)
+    sns.heatmap(pd.DataFrame(share, NOUNS, NOUNS), mask=np.eye(len(NOUNS), dtype=bool), cmap="viridis", vmin=0,
+                square=True, xticklabels=True, yticklabels=True, cbar_kws={"shrink": 0.8}, ax=axis)  # fmt: skip
     axis.set_title("Share of the scenes with (row) that also show (column)", fontsize=10)
-    figure.colorbar(image, ax=axis, shrink=0.8)
-    return figure
-
-
-def plot_quality(table: pd.DataFrame) -> Figure:
-    """Each measure with an aim as a dot, beside the span that is aimed at.
-
-    Args:
-        table: as :func:`csp_utils.tiny_world.models.quality.quality_table` returns it.
-    """
-    from csp_utils.tiny_world.models.quality import AIMS
-
-    shown = table[table["aim"] != ""].iloc[::-1].reset_index(drop=True)
-    figure, axis = plt.subplots(figsize=(7.5, 0.45 * len(shown) + 1), layout="constrained")
-    for y, row in shown.iterrows():
-        low, high = AIMS[row["model"], row["measure"]]
-        start, end = low or 0, 1 if high is None else high
-        axis.barh(y, end - start, left=start, color="0.85", height=0.7)
-        if row["value"] is not None and not pd.isna(row["value"]):
-            axis.plot(row["value"], y, "o", color="black" if row["met"] else "tab:red")
-            place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
-            axis.annotate(f"{row['value']:.3f}", (row["value"], y), fontsize=8, **place)
-    axis.set(xlim=(-0.03, 1.05), xlabel="measured (dot) and aimed at (bar); red: aim missed")
-    axis.set_yticks(range(len(shown)), [f"{m}: {q}" for m, q in zip(shown["model"], shown["measure"], strict=True)])
     return figure

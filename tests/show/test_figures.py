@@ -11,7 +11,9 @@ from matplotlib.text import Text
 
 from csp_utils.measures import published
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute
-from csp_utils.show import plots
+from csp_utils.show import style
+from csp_utils.show.fig_calibration import calibration, correlation, token_probabilities
+from csp_utils.show.fig_metrics import bars, plain_answers
 
 
 def responses(nulls: bool = False) -> pd.DataFrame:
@@ -41,13 +43,13 @@ def tables(request: pytest.FixtureRequest):
 def test_every_figure_is_drawn_and_saved(tables, tmp_path: Path) -> None:
     table, metrics, plain, _ = tables
     for name, figure in {
-        "calibration": plots.calibration(table, "pope_adversarial"),
-        "bars": plots.bars(metrics, "amber_attribute"),
-        "plain": plots.plain_answers(plain),
-        "tokens": plots.token_probabilities(table, "pope_adversarial"),
-        "correlation": plots.correlation(table),
+        "calibration": calibration(table, "pope_adversarial"),
+        "bars": bars(metrics, "amber_attribute"),
+        "plain": plain_answers(plain),
+        "tokens": token_probabilities(table, "pope_adversarial"),
+        "correlation": correlation(table),
     }.items():
-        png, pdf, text = plots.save(figure, tmp_path, name, f"This is {name}.")
+        png, pdf, text = style.save(figure, tmp_path, name, f"This is {name}.")
         assert png.read_bytes()[:4] == b"\x89PNG" and png.stat().st_size > 5000
         assert pdf.read_bytes()[:5] == b"%PDF-" and pdf.stat().st_size > 5000
         assert text.read_text() == f"This is {name}.\n"
@@ -61,18 +63,18 @@ def letters(figure: Figure) -> list[Text]:
 
 def test_a_saved_pdf_can_be_printed_and_is_always_the_same(tmp_path: Path) -> None:
     caption = "Spearman's ρ is −0.5, and so on"
-    once, again = (plots.calibration(responses(), "pope_adversarial") for _ in range(2))
-    first = [path.read_bytes() for path in plots.save(once, tmp_path / "a", "x", caption)]
-    assert first == [path.read_bytes() for path in plots.save(once, tmp_path / "b", "x", caption)]
-    assert first == [path.read_bytes() for path in plots.save(again, tmp_path / "c", "x", caption)]
+    once, again = (calibration(responses(), "pope_adversarial") for _ in range(2))
+    first = [path.read_bytes() for path in style.save(once, tmp_path / "a", "x", caption)]
+    assert first == [path.read_bytes() for path in style.save(once, tmp_path / "b", "x", caption)]
+    assert first == [path.read_bytes() for path in style.save(again, tmp_path / "c", "x", caption)]
     pdf = first[1]
     assert b"/Subject (\xfe\xff" + caption.encode("utf-16-be") + b")" in pdf and b"/CreationDate" not in pdf
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, embedded
 
 
 def test_a_figure_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = plots.calibration(responses(), "pope_adversarial")
-    kept = [path.read_bytes() for path in plots.save(figure, tmp_path, "x", "kept")]
+    figure = calibration(responses(), "pope_adversarial")
+    kept = [path.read_bytes() for path in style.save(figure, tmp_path, "x", "kept")]
 
     def cut(path: Path, **_: object) -> None:
         Path(path).write_bytes(b"half")
@@ -80,22 +82,22 @@ def test_a_figure_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(figure, "savefig", cut)
     with pytest.raises(RuntimeError):
-        plots.save(figure, tmp_path, "x", "new")
+        style.save(figure, tmp_path, "x", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.md", "x.pdf", "x.png"]
     assert [(tmp_path / f"x.{suffix}").read_bytes() for suffix in ("png", "pdf", "md")] == kept
 
 
 def test_variants_can_be_told_apart_in_grey() -> None:
-    greys = [sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(plots.style(v)[0]), strict=True))
+    greys = [sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(style.of(v)[0]), strict=True))
              for v in ("base", "sft", "csp")]  # fmt: skip
     assert greys[0] - greys[1] > 0.15 and greys[1] - greys[2] > 0.15
-    assert all(len({plots.style(v)[i] for v in ("base", "sft", "csp")}) == 3 for i in (1, 2))  # line and marker
+    assert all(len({style.of(v)[i] for v in ("base", "sft", "csp")}) == 3 for i in (1, 2))  # line and marker
 
 
 def test_the_calibration_figure_shows_what_the_table_says() -> None:
     table = responses()
-    figure = plots.calibration(table, "pope_adversarial")
-    base = plots.pair_counts(table.query("variant == 'base' and split == 'pope_adversarial'"))
+    figure = calibration(table, "pope_adversarial")
+    base = style.pair_counts(table.query("variant == 'base' and split == 'pope_adversarial'"))
     assert base.sum() == 80 and base[:, 95].tolist() == [40, 40]
     legends = [text.get_text() for axis in figure.axes[:2] for text in axis.get_legend().get_texts()]
     assert legends[0] == "base: AUC 0.50" and "base: ECE 0.45, Brier 0.45" in legends  # (0.95^2 + 0.05^2) / 2
@@ -104,20 +106,20 @@ def test_the_calibration_figure_shows_what_the_table_says() -> None:
 
 
 def test_a_cell_of_constant_confidence_is_still_seen() -> None:
-    cells = plots.correlation(responses()).axes[0].collections[0]  # all pairs of base lie in two hexagons
+    cells = correlation(responses()).axes[0].collections[0]  # all pairs of base lie in two hexagons
     shades = cells.to_rgba(cells.get_array())[:, :3]
     assert len(shades) == 2 and (shades < 0.9).all()
 
 
 def test_a_split_without_any_confidence_is_said() -> None:
     table = responses().assign(verbalized=pd.NA).astype({"verbalized": "Int64"})
-    figure = plots.calibration(table, "pope_adversarial")
+    figure = calibration(table, "pope_adversarial")
     assert [t.get_text() for axis in figure.axes[:2] for t in axis.texts] == ["no confidence was parsed"] * 2
 
 
 def test_undefined_values_are_said_not_drawn_as_zero() -> None:
     metrics = compute(responses(nulls=True), Protocol(), 5)[0]
-    figure = plots.bars(metrics, "pope_adversarial")
+    figure = bars(metrics, "pope_adversarial")
     assert sum(t.get_text() == "undefined" for t in figure.axes[0].texts) == 3  # auc, brier, ece of base
 
 

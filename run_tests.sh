@@ -46,6 +46,7 @@ check() {
 unit() {
     check "style" "$python" -m ruff check .
     check "layers of the package" "$(dirname "$python")/lint-imports" --no-cache
+    check "sizes" "$python" scripts/sizes.py
     # Test modules run at the same time, one per core, without threads of their own. There are at most four, because each
     # needs 2 GB; -n 0 runs them one after the other. nbval's plugin loads slowly and collects no Python test.
     local pytest=(env OMP_NUM_THREADS=1 "$python" -m pytest -p no:nbval -n logical --maxprocesses 4 --dist loadfile)

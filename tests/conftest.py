@@ -1,5 +1,6 @@
 """What several test modules share: the project's root, a small project with notebooks of its own, and a model."""
 
+import lzma
 import os
 import shutil
 import signal
@@ -108,8 +109,8 @@ class Project:
             shutil.copy(ROOT / name, folder)
         self.write("csp_utils/words/mark.py", "MARK = 1\n")
         self.write("rows.csv", "a\nb\nc\n")
-        self.write("stages/count.py", COUNT)
-        self.write("stages/copy.py", COPY)
+        self.write("stages/counting.py", COUNT)
+        self.write("stages/copying.py", COPY)
         self.params = self.write("params/mini.yaml", PARAMS)
         self.notebook("20_count", "notebook.compute(p)", "print(paths['count.txt'].read_text())")
         self.notebook("21_copy", "notebook.compute(p)", "print(paths['copy.txt'].read_text())")
@@ -163,6 +164,16 @@ class Project:
 def project(tmp_path: Path) -> Project:
     """A small project of its own."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pope/ and amber/: their authors' own files, which this repository holds compressed."""
+    folder = tmp_path_factory.mktemp("official")
+    for file in (ROOT / "tests" / "data" / "official").glob("*/*.xz"):
+        (folder / file.parent.name).mkdir(exist_ok=True)
+        (folder / file.parent.name / file.stem).write_bytes(lzma.decompress(file.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="module")

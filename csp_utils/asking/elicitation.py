@@ -5,7 +5,7 @@ asked are the paper's three prompts per unique (image, question), greedily: prom
 with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +14,9 @@ from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
-from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
@@ -102,9 +101,8 @@ def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
     return questions[["path", "question"]].drop_duplicates(ignore_index=True)
 
 
-def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
-           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan(),
-           shard: Shard = WHOLE) -> pd.DataFrame:
+def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(), shard: Shard = WHOLE
+           ) -> pd.DataFrame:
     """Ask everything once.
 
     Args:
@@ -120,8 +118,7 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")
     prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
-    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature,
-                      shard=shard)
+    replies = vlm.ask(prompts, replace(asking, temperature=plan.temperature), shard=shard)
     asked["prompt"] = [prompt.text for prompt in prompts]
     asked = asked[[reply is not None for reply in replies]].copy()
     replies = [reply for reply in replies if reply is not None]
@@ -131,29 +128,3 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
     for name, values in said.items():  # with types, as a shard may have no rows
         asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
     return asked
-
-
-def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str) -> pd.DataFrame:
-    """The rows of responses.parquet for one variant (columns: :mod:`csp_utils.measures.metrics`).
-
-    Args:
-        asked: as :func:`elicit` returns it.
-        questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
-    """
-    asked = asked[asked["name"].isin([PAPER, PLAIN])]
-    said = {(row.path, row.question, row.kind): row for row in asked.itertuples()}
-    rows = []
-    for q in questions.itertuples():
-        plain = said[q.path, q.question, PLAIN]
-        total = plain.p_yes + plain.p_no
-        for candidate, p in (("Yes", plain.p_yes), ("No", plain.p_no)):
-            raw = said[q.path, q.question, candidate].raw
-            rows.append(
-                {
-                    "model": model, "variant": variant, "split": q.split, "question_id": q.question_id,
-                    "image": q.image, "question": q.question, "label": int(q.label == candidate.lower()),
-                    "candidate": candidate, "raw": raw, "verbalized": parse_confidence(raw),
-                    "internal": p / total if total > 0 else None, "plain_answer": parse_yes_no(plain.raw),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})

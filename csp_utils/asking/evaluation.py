@@ -11,22 +11,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from csp_utils.asking.elicitation import (
-    KINDS,
-    Plan,
-    elicit,
-    prompt_of,
-    read_questions,
-    responses_table,
-    unique_questions,
-)
-from csp_utils.asking.elicitation_table import elicitations_table
+from csp_utils.asking.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, unique_questions
+from csp_utils.asking.tables import elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
 from csp_utils.base.shards import POSITION
 from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.vlm.load import VLM
+from csp_utils.models.vlm.reply import Asking
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 
 SCHEMA = pa.schema(
@@ -61,7 +54,8 @@ def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path
     first = pairs.head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
 
     def of_one(vlm: VLM, variant: str) -> pd.DataFrame:
-        replies = elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan, shard)
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        replies = elicit(vlm, questions, asking, plan, shard)
         return replies.reset_index(names=POSITION)
 
     asked = Questionnaire(

@@ -10,8 +10,9 @@ from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_fil
 from csp_utils.base.progress import Progress, silent
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import Prompt, draw_seed
-from csp_utils.noise.noised_view import Noised
+from csp_utils.models.vlm.reply import Asking, Prompt, draw_seed
+from csp_utils.noise.diffusion import Diffusion
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.noise.training_rows import kept
 from csp_utils.words.english import article
 from csp_utils.words.prompts import plain_question
@@ -51,16 +52,16 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
     for row in rows.itertuples():
         path = images / f"{row.row_id}.png"
         data.image(row.row_id).save(path)
+        mask = EncodedMask(row.rle_counts, int(row.width), int(row.height))
         for signal in p.signals:
             # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
-            shown = path if signal == 1 else Noised(path, 0, row.row_id, p.seed, 1, 1 - signal, row.rle_counts,
-                                                    int(row.width), int(row.height))  # fmt: skip
+            shown = path if signal == 1 else NoisyImage(path, 0, row.row_id, p.seed, Diffusion(1, 1 - signal), mask)
             prompts.append(Prompt(shown, plain_question(question(row.keyword))))
             keys.append((row.row_id, row.keyword, signal))
             facts.append((*keys[-1], row.rle_counts, prompts[-1].text))
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        said = vlm.ask(prompts, Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}"))
         return pd.DataFrame({"raw": [reply.text for reply in said]})
 
     asked = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},

@@ -27,9 +27,9 @@ from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
 from csp_utils.models.masks import MaskResult, load_models, mask_images
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Prompt, draw_seed
-from csp_utils.noise.diffusion import generator
-from csp_utils.noise.noised_view import Noised
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
+from csp_utils.noise.diffusion import Diffusion, generator
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no
 
@@ -164,13 +164,14 @@ def views(row: Any, moved: str | None, p: Any) -> dict[tuple[str, int | None], S
         moved: the run lengths of the moved mask; None leaves "elsewhere" out.
     """
     path = Path(row.path)
-    masks = {"object": row.rle_counts, "elsewhere": moved, "everywhere": None}
-    noise = (row.row_id, p.seed, p.t_max, p.gamma)
+    masks = {region: counts and EncodedMask(counts, row.width, row.height)
+             for region, counts in (("object", row.rle_counts), ("elsewhere", moved), ("everywhere", None))}
+    noise = (row.row_id, p.seed, Diffusion(p.t_max, p.gamma))
     shown: dict[tuple[str, int | None], Shown] = {("object", 100): path}
     for region in p.regions:
         for c in p.levels:
             if c < 100 and (masks[region] is not None or region == "everywhere"):
-                shown[region, c] = Noised(path, c, *noise, masks[region], row.width, row.height)
+                shown[region, c] = NoisyImage(path, c, *noise, masks[region])
     if row.other_path is not None:
         shown["swapped", None] = Path(row.other_path)
     shown["removed", None] = None
@@ -203,7 +204,8 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: P
             keys.append((row.image, row.question, row.object, condition, c))
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        said = vlm.ask(prompts, asking)
         rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
                 for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
         return pd.DataFrame(rows, columns=["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"])

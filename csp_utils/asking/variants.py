@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +22,8 @@ from csp_utils.base.memory import free_models
 from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.base.results import cached
 from csp_utils.base.stage import WHOLE, Shard
-from csp_utils.models.vlm.load import VLM, Engine, load_vlm
-from csp_utils.models.vlm.reply import TOLERANCE, Prompt, Reply
+from csp_utils.models.vlm.load import VLM, EngineName, ModelChoice, load_vlm
+from csp_utils.models.vlm.reply import TOLERANCE, Asking, Prompt, Reply
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
 
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
@@ -44,7 +44,7 @@ class Settings(Protocol):
     torch_dtype: str
     batch_size: int
     max_new_tokens: int
-    engine: Engine
+    engine: EngineName
     device: str
 
 
@@ -92,7 +92,7 @@ def compare(one: Sequence[Reply], two: Sequence[Reply]) -> dict[str, Any]:
             "largest_difference": max(numbers, default=0.0)}
 
 
-def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str,
+def check_engine(vlm: VLM, prompts: Sequence[Prompt], asking: Asking, torch_dtype: str,
                  reference: Sequence[Reply] | None = None) -> dict[str, Any]:
     """Compares the engine with the plain one on a few ``prompts``.
 
@@ -100,7 +100,7 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
         reference: what the plain engine said to :func:`checked_prompts`; None if it is among ``vlm``'s engines.
 
     Returns:
-        :func:`compare`'s, for vLLM with :meth:`csp_utils.models.vlm.vllm.SwiftEngine.told`'s; with the plain engine
+        :func:`compare`'s, for vLLM with :meth:`csp_utils.models.vlm.vllm.SwiftEngine.report`'s; with the plain engine
         {"not_compared": why}.
 
     Raises:
@@ -111,8 +111,8 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
         return {"not_compared": vlm.why_not_shared or "engine plain was asked for"}
     prompts = checked_prompts(vlm.engine, prompts)
     if reference is None:
-        reference = vlm.ask(prompts, batch_size, max_new_tokens, engine="plain")
-    found = compare(reference, vlm.ask(prompts, batch_size, max_new_tokens))
+        reference = vlm.ask(prompts, asking, engine="plain")
+    found = compare(reference, vlm.ask(prompts, asking))
     instead = "auto" if vlm.engine == "vllm" else "plain"
     if found["largest_difference"] > TOLERANCE[torch_dtype]:
         raise UserError(f"engine {vlm.engine} differs from engine plain by {found['largest_difference']:.3g} in a "
@@ -122,7 +122,7 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
     if found["different_replies"] > MOST_DIFFERENT[torch_dtype] * found["replies"]:
         raise UserError(f"engine vllm gives {found['different_replies']} of {found['replies']} replies otherwise than "
                         f"engine plain ({torch_dtype}); set engine to auto")
-    return found | vlm.engines["vllm"].told()
+    return found | vlm.engines["vllm"].report()
 
 
 SETTINGS = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
@@ -182,20 +182,20 @@ def _ask_one(p: Settings, checkpoint: str, variant: str, asked: Questionnaire, d
 
     With vLLM, the plain engine answers the checks first and leaves the memory, so that the GPU never holds both.
     """
-    load = partial(load_vlm, checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
-    reference = None
+    load = partial(load_vlm, ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device))
+    asking, reference = Asking(p.batch_size, p.max_new_tokens), None
     if p.engine == "vllm":
         free_models()
         prompts = checked_prompts("vllm", asked.checks)
-        reference = load("plain").ask(prompts, p.batch_size, p.max_new_tokens, description="the reference")
+        reference = load("plain").ask(prompts, replace(asking, description="the reference"))
     free_models()
     vlm = load(p.engine, p.batch_size)
     try:
-        check = check_engine(vlm, asked.checks, p.batch_size, p.max_new_tokens, p.torch_dtype, reference)
+        check = check_engine(vlm, asked.checks, asking, p.torch_dtype, reference)
         asked_by = {"engine": vlm.engine, "check": check}
         table = asked.ask(vlm, variant)
         if vlm.engine == "vllm":
-            asked_by |= vlm.engines["vllm"].told()
+            asked_by |= vlm.engines["vllm"].report()
     finally:
         if vlm.engine == "vllm":
             vlm.engines["vllm"].close()

@@ -3,7 +3,7 @@
 A result is computed again when code changes that can change it, and only then. So this looks at *definitions*, not at
 files: from a function to everything of csp_utils whose name it mentions, and from there on. Each definition counts by
 its syntax tree without docstrings, comments, type annotations and the texts of raised errors. The room ``base`` is not
-followed: it carries results and does not decide them.
+followed, but for the names and number formats of tables and pages: it carries results and does not decide them.
 """
 
 import ast
@@ -17,6 +17,8 @@ from csp_utils.base.run import PROJECT
 
 PACKAGE = "csp_utils"
 CARRIES = f"{PACKAGE}.base"
+DECIDES = f"{CARRIES}.wording"
+"""The module of ``base`` that is followed: tables and pages show what it says."""
 
 
 @dataclass
@@ -37,7 +39,7 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
 
     Args:
         starts: ``module:name``, such as ``csp_utils.stages.mask:compute``.
-        files: Python files or notebooks that are used whole, such as plugins that are loaded by path.
+        files: files that are used whole, such as plugins that are loaded by path, notebooks, templates.
     """
     used = _Used()
     for start in starts:
@@ -45,9 +47,12 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
         if name not in _module(module).digests:
             raise LookupError(f"{module} defines no {name} at its top, whose code could be followed.")
         used.name(module, name)
-    for file in files:
-        used.module(str(file))
     code = Code(libraries=used.libraries)
+    for file in files:
+        if file.suffix in (".py", ".ipynb"):
+            used.module(str(file))
+        else:  # a template, a style sheet
+            code.modules[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     for module, names in used.names.items():
         found = _module(module)
         text = "\n".join(f"{name} {found.digests[name]}" for name in sorted(names))
@@ -71,7 +76,7 @@ class _Used:
 
     def name(self, module: str, name: str) -> None:
         """Take one definition of a module, and what it uses in turn; for a name that is imported there, its origin."""
-        if module == CARRIES or module.startswith(CARRIES + "."):
+        if module != DECIDES and (module == CARRIES or module.startswith(CARRIES + ".")):
             return
         found = _module(module)
         if module not in self.names:

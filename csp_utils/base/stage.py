@@ -96,7 +96,7 @@ class Stage(Generic[P]):
         gpu: whether it uses a GPU where there is one.
         cost: what it takes, for --plan; notes in ``known`` how many rows it leaves.
         libraries: distributions that compute without being imported.
-        files: Python files that are loaded by path.
+        files: files that are loaded by path: plugins, templates.
         scraps: what it keeps in case a computation fails; removed when the results are published.
         follows: what it waits for: the makers of its inputs, all of its run, or all runs of the params file.
         notebook: the file.

@@ -1,19 +1,21 @@
-"""The numbers that the CSP paper prints (assets/published.yaml), to stand beside ours."""
+"""The numbers that the CSP paper prints (assets/published.yaml), and tables of ours beside them."""
 
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
+from csp_utils.base.wording import rows_with_intervals
+
 PATH = Path(__file__).parents[2] / "assets" / "published.yaml"
 VARIANTS = {"base": "base", "csp": "using CSP"}
-"""The paper's rows: a model as it is, and the same "using CSP". It prints no numbers for SFT alone."""
+"""The rows of the paper's tables: a model as it is, and "using CSP". The paper has no numbers for SFT alone."""
 
 _METRICS = {"spearman_rho": "spearman", "kendall_tau": "kendall"}
 
 
 def published(path: Path = PATH) -> pd.DataFrame:
-    """Tables 1 and 2 and the two Brier scores of section 4.3.1.
+    """Read tables 1 and 2 and the two Brier scores of section 4.3.1.
 
     Returns:
         model, variant (base or csp), split, metric (our names), value (as printed).
@@ -32,19 +34,19 @@ def published(path: Path = PATH) -> pd.DataFrame:
 
 
 def beside_published(metrics: pd.DataFrame, paper_model: str, names: list[str], decimals: int = 2) -> pd.DataFrame:
-    """Our values with their intervals beside the paper's printed ones.
+    """Tabulate our values, with intervals, beside the numbers that the paper prints.
 
     Args:
         metrics: table of :func:`csp_utils.measures.metrics.compute` (one model).
         paper_model: the paper's model to compare with.
-        names: metrics to show.
+        names: the metrics of the table.
 
     Returns:
-        text, one row per (split, metric), one column per variant of ours, then "paper base" and "paper csp" (a dash
-        where the paper prints nothing).
+        a table of text: a row for each (split, metric), a column for each of our variants, then "paper base" and
+        "paper csp" (a dash where the paper prints nothing).
     """
     ours = metrics[metrics["metric"].isin(names)].copy()
-    ours["text"] = [_text(row, decimals) for row in ours.itertuples()]
+    ours["text"] = rows_with_intervals(ours, decimals=decimals)
     order = {name: list(dict.fromkeys(ours[name])) for name in ("split", "variant")}
     table = ours.pivot(index=["split", "metric"], columns="variant", values="text")[order["variant"]]
     paper = published().query("model == @paper_model").set_index(["variant", "split", "metric"])["value"]
@@ -53,10 +55,3 @@ def beside_published(metrics: pd.DataFrame, paper_model: str, names: list[str], 
         table[f"paper {variant}"] = ["–" if value is None else f"{value:g}" for value in printed]
     rows = [(split, metric) for split in order["split"] for metric in names if (split, metric) in table.index]
     return table.loc[rows].rename_axis(columns=None)
-
-
-def _text(row, decimals: int) -> str:
-    if pd.isna(row.value):
-        return "undefined"
-    value = f"{row.value:.{decimals}f}"
-    return value if pd.isna(row.ci_low) else f"{value} [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"

@@ -197,6 +197,7 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
         try:
             for folder in folders:
                 sweep(folder)
+            _none_from_the_future(plan)
             status = snakemake(path, options, plan, stale, log)
         finally:
             for folder in folders:
@@ -206,6 +207,18 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
     if status and not any(time > began for time in left):  # neither notebook nor shard: Snakemake itself has a reason
         print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
     return status
+
+
+def _none_from_the_future(plan: Sequence[Step]) -> None:
+    """Date executed notebooks of the future now, in their order.
+
+    They were made before the clock was set back. Snakemake would call every notebook after them older than its input,
+    and delete it.
+    """
+    for step in plan:
+        now = time.time_ns()
+        if _written(step.copy) > now:
+            os.utime(step.copy, ns=(now, now))
 
 
 def _remove_empty(folder: Path) -> None:

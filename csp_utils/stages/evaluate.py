@@ -119,15 +119,14 @@ def compute(job: Job[Eval]) -> None:
 
 def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) -> dict[str, "pd.DataFrame"]:
     """Return the tables of measures by their names."""
-    from csp_utils.measures import methods
-    from csp_utils.measures.metrics import Protocol, compute, compute_measures, compute_methods
-    from csp_utils.show.plots_measures import risk_coverage_table
+    from csp_utils.measures.methods import confidences_by_method
+    from csp_utils.measures.metrics import Protocol, compute, compute_measures, compute_methods, risk_coverage_table
 
     protocol = Protocol(p.ties, p.ece_edges, p.n_bins, p.positive, p.seed)
     metrics, plain, differences = compute(responses, protocol, p.n_bootstrap)
     measures, measure_differences = compute_measures(responses, protocol, p.n_bootstrap)
-    found, method_differences = compute_methods(methods.scores(responses, elicitations, p.seed), protocol,
-                                                p.n_bootstrap)  # fmt: skip
+    scored = confidences_by_method(responses, elicitations, p.seed)
+    found, method_differences = compute_methods(scored, protocol, p.n_bootstrap)
     return {"metrics": metrics, "metrics_plain": plain, "differences": differences, "measures": measures,
             "measure_differences": measure_differences, "risk_coverage": risk_coverage_table(responses, protocol),
             "methods": found, "method_differences": method_differences}  # fmt: skip

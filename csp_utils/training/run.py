@@ -21,7 +21,7 @@ from csp_utils.base.process import stream
 from csp_utils.base.run import RunPaths
 from csp_utils.base.stage import Job
 from csp_utils.models import checkpoints
-from csp_utils.noise.rendered import is_drawn
+from csp_utils.noise.rendered import is_rendered
 from csp_utils.training import command as training
 from csp_utils.training.log import last_error, read_logging, sparse
 from csp_utils.training.results import UNCHECKED, WORK, rows_file
@@ -44,7 +44,7 @@ def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
         raise UserError(f"{path} holds no rows, so there is nothing to train on; run 03_perturb with more rows.")
     for number, row in enumerate(rows, 1):
         for image in row["images"]:
-            if not Path(image).is_file() and not is_drawn(image):
+            if not Path(image).is_file() and not is_rendered(image):
                 raise UserError(f"Image {image} of line {number} of {path} is missing; run notebook 03_perturb again.")
     return rows
 
@@ -56,7 +56,7 @@ def prepare(p: Training, paths: RunPaths) -> tuple[list[str], dict[str, str], li
     """
     folder, data = paths[p.folder], rows_file(p, paths)
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
-    if p.model_type == "qwen_vl" and any(is_drawn(row["images"][0]) for row in rows[:1]):
+    if p.model_type == "qwen_vl" and any(is_rendered(row["images"][0]) for row in rows[:1]):
         raise UserError("Qwen-VL-Chat opens image files itself, so they cannot be drawn; set images: files in the "
                         "section 03_perturb that made the rows, and run that notebook again.")  # fmt: skip
     used = data if p.n_rows is None else folder / TRAIN

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
+from csp_utils.pipeline.shards import Shard
 from pydantic import ValidationError
 
 from csp_utils import notebook
@@ -17,7 +18,6 @@ from csp_utils.base.params import Eval
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm import load as vlm
 from csp_utils.pipeline import shards
-from csp_utils.pipeline.shards import Shard
 from csp_utils.tiny_world.world.data import write_world
 
 
@@ -31,7 +31,7 @@ def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(ROOT)
     data = RunPaths("data", tmp_path)
     write_world(data, 1, 1, 3, 0)
-    loaded = vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu")
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544))
     monkeypatch.setattr(asking, "load_vlm", lambda *_: loaded)
     monkeypatch.setattr(asking, "check_engine", lambda *_: {})  # once a part and variant: most of the time
     p = Eval(run="r", base_model=str(model_folder), variants=["base", "csp"], pope=str(data.pope),
@@ -70,7 +70,7 @@ def test_what_a_cut_part_had_asked_is_not_asked_again(world, monkeypatch: pytest
     whole, asked, elicit = run(1, "whole"), [], evaluation.elicit
 
     def cut(model, *arguments):
-        asked.append(arguments[4])
+        asked.append(arguments[1].description)
         if len(asked) == 4:
             raise KeyboardInterrupt
         return elicit(model, *arguments)

@@ -9,11 +9,11 @@ from conftest import ROOT
 
 from csp_utils.base import code as module
 from csp_utils.base.code import code_of
-from csp_utils.base.stage import Job
 from csp_utils.stages import stages
 
 FILES = {
     "base/carry.py": "def write(table):\n    return table\n",
+    "base/wording.py": "NAME = 'one'\nOTHER = 'other'\n\n\ndef said():\n    return NAME\n",
     "words/english.py": '''"""What words are."""
 import json
 from functools import cache
@@ -98,6 +98,7 @@ def twice(function):
 from typing import TYPE_CHECKING
 
 import csp_utils.words.parser as reader
+from csp_utils.base import wording
 from csp_utils.base.carry import write
 from csp_utils.words import deep, lazy
 from csp_utils.words import english as words
@@ -123,6 +124,7 @@ def compute(job: "other") -> None:
     from csp_utils.words.english import later
 
     write(job)
+    wording.said()
     return helper(job), plural("x"), words.table(), reader.parse(), again(2), Scorer().score(), later()
 
 
@@ -174,7 +176,7 @@ def test_it_names_the_modules_and_libraries_that_are_used_and_no_others(package)
     found = now()
     assert set(found.modules) == {f"csp_utils.{name}" for name in (
         "noise.work", "words.english", "words.lazy", "words.classes", "words.numbers", "words.decorators",
-        "words.parser", "words.through", "words.deep.inner")}  # fmt: skip
+        "words.parser", "words.through", "words.deep.inner", "base.wording")}  # fmt: skip
     assert {"numpy", "functools", "re", "torch"} <= found.libraries
     assert not {"pandas", "matplotlib", "csp_utils", "json"} & found.libraries
 
@@ -200,6 +202,7 @@ def test_it_names_the_modules_and_libraries_that_are_used_and_no_others(package)
     ("noise/work.py", "import matplotlib", "import seaborn as matplotlib"),
     ("noise/work.py", "lazy.double(job), plural", "lazy.treble(job)"),
     ("noise/work.py", "import other", "import factor as other"),
+    ("base/wording.py", "'other'", "'another'"),
     ("base/carry.py", "return table", "return [table]"),  # base carries results and does not decide them
 ])
 def test_what_changes_no_number_changes_no_digest(package, file, old, new):
@@ -229,6 +232,7 @@ def test_what_changes_no_number_changes_no_digest(package, file, old, new):
     ("words/decorators.py", "* 2", "* 3", "words.decorators"),
     ("words/parser.py", "compile('x')", "compile('y')", "words.parser"),
     ("words/parser.py", "print('at import')", "print('when imported')", "words.parser"),
+    ("base/wording.py", "'one'", "'two'", "base.wording"),  # tables and pages show it
     ("words/deep/inner.py", "return 21", "return 22", "words.deep.inner"),  # package.module.function
     ("noise/work.py", "@twice\n", "", "noise.work"),
     ("noise/work.py", "torch = None", "torch = 0", "noise.work"),
@@ -354,8 +358,18 @@ def test_each_stages_code_is_found_and_that_of_others_is_not(name):
         assert not {one for one in modules if one.startswith("measures")}
 
 
-def test_base_does_not_decide_results():
-    """It is not followed, so nothing there may depend on what a stage computes."""
-    assert not any(module.startswith("csp_utils.base") for stage in stages.values()
-                   for module in code_of(stage.functions).modules)  # fmt: skip
-    assert Job.__module__ == "csp_utils.base.stage"
+def test_of_base_only_what_is_shown_decides_a_result():
+    found = {name: {one for one in code_of(stage.functions).modules if one.startswith("csp_utils.base")}
+             for name, stage in stages.items()}  # fmt: skip
+    assert set().union(*found.values()) == {"csp_utils.base.wording"}
+    assert found["09_report"] and found["11_claims"] and not found["02_mask"]
+
+
+@pytest.mark.parametrize("suffix", [".j2", ".css"])
+def test_a_template_counts_by_its_bytes(package, tmp_path, suffix):
+    template = tmp_path / f"page{suffix}"
+    template.write_text("{{ title }}")
+    before = now(files=[template])
+    template.write_text("{{ title }} ")
+    after = now(files=[template])
+    assert before.modules.pop(template.name) != after.modules.pop(template.name) and before == after == now()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_datasets import rlaif_row
+from rlaif_rows import rlaif_row
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet

@@ -88,11 +88,11 @@ def test_outside_the_mask_nothing_changes(height, width, c, seed, density, sampl
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
     mask = rng.random((height, width)) < density
     before = image.copy()
-    out = P.perturb_row(image, mask, c, "row", seed, t_max=30, sampler=sampler)
+    out = P.perturb_row(image, mask, c, "row", seed, P.Diffusion(30, sampler=sampler))
     assert out.dtype == np.uint8 and out.shape == image.shape
     assert np.array_equal(out[~mask], before[~mask])
     assert np.array_equal(image, before)  # the input is not written to
-    everywhere = P.perturb_row(image, None, c, "row", seed, t_max=30, sampler=sampler)
+    everywhere = P.perturb_row(image, None, c, "row", seed, P.Diffusion(30, sampler=sampler))
     assert np.array_equal(out[mask], everywhere[mask])  # a pixel's noise does not depend on the mask
     if c == 100:
         assert np.array_equal(everywhere, before)
@@ -101,7 +101,7 @@ def test_outside_the_mask_nothing_changes(height, width, c, seed, density, sampl
 def test_every_grey_value_survives_the_change_of_range():
     values = np.arange(256, dtype=np.uint8)
     image = np.repeat(values[None, :, None], 3, axis=2)
-    assert np.array_equal(P.perturb(image, None, 0, np.random.default_rng(0), t_max=1, gamma=1e-14), image)
+    assert np.array_equal(P.perturb(image, None, 0, np.random.default_rng(0), P.Diffusion(1, 1e-14)), image)
 
 
 def test_inside_the_mask_the_object_goes():

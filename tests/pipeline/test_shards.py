@@ -11,6 +11,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from conftest import ROOT, Project
+from csp_utils.pipeline.shards import Shard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +24,6 @@ from csp_utils.models.keyword_lm import KeywordModel
 from csp_utils.noise import training_rows
 from csp_utils.pipeline import run as pipeline
 from csp_utils.pipeline import shards
-from csp_utils.pipeline.shards import Shard
 from csp_utils.tiny_world.world.scenes import draw_scene
 
 ASSETS = ROOT / "assets" / "tiny_world"

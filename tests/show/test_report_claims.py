@@ -10,13 +10,14 @@ from test_claims import said
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
-from csp_utils.base.params import Claims
 from csp_utils.base.run import RunPaths
+from csp_utils.base.wording import name_of
 from csp_utils.measures import arms as claims
 from csp_utils.measures import stress_curves, verdicts
 from csp_utils.measures.metrics import Protocol
-from csp_utils.show import plots, plots_claims, report_claims
-from csp_utils.show.report_claims_tables import trainings
+from csp_utils.show import fig_claims, fig_stress, report_claims, saved
+from csp_utils.show.report_claims import trainings
+from csp_utils.stages.claims import Claims
 
 WORDS = ["ox"]
 SHARES = {"csp": 0.8, "simpo_only": 0.05, "global_noise": 0.5, "gamma_0_02": 0.6, "words_left_out": 0.4}
@@ -107,7 +108,6 @@ def test_the_tables_of_the_docs_take_the_place_of_the_old_ones(run, tmp_path: Pa
 
 def test_how_an_arm_was_trained_is_what_differs_from_the_whole_method(tmp_path: Path, monkeypatch) -> None:
     from csp_utils.base.params import Perturb, Sft, Simpo
-    from csp_utils.show import report_run
 
     def executed(paths):
         branch = paths.root.name.split(".")[1]
@@ -115,8 +115,8 @@ def test_how_an_arm_was_trained_is_what_differs_from_the_whole_method(tmp_path: 
              "05_simpo": Simpo(rows_file="outputs/m.csp.1/x" if branch == "simpo_only" else None)}  # fmt: skip
         return {name: one for name, one in p.items() if branch != "simpo_only" or name == "05_simpo"}
 
-    monkeypatch.setattr(report_run, "executed", executed)
-    monkeypatch.setattr(report_run, "parameters", lambda runs, name: runs.get(name))
+    monkeypatch.setattr(saved, "executed_notebooks", executed)
+    monkeypatch.setattr(saved, "parameters", lambda runs, name: runs.get(name))
     assert trainings("m", ["m.csp.1", "m.loud.1", "m.simpo_only.1"]) == {
         "csp": "the whole method", "loud": "03_perturb: gamma = 0.02",
         "simpo_only": "without 03_perturb; without 04_sft; 05_simpo: rows_file = outputs/m.csp./x"}  # fmt: skip
@@ -125,13 +125,13 @@ def test_how_an_arm_was_trained_is_what_differs_from_the_whole_method(tmp_path: 
 def test_figures_show_every_claim_and_every_arm(run) -> None:
     _, paths, _ = run
     t = report_claims.load(paths)
-    figure = plots_claims.claims(t.claims, t.checks, t.differences)
+    figure = fig_claims.claims(t.claims, t.checks, t.differences)
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert [title.split("  ")[0] for title in titles] == [str(i) for i in range(1, 9)]
     assert "not tested" in titles[7] and all(row.verdict in title for row, title in
                                              zip(t.claims.itertuples(), titles, strict=True))  # fmt: skip
     names = ["base", "csp", "gamma_0_02"]
-    rows = [label.get_text() for label in plots_claims.arms(t.values, names).axes[0].get_yticklabels()]
+    rows = [label.get_text() for label in fig_claims.arms(t.values, names).axes[0].get_yticklabels()]
     assert rows == ["base", "SFT + SimPO", "gamma 0 02"]
-    assert "base 95 % unchanged, 95 % hidden most" in plots_claims.noise_caption(t.curves)
-    assert f"{plots.named('csp')} 100 % unchanged, 0 % hidden most" in plots_claims.noise_caption(t.curves)
+    assert "base 95 % unchanged, 95 % hidden most" in fig_stress.seeds_caption(t.curves)
+    assert f"{name_of('csp')} 100 % unchanged, 0 % hidden most" in fig_stress.seeds_caption(t.curves)

@@ -13,7 +13,7 @@ from csp_utils.base.process import stream
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
 from csp_utils.pipeline import params_file
-from csp_utils.pipeline.graph import steps, why_stale
+from csp_utils.pipeline.graph import needed, steps, why_stale
 from csp_utils.stages import stages
 
 
@@ -63,14 +63,8 @@ def _make(file: str, name: str) -> None:
     """Run the earlier notebooks whose results this notebook reads and that have to run."""
     plan = steps(file)
     step = next(step for step in plan if step.name == name and not step.branch)
-    stale = why_stale(plan)
-    waiting, needed = list(step.after), set()
-    while waiting:
-        copy = waiting.pop()
-        if copy not in needed:
-            needed.add(copy)
-            waiting += next(other.after for other in plan if other.copy == copy)
-    lacking = [other.copy for other in plan if other.copy in needed and other.rule in stale]
+    stale, before = why_stale(plan), needed(plan, step.after)
+    lacking = [other.copy for other in plan if other.copy in before and other.rule in stale]
     if not lacking:
         return
     print(f"Running the notebooks before this one, with {file}:", flush=True)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -153,6 +153,16 @@ def _after(stage: Stage, p: Params, before: Sequence[Step]) -> list[str]:
     return [step.copy for step in before
             if any(Path(made) == one or Path(made) in one.parents or one in Path(made).parents
                    for made in step.outputs for one in inputs)]  # fmt: skip
+
+
+def needed(plan: Sequence[Step], copies: Iterable[str]) -> set[str]:
+    """Return these executed notebooks, and all that they wait for."""
+    after, found, waiting = {step.copy: step.after for step in plan}, set(), list(copies)
+    while waiting:
+        if (copy := waiting.pop()) not in found:
+            found.add(copy)
+            waiting += after[copy]
+    return found
 
 
 def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:

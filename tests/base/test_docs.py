@@ -90,7 +90,8 @@ def test_every_link_leads_somewhere(name):
 def test_every_module_that_is_named_can_be_run(name):
     for module in re.findall(r"python -m (csp_utils[\w.]*)", text(name)):
         file = ROOT / f"{module.replace('.', '/')}.py"
-        assert file.is_file() and 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), module
+        package = file.with_suffix("") / "__main__.py"
+        assert package.is_file() or 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), module
 
 
 @pytest.mark.parametrize("name", PAGES + NOTEBOOKS)

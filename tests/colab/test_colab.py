@@ -10,13 +10,15 @@ import nbformat
 import pytest
 from conftest import ROOT
 
+from csp_utils.base import code
 from csp_utils.base.errors import UserError
+from csp_utils.base.run import makers
 from csp_utils.colab import inputs as colab_inputs
 from csp_utils.colab import notebooks as colab_notebooks
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
 from csp_utils.pipeline import gpus, graph, params_file, plan
-from csp_utils.stages import stages
+from csp_utils.stages import _foreign, stages
 
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PINS = colab.wanted()
@@ -291,16 +293,28 @@ def test_the_plan_finds_colabs_gpus_large_enough(monkeypatch, name, gib, fits):
 @pytest.mark.slow
 def test_what_a_notebook_reads_is_made_by_those_before_it(project, monkeypatch, capfd):
     monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("PYTHONPATH", str(project.folder))
+    for name in ("PYTHONPATH", "CSP_STAGES"):
+        monkeypatch.setenv(name, project.env[name])
+    for name in ("counting", "copying"):
+        stage = _foreign(project.folder / "stages" / f"{name}.py")
+        monkeypatch.setitem(stages, stage.name, stage)
+        for result in stage.makes:
+            monkeypatch.setitem(makers, result, stage.name)
+    monkeypatch.setattr(code, "PROJECT", project.folder)  # the package whose code the notebooks run
     monkeypatch.setattr(colab, "chosen", "params/mini.yaml")
-    found = colab_inputs.prepare("02_mask", defaults("02_mask"))
-    assert found["rlaif_v"] == "rows.csv"
-    assert (project.folder / "outputs/mini/keywords.parquet").is_file()
-    assert not (project.folder / "outputs/mini/masks.parquet").exists()
-    assert "01_extract" in capfd.readouterr().out
-    made = (project.folder / "outputs/mini/keywords.parquet").stat().st_mtime_ns
-    colab_inputs.prepare("02_mask", defaults("02_mask"))  # again: it is there
-    assert (project.folder / "outputs/mini/keywords.parquet").stat().st_mtime_ns == made
+    code._module.cache_clear()
+    try:
+        found = colab_inputs.prepare("21_copy", defaults("21_copy"))
+        assert found == {"run": "mini", "seed": 0, "text": "x"}
+        assert (project.folder / "outputs/mini/count.txt").read_text() == "3"
+        assert not (project.folder / "outputs/mini/copy.txt").exists()
+        assert "20_count" in capfd.readouterr().out and project.computed() == ["count mini"]
+        made = (project.folder / "outputs/mini/notebooks/20_count.ipynb").stat().st_mtime_ns
+        colab_inputs.prepare("21_copy", defaults("21_copy"))  # again: it is there
+        assert (project.folder / "outputs/mini/notebooks/20_count.ipynb").stat().st_mtime_ns == made
+        assert project.computed() == ["count mini"]
+    finally:
+        code._module.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------------------- the address

@@ -9,7 +9,9 @@ import pytest
 from conftest import ROOT
 
 from csp_utils.base.errors import UserError
+from csp_utils.pipeline import graph
 from csp_utils.pipeline import run as pipeline
+from csp_utils.pipeline.graph import Step
 
 
 @pytest.fixture
@@ -140,3 +142,37 @@ def test_as_a_program():
     assert told.returncode == 0 and told.stdout.startswith("csp-reproduction ") and told.stderr == ""
     told = subprocess.run([*command, "tiny", "--plann"], env=env, capture_output=True, text=True)
     assert told.returncode == 1 and told.stdout == "" and told.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def step(name: str, *after: str) -> Step:
+    """A step of a plan that waits for others."""
+    return Step(name, f"notebooks/{name}.ipynb", "r", {}, [f"outputs/r/notebooks/{one}.ipynb" for one in after])
+
+
+PLAN = [step("01_extract"), step("02_mask", "01_extract"), step("03_perturb", "02_mask"), step("04_sft", "03_perturb"),
+        step("08_stress", "04_sft")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ([], {"01", "02", "03", "04", "08"}),
+    (["outputs/r/notebooks/02_mask.ipynb"], {"01", "02"}),
+    (["--cores", "1", "outputs/r/notebooks/02_mask.ipynb", "-k"], {"01", "02"}),
+    (["notebook_03_perturb"], {"01", "02", "03"}),
+    (["--until", "notebook_02_mask"], {"01", "02"}),
+    (["--forcerun", "notebook_02_mask"], {"01", "02", "03", "04", "08"}),  # is no target
+    (["--omit-from", "notebook_04_sft"], {"01", "02", "03", "04", "08"}),
+])
+def test_what_a_target_does_not_need_is_not_run(options, expected):
+    """Snakemake takes every rule that it is forced to run for a target: all stale ones would be."""
+    stale = {one.rule: ["it has not run"] for one in PLAN}
+    assert {rule.split("_")[1] for rule in pipeline._wanted(PLAN, stale, options)} == expected
+    assert pipeline._wanted(PLAN, {}, options) == {}
+
+
+def test_what_is_needed_is_found_through_all_that_is_between():
+    copies = {one.name[:2]: one.copy for one in PLAN}
+    assert graph.needed(PLAN, [copies["03"]]) == {copies["01"], copies["02"], copies["03"]}
+    assert graph.needed(PLAN, []) == set()

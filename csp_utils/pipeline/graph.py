@@ -185,6 +185,16 @@ def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
     return found
 
 
+def only_wanted(plan: Sequence[Step], stale: dict[str, list[str]], named: Iterable[str]) -> dict[str, list[str]]:
+    """Return those of the stale steps that the targets among ``named`` need; all of them if there is no target.
+
+    Snakemake takes every rule that it is forced to run for a target.
+    """
+    targets = [step.copy for step in plan if {step.copy, step.rule} & set(named)]
+    wanted = needed(plan, targets or [step.copy for step in plan])
+    return {step.rule: stale[step.rule] for step in plan if step.rule in stale and step.copy in wanted}
+
+
 def _fingerprint(record: Path) -> str | None:
     try:
         return json.loads(record.read_text(encoding="utf-8"))["fingerprint"]

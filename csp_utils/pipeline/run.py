@@ -18,7 +18,7 @@ from csp_utils.base.run import PROJECT, project_root
 from csp_utils.data.fetching import fetch
 from csp_utils.pipeline import params_file, slurm
 from csp_utils.pipeline import plan as outlook
-from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, needed, steps, why_stale, write_plan
+from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, only_wanted, steps, why_stale, write_plan
 from csp_utils.pipeline.run_notebook import clock
 
 DRY = {"--dry-run", "--dryrun", "-n"}
@@ -148,7 +148,8 @@ def run(path: str, options: list[str]) -> int:
     if "--plan" in options:
         print(outlook.written(path, outlook.jobs(plan, used), used, elsewhere))
         return 0
-    stale = _wanted(plan, why_stale(plan), options)
+    named, _ = _without(options, FORCE | {"--omit-from", "-O"})
+    stale = only_wanted(plan, why_stale(plan), named)
     if DRY & set(options):
         for step in plan:
             if reasons := stale.get(step.rule):
@@ -173,17 +174,6 @@ def run(path: str, options: list[str]) -> int:
     else:
         print(f"{path}: nothing to do, everything is up to date; {_ending(plan)}")
     return 0
-
-
-def _wanted(plan: Sequence[Step], stale: dict[str, list[str]], options: list[str]) -> dict[str, list[str]]:
-    """Return those of the stale steps that the targets among the options need; all of them if no target is named.
-
-    Snakemake takes every rule that it is forced to run for a target.
-    """
-    named = set(_without(options, FORCE | {"--omit-from", "-O"})[0])
-    targets = [step.copy for step in plan if {step.copy, step.rule} & named]
-    wanted = needed(plan, targets or [step.copy for step in plan])
-    return {step.rule: stale[step.rule] for step in plan if step.rule in stale and step.copy in wanted}
 
 
 def _fetch(missing: list) -> None:

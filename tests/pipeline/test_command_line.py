@@ -168,8 +168,9 @@ PLAN = [step("01_extract"), step("02_mask", "01_extract"), step("03_perturb", "0
 def test_what_a_target_does_not_need_is_not_run(options, expected):
     """Snakemake takes every rule that it is forced to run for a target: all stale ones would be."""
     stale = {one.rule: ["it has not run"] for one in PLAN}
-    assert {rule.split("_")[1] for rule in pipeline._wanted(PLAN, stale, options)} == expected
-    assert pipeline._wanted(PLAN, {}, options) == {}
+    named, _ = pipeline._without(options, pipeline.FORCE | {"--omit-from"})
+    assert {rule.split("_")[1] for rule in graph.only_wanted(PLAN, stale, named)} == expected
+    assert graph.only_wanted(PLAN, {}, named) == {}
 
 
 def test_what_is_needed_is_found_through_all_that_is_between():

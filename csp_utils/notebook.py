@@ -78,7 +78,7 @@ def end() -> None:
 
 
 def check_inputs(stage: Stage, p: Params, paths: RunPaths) -> None:
-    """Raise UserError for the first input that is missing, and for a model folder that is not what its manifest lists."""
+    """Raise UserError for the first input that is missing, or a model folder that is not what its manifest lists."""
     for source in stage.reads(p, paths).values():
         if isinstance(source, str) and is_hub_id(source):
             continue

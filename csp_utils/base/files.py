@@ -30,7 +30,9 @@ MANIFEST = "MANIFEST.json"
 MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 """This machine in the names of temporary files: several machines may share a disk."""
 
-_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(\.\w+)?$")
+_TEMPORARY = re.compile(
+    r"^\.(?P<name>.+)\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(\.\w+)?$"
+)
 
 MANY = 100
 """From so many files on, one flush of all disks is cheaper than one for each file."""

@@ -102,7 +102,7 @@ def _publish(stage: Stage, p: Params, paths: RunPaths, out: Path, origin: Origin
     absent = [name for name in stage.makes if not (out / name).exists()]
     absent += [str(path) for path in stage.also_makes(p, paths) if not path.exists()]
     if absent:
-        raise UserError(f"{stage.name} ran to its end, but has not made {', '.join(absent)}; its compute is incomplete.")
+        raise UserError(f"{stage.name} ran to its end, but has not made {', '.join(absent)}; mend its compute.")
     if changed := origin.differences(origin_of(stage, p, paths)):
         raise UserError(f"While {stage.name} was computed, {', '.join(changed)}; its results would be of neither: "
                         "nothing was published, run it again.")  # fmt: skip

@@ -9,7 +9,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds ``csp_utils``, wherever the program was started."""
 
 makers: dict[str, str] = {}
-"""Which notebook makes which result: name in the run's folder -> name of the notebook. ``csp_utils.stages`` fills it."""
+"""Which notebook makes which result: name in the run's folder -> name of the notebook.
+
+``csp_utils.stages`` fills it.
+"""
 
 
 class RunPaths:

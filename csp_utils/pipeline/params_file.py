@@ -6,8 +6,8 @@
       n_rows: null
     02_mask: {}
 
-A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`); a key ``sources`` at the top
-can put other folders in place of these. The file is checked completely before the first notebook starts.
+A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`); a key ``sources``
+at the top can put other folders in place of these. The file is checked completely before the first notebook starts.
 """
 
 import sys
@@ -137,7 +137,8 @@ def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, lis
         found.append(f"{path} has no section, so no notebook would run; valid are: {', '.join(stages)}.")
     else:
         found += [f"No notebook of {path} has a parameter {key!r}, which stands at its top; remove it."
-                  for key in shared if key in fields and not any(key in _fields(name) for name in sections)]  # fmt: skip
+                  for key in shared
+                  if key in fields and not any(key in _fields(name) for name in sections)]  # fmt: skip
     parameters: Parameters = {}
     for name, section in sections.items():
         values, wrong = _section(name, section, shared, path)

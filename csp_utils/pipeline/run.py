@@ -29,7 +29,8 @@ OWN = {"--plan", "--anyway", "--version", "--help"}
 """Options that are not Snakemake's."""
 
 
-def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None) -> int:
+def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None
+              ) -> int:
     """Run Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
 
     Args:

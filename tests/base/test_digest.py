@@ -221,6 +221,7 @@ def test_a_folder_is_the_same_wherever_and_whenever_it_was_written(folder, tmp_p
 @pytest.mark.parametrize("change", [
     lambda folder: (folder / "b" / "c.txt").write_text("4"),
     lambda folder: (folder / "b" / "c.txt").unlink(),
+    lambda folder: (folder / "a.txt").rename(folder / "aa.txt"),  # the order stays
     lambda folder: (folder / "b" / "c.txt").rename(folder / "b" / "d.txt"),
     lambda folder: (folder / "b" / "c.txt").rename(folder / "c.txt"),
     lambda folder: (folder / "new.txt").write_text(""),

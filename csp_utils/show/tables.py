@@ -25,7 +25,7 @@ from csp_utils.base.wording import (
 )
 from csp_utils.measures.methods import METHODS
 from csp_utils.measures.metrics import SPOKEN
-from csp_utils.measures.published import published
+from csp_utils.show.published import published
 from csp_utils.show.page import Cell, Table
 
 HEADLINE = ("acc", "f1", "auc", "brier", "ece", "tie_rate", "plain_acc")

@@ -13,12 +13,12 @@ from PIL import Image
 from csp_utils.asking import stress
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Stress
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import open_shown
 from csp_utils.measures import stress_curves
 from csp_utils.models.vlm.reply import Reply
 from csp_utils.show import plots, plots_stress
+from csp_utils.stages.stress import Stress
 
 P = Stress(levels=[100, 75, 25, 0], regions=["object", "elsewhere", "everywhere"])
 

@@ -9,9 +9,9 @@ from segment_anything import SamPredictor
 
 from csp_utils.asking import stress
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Mask, Stress
 from csp_utils.data.rle import decode_mask
 from csp_utils.models import masks, sam
+from csp_utils.stages.mask import Mask
 from csp_utils.tiny_world.models.sam import iou
 from csp_utils.tiny_world.world.scenes import draw_scene
 

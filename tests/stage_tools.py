@@ -1,5 +1,6 @@
 """Runs stages in tests: by their parameters, into a run's folder, without a notebook."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,15 @@ from csp_utils.base.results import origin_of, produce
 from csp_utils.base.run import RunPaths
 from csp_utils.base.stage import Job, Stage
 from csp_utils.stages import stages
+
+
+def photographs() -> list[Path]:
+    """Return photographs of any size and mode that come with scikit-learn and matplotlib."""
+    home = {name: Path(importlib.util.find_spec(name).origin).parent for name in ("sklearn", "matplotlib")}
+    found = [*home["sklearn"].glob("datasets/images/*.jpg"), *home["matplotlib"].glob("mpl-data/sample_data/*.jpg"),
+             *home["matplotlib"].glob("mpl-data/sample_data/*.png")]  # fmt: skip
+    assert len(found) >= 3
+    return sorted(found)
 
 
 def stage_of(p: Params) -> Stage:

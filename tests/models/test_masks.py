@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
-from stage_tools import rlaif_row, run_stage
+from stage_tools import photographs, rlaif_row, run_stage
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_parquet
@@ -22,7 +22,6 @@ from csp_utils.models.grounding_dino import Detection
 from csp_utils.stages.mask import Mask
 
 ROOT = Path(__file__).resolve().parents[2]
-PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 ASSETS = ROOT / "assets" / "tiny_world"
 
 
@@ -173,12 +172,9 @@ def models():
 
 def test_photographs_pass_through_the_tiny_models(paths, models, monkeypatch):
     """Of any size and mode; what the tiny models see in them is another question."""
-    files = sorted(PHOTOS.glob("*.*p*g")) if PHOTOS.is_dir() else []
-    if not files:
-        pytest.skip(f"the photographs are not here ({PHOTOS})")
     narrow = png(9, (900, 30))
-    photographs = [(file.read_bytes(), word) for file in files for word in ("star", "person")]
-    write_inputs(paths, [*photographs, (narrow, "sky")])
+    rows = [(file.read_bytes(), word) for file in photographs() for word in ("star", "person")]
+    write_inputs(paths, [*rows, (narrow, "sky")])
     monkeypatch.setattr(masks, "load_models", lambda p: models)
     table, counts = go(paths, box_threshold=0.0)  # all boxes, so that SAM is asked as well
     assert set(table["drop_reason"].dropna()) <= {"mask_too_large", "empty_mask"}

@@ -1,8 +1,11 @@
-"""Stages computed in parts: the same bytes whatever their number, and no part that was made from other things."""
+"""Stages computed in shards: the same bytes whatever their number, and no shard that was made from other things."""
 
+import io
 import json
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +16,26 @@ import pytest
 from conftest import ROOT, Project
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from stage_tools import job_of, rlaif_row, run_stage
 
-from csp_utils.base.files import sha256, write_parquet
-from csp_utils.base.params import Extract, Mask, Perturb
+from csp_utils.base.files import sha256
+from csp_utils.base.params import Params
+from csp_utils.base.results import origin_of
 from csp_utils.base.run import RunPaths
-from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
-from csp_utils.models import keyword_lm, masks
-from csp_utils.models.keyword_lm import KeywordModel
+from csp_utils.base.shards import gather, shard_folder, write_shard
+from csp_utils.base.stage import Job, Shard, Stage
+from csp_utils.data.rlaif_v import write_rlaif_v
+from csp_utils.data.rle import encode_mask
 from csp_utils.noise import training_rows
-from csp_utils.pipeline import run as pipeline
-from csp_utils.pipeline import shards
-from csp_utils.pipeline.shards import Shard
+from csp_utils.pipeline import graph
+from csp_utils.stages import stages
+from csp_utils.stages.extract import Extract
+from csp_utils.stages.mask import Mask
+from csp_utils.stages.perturb import Perturb
 from csp_utils.tiny_world.world.scenes import draw_scene
 
 ASSETS = ROOT / "assets" / "tiny_world"
-
-
-def quiet(items, *_, **__):
-    return items
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
@@ -40,154 +45,253 @@ def test_the_shares_of_all_shards_are_all_items(items, n):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def picture(scene) -> bytes:
-    import io
+# --------------------------------------------------------------------------------------------- stages 01 to 03
 
-    from PIL import Image
 
+def png(scene) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(scene.image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def write_data(path: Path, scenes: int = 8) -> None:
-    """Two questions about each drawn scene, and one row whose picture is broken."""
+    """Two questions about each drawn scene, and one row whose image is broken."""
     rows = []
     for number in range(scenes):
         scene = draw_scene("test", 9000 + number)
         for noun in scene.nouns[:2]:
-            rows.append({"ds_name": "d", "image": {"bytes": picture(scene), "path": f"{number}.png"},
-                         "question": f"Is there a {noun} in the image?", "chosen": f"Yes, there is a {noun}.",
-                         "rejected": "No.", "origin_dataset": "o", "origin_split": "s", "idx": len(rows),
-                         "image_path": f"{number}.png"})  # fmt: skip
+            rows.append(rlaif_row(len(rows), png(scene), question=f"Is there a {noun} in the image?",
+                                  chosen=f"Yes, there is a {noun}.", image_path=f"{number}.png"))  # fmt: skip
     rows[3]["image"] = {"bytes": b"broken", "path": "broken.png"}
     write_rlaif_v(path, rows)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> tuple:
-    """The data, and a function that runs stages 01 to 03 in so many parts and returns the paths of the run."""
+def run(tmp_path_factory) -> Callable[[int, str], RunPaths]:
+    """A function that runs stages 01 to 03 in so many shards, the last one first, and returns the paths of the run."""
     outputs = tmp_path_factory.mktemp("outputs")
     write_data(outputs / "train.parquet")
-    data = read_rlaif_v(outputs / "train.parquet")
-    extract = Extract(rlaif_v=str(outputs / "train.parquet"), n_rows=None, batch_size=3, device="cpu",
-                      keyword_model=str(ASSETS / "keyword_lm"))  # fmt: skip
-    mask = Mask(rlaif_v=extract.rlaif_v, batch_size=3, device="cpu", grounding_dino=str(ASSETS / "grounding_dino"),
-                sam=str(ASSETS / "sam"))  # fmt: skip
-    model, models = KeywordModel(extract.keyword_model, "cpu"), masks.load_models(mask)
+    rlaif_v = str(outputs / "train.parquet")
 
     def run(n: int, folder: str) -> RunPaths:
         paths = RunPaths("r", outputs / folder)
-        stages = [
-            ("01_extract", extract.model_copy(update={"shards": n}), keyword_lm.SCHEMA,
-             lambda p: keyword_lm.computing(data, model, p, quiet), lambda p, compute: keyword_lm.run(p, paths, compute)),
-            ("02_mask", mask.model_copy(update={"shards": n}), masks.SCHEMA,
-             lambda p: masks.computing(shards_input(paths["keywords.parquet"]), data, models, p, quiet),
-             lambda p, _: masks.run(p, paths, models, quiet)),
-            ("03_perturb", Perturb(rlaif_v=extract.rlaif_v, draws_per_row=2, shards=n), training_rows.SCHEMA,
-             lambda p: training_rows.load(p, paths, quiet),
-             lambda p, _: training_rows.perturb_all(shards_input(paths["masks.parquet"]), data, paths, p)),
-        ]  # fmt: skip
-        for name, p, schema, computing, whole in stages:
-            if n > 1:
-                for i in reversed(range(n)):
-                    shards.write(name, p, paths, Shard(i, n), computing(p), schema)
-            whole(p, computing(p))
+        for p in (
+            Extract(rlaif_v=rlaif_v, n_rows=None, batch_size=3, device="cpu", shards=n,
+                    keyword_model=str(ASSETS / "keyword_lm")),
+            Mask(rlaif_v=rlaif_v, batch_size=3, device="cpu", shards=n, sam=str(ASSETS / "sam"),
+                 grounding_dino=str(ASSETS / "grounding_dino")),
+            Perturb(rlaif_v=rlaif_v, draws_per_row=2, shards=n),
+        ):  # fmt: skip
+            for i in reversed(range(n if n > 1 else 0)):
+                write_shard(job_of(p, paths), Shard(i, n))
+            said = run_stage(p, paths)
+            assert n == 1 or f"{n} of {n} shards are there" in said
         return paths
 
-    return data, run
+    return run
 
 
-def shards_input(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path)
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of all results of a run, without shards, records and the data set's own state."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.parent.name != "dataset"]
+    named = {file.relative_to(folder): file for file in files}
+    return {str(name): sha256(file) for name, file in named.items() if name.parts[0] not in ("shards", "origins", ".locks")}
 
 
-def digests(paths: RunPaths) -> dict[str, str]:
-    """SHA-256 of everything that the stages left, without the parts and the data set's own cache files."""
-    files = [file for file in sorted(paths.root.rglob("*")) if file.is_file() and paths["shards"] not in file.parents]
-    return {str(file.relative_to(paths.root)): sha256(file) for file in files if file.parent.name != "dataset"}
-
-
-def test_one_two_and_seven_parts_give_the_same_bytes(world, monkeypatch):
+def test_one_two_and_seven_shards_give_the_same_bytes(run, monkeypatch):
     monkeypatch.chdir(ROOT)
-    _, run = world
     monkeypatch.setattr(training_rows, "portable", lambda path: Path(path).name)  # else it names the run
-    found = [digests(run(n, f"in{n}")) for n in (1, 2, 7)]
+    runs = [run(n, f"in{n}") for n in (1, 2, 7)]
+    found = [digests(paths.root) for paths in runs]
     assert len(found[0]) > 20 and found[0] == found[1] == found[2]
+    assert not any(paths["shards"].exists() and any(paths["shards"].iterdir()) for paths in runs)
 
 
-def test_parts_are_put_together_in_the_order_of_the_rows(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    write_data(tmp_path / "train.parquet", 3)
-    p = Extract(rlaif_v=str(tmp_path / "train.parquet"), shards=3, keyword_model=str(ASSETS / "keyword_lm"))
-    paths, asked = RunPaths("r", tmp_path), []
+def test_a_fitted_schedule_uses_the_finished_shards(tmp_path, monkeypatch):
+    """The schedule takes the place of t_max and gamma in both, so that the shards are those of these parameters."""
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "train.parquet", 2)
+    paths, masks = RunPaths("r"), []
+    for i in range(3):
+        masks.append({"row_id": f"{i:06d}", "question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112,
+                      "height": 112, "drop_reason": None,
+                      "rle_counts": encode_mask(np.eye(112) > 0)})  # fmt: skip
+    paths.root.mkdir(parents=True)
+    pd.DataFrame(masks).to_parquet(paths["masks.parquet"])
+    Path("schedule.json").write_text('{"t_max": 400, "gamma": 0.02}')
+    p = Perturb(rlaif_v="train.parquet", schedule_file="schedule.json", shards=2)
+    for i in range(2):
+        write_shard(job_of(p, paths), Shard(i, 2))
+    assert "2 of 2 shards are there" in run_stage(p, paths)
+    rows = pd.read_parquet(paths["perturbed/rows.parquet"])
+    assert (rows["T_c"] == 400 * (100 - rows["c"]) // 100).all()
 
-    def compute(shard, folder):
+
+# ----------------------------------------------------------------------------------------------- gather and its rules
+
+
+class Rows(Params):
+    """Parameters of a stage that makes ten rows."""
+
+    data: str = "data.txt"
+    factor: int = 1
+    shards: int = 3
+
+
+asked: list[int] = []
+
+
+def open_rows(job: Job) -> Callable:
+    def compute(shard: Shard, folder: Path) -> pd.DataFrame:
         asked.append(shard.index)
         (folder / "files").mkdir(parents=True, exist_ok=True)
         (folder / "files" / f"{shard.index}.txt").write_text(str(shard.index))
-        return pd.DataFrame({"x": np.arange(10)}).iloc[shard.index :: shard.of]
+        return pd.DataFrame({"x": np.arange(10) * job.p.factor}).iloc[shard.index :: shard.of]
 
-    schema = pa.schema([("x", pa.int64())])
-    for i in (2, 0):
-        shards.write("01_extract", p, paths, Shard(i, 3), compute, schema)
-    table = shards.gather("01_extract", p, paths, compute, schema, tmp_path)
+    return compute
+
+
+def compute_rows(job: Job) -> None:
+    gather(job, job.out)
+
+
+ROWS = Stage("30_rows", Rows, compute_rows, reads=lambda p, paths: {"data": Path(p.data)}, open_shard=open_rows,
+             schema=lambda: pa.schema([("x", pa.int64())]))  # fmt: skip
+
+
+def rows_job(paths: RunPaths, say: Callable = lambda line: None, **parameters) -> Job:
+    p = Rows(data=str(paths.root / "data.txt"), **parameters)
+    return Job(ROWS, p, paths, Path(), origin_of(ROWS, p, paths), say=say)
+
+
+def test_shards_are_put_together_in_the_order_of_the_rows(tmp_path):
+    paths, said = RunPaths("r", tmp_path), []
+    paths.root.mkdir()
+    (paths.root / "data.txt").write_text("one")
+    asked.clear()
+    for i in (2, 0, 0):  # the second time it is there
+        write_shard(rows_job(paths), Shard(i, 3))
+    assert asked == [2, 0]
+    table = gather(rows_job(paths, said.append), tmp_path / "first")
     assert table["x"].to_pylist() == list(range(10)) and asked == [2, 0, 1]
-    assert sorted(file.read_text() for file in (tmp_path / "files").iterdir()) == ["0", "1", "2"]
-
-    other = p.model_copy(update={"max_new_tokens": 4})  # made from something else: computed anew
-    shards.gather("01_extract", other, paths, compute, schema, tmp_path / "other")
-    assert asked[3:] == [0, 1, 2]
-    write_data(tmp_path / "train.parquet", 4)
-    shards.gather("01_extract", p, paths, compute, schema, tmp_path / "third")
-    assert asked[6:] == [0, 1, 2]
+    assert said == ["2 of 3 shards are there; 1 are computed here"]
+    assert sorted(file.read_text() for file in (tmp_path / "first" / "files").iterdir()) == ["0", "1", "2"]
 
 
-SHARDED = """\
-run: mini
-rlaif_v: {data}
-03_perturb:
-  masks_file: {masks}
-  draws_per_row: 2
-  shards: {n}
-"""
+@pytest.mark.parametrize("changed", ["a parameter", "an input", "the number of shards"])
+def test_a_shard_of_another_origin_is_computed_anew(tmp_path, changed):
+    paths = RunPaths("r", tmp_path)
+    paths.root.mkdir()
+    (paths.root / "data.txt").write_text("one")
+    for i in range(3):
+        write_shard(rows_job(paths), Shard(i, 3))
+    asked.clear()
+    if changed == "an input":
+        (paths.root / "data.txt").write_text("two")
+    job = rows_job(paths, **{"a parameter": {"factor": 2}, "the number of shards": {"shards": 2}}.get(changed, {}))
+    table = gather(job, tmp_path / "out")
+    assert asked == ([0, 1] if changed == "the number of shards" else [0, 1, 2])
+    assert table["x"].to_pylist() == [x * job.p.factor for x in range(10)]
 
 
-@pytest.fixture(scope="module")
-def perturbing(tmp_path_factory, world) -> tuple[Project, Path]:
-    """A project that has notebook 03 alone, and masks to perturb."""
-    data, run = world
-    project = Project(tmp_path_factory.mktemp("project"))
-    project.notebook("03_perturb", "from csp_utils.base.files import read_parquet\n"
-                     "from csp_utils.data.benchmarks import read_rlaif_v\nfrom csp_utils.noise.training_rows import perturb_all\n"
-                     "perturb_all(read_parquet(p.masks_file), read_rlaif_v(p.rlaif_v), paths, p)")  # fmt: skip
-    (project.folder / "train.parquet").write_bytes((data._groups[0][0]).read_bytes())
-    masks_of = [{"row_id": f"{i:06d}", "image_path": "", "question": "Is it?", "answer": "Yes", "keyword": "k",
-                 "width": 112, "height": 112, "drop_reason": None, "boxes": [], "scores": [], "phrases": [],
-                 "rle_counts": masks.encode_mask(np.eye(112) > 0), "area_fraction": 0.1} for i in (0, 1, 2, 5, 6, 7)]
-    write_parquet(pa.Table.from_pylist(masks_of, masks.SCHEMA), project.folder / "masks.parquet")
-    return project, project.folder / "outputs" / "mini"
+def test_a_shard_that_was_cut_is_not_used(tmp_path):
+    """A folder without a record, as a kill between its files would leave it."""
+    paths = RunPaths("r", tmp_path)
+    paths.root.mkdir()
+    (paths.root / "data.txt").write_text("one")
+    folder = shard_folder(paths, "30_rows", Shard(0, 3))
+    folder.mkdir(parents=True)
+    (folder / "table.parquet").write_bytes(b"half")
+    asked.clear()
+    assert gather(rows_job(paths), tmp_path / "out")["x"].to_pylist() == list(range(10)) and asked == [0, 1, 2]
 
 
-def set_shards(project: Project, n: int) -> None:
-    project.params.write_text(SHARDED.format(data="train.parquet", masks="masks.parquet", n=n))
+# -------------------------------------------------------------------------------------------------- under Snakemake
+
+ROWS_MODULE = '''"""A stage that makes twelve rows and a file for each, slowly."""
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from csp_utils.base.errors import UserError
+from csp_utils.base.files import write_parquet
+from csp_utils.base.params import Params
+from csp_utils.base.shards import gather
+from csp_utils.base.stage import Stage
+
+
+class Rows(Params):
+    """Parameters of notebook 30."""
+
+    rows: str = "rows.csv"
+    seconds: float = 0.0
+    shards: int = 1
+
+
+def reads(p, paths):
+    """The file."""
+    return {"rows": Path(p.rows)}
+
+
+def open_shard(job):
+    """Returns what computes a shard."""
+    if Path(job.p.rows).read_text() == "broken":
+        raise UserError(f"{job.p.rows} is broken; mend it.")
+
+    def compute(shard, folder):
+        (folder / "table").mkdir(parents=True, exist_ok=True)
+        numbers = shard.share(range(12))
+        for number in job.progress(numbers):
+            time.sleep(job.p.seconds)
+            (folder / "table" / f"{number}.txt").write_text(str(number))
+        with open("computed.log", "a") as log:
+            log.write(f"shard {shard.name}\\n")
+        return pd.DataFrame({"x": [number**2 for number in numbers]}, index=numbers)
+
+    return compute
+
+
+def compute(job):
+    """Writes the folder table."""
+    (job.out / "table").mkdir()
+    write_parquet(gather(job, job.out), job.out / "table" / "rows.parquet")
+
+
+STAGE = Stage("30_rows", Rows, compute, makes=("table",), reads=reads, open_shard=open_shard,
+              schema=lambda: pa.schema([("x", pa.int64())]))
+'''
+
+
+@pytest.fixture
+def sharded(project: Project) -> Project:
+    """The project with the stage of twelve rows alone."""
+    project.write("stages/rows.py", ROWS_MODULE)
+    path = project.notebook("30_rows", "notebook.compute(p)")
+    book = json.loads(path.read_text())
+    book["cells"][0]["source"] = "run = 'demo'\nseed = 0\nrows = 'rows.csv'\nseconds = 0.0\nshards = 1"
+    path.write_text(json.dumps(book))
+    return project
+
+
+def ask_for(project: Project, shards: int, seconds: float = 0.0) -> None:
+    project.params.write_text(f"run: mini\n30_rows: {{shards: {shards}, seconds: {seconds}}}\n")
 
 
 @pytest.mark.slow
-def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(perturbing):
-    import subprocess
-
-    project, run_folder = perturbing
-    paths = RunPaths("mini", project.folder / "outputs")
-    set_shards(project, 1)
-    assert project.run().returncode == 0
-    whole = digests(paths)
-    set_shards(project, 3)
-    # Killed outright, as by a machine that goes down, while parts are being computed.
-    process = subprocess.Popen(project.command("--cores", "2"), cwd=project.folder, env=project.env,
+def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(sharded):
+    run_folder = sharded.folder / "outputs" / "mini"
+    ask_for(sharded, 1)
+    assert sharded.run().returncode == 0
+    whole = digests(run_folder / "table")
+    assert len(whole) == 13
+    ask_for(sharded, 3, 0.5)  # another parameter, so that everything is computed again
+    # Killed outright, as by a machine that goes down, while shards are being computed.
+    process = subprocess.Popen(sharded.command("--cores", "2"), cwd=sharded.folder, env=sharded.env,
                                stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # fmt: skip
     deadline = time.monotonic() + 200
-    while not any((run_folder / "shards").glob("03_perturb/*")):
+    while not any(line.startswith("shard") and line.endswith("of3") for line in sharded.computed()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -196,35 +300,34 @@ def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(perturbing):
         if member.is_running():
             member.kill()
     process.wait()
-    again = project.run("--cores", "2")
+    before = sharded.computed()
+    again = sharded.run("--cores", "2")
     assert again.returncode == 0, again.stdout
-    assert "03_perturb part" in again.stdout and not paths["shards"].exists()
-    copy = json.loads((run_folder / "notebooks" / "03_perturb.ipynb").read_text())
-    assert any("3 of 3 parts are there" in "".join(output.get("text", ""))
+    assert "30_rows shard" in again.stdout and not (run_folder / "shards").exists()
+    copy = json.loads((run_folder / "notebooks" / "30_rows.ipynb").read_text())
+    assert any("3 of 3 shards are there" in "".join(output.get("text", ""))
                for cell in copy["cells"] for output in cell.get("outputs", []))  # fmt: skip
-    pictures = {name for name in whole if name.endswith((".png", ".jsonl", "rows.parquet"))}
-    after = digests(paths)
-    assert len(pictures) == 15 and {name: after[name] for name in pictures} == {name: whole[name] for name in pictures}
-    assert "nothing to do" in project.run().stdout
+    assert digests(run_folder / "table") == whole
+    finished = {line for line in before if line.endswith("of3")}
+    assert finished and not finished & set(sharded.computed()[len(before):])
+    assert "nothing to do" in sharded.run().stdout
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_says_why_and_stops_the_run(perturbing):
-    project, run_folder = perturbing
-    set_shards(project, 2)
-    project.params.write_text(project.params.read_text().replace("draws_per_row: 2", "levels: [50]"))
-    (project.folder / "other.parquet").write_bytes(b"no parquet")
-    project.params.write_text(project.params.read_text().replace("train.parquet", "other.parquet"))
-    run = project.run()
-    assert run.returncode == 1 and "FAILED" in run.stdout and "other.parquet" in run.stdout
+def test_a_shard_that_fails_says_why_and_stops_the_run(sharded):
+    ask_for(sharded, 2)
+    sharded.write("rows.csv", "broken")
+    run = sharded.run()
+    assert run.returncode == 1 and "FAILED" in run.stdout and "rows.csv is broken; mend it." in run.stdout
     assert "Traceback" not in run.stdout and "Error in rule" not in run.stdout
-    assert any((run_folder / "notebooks" / "failed").glob("03_perturb.*of2.txt"))
+    assert any((sharded.folder / "outputs/mini/notebooks/failed").glob("30_rows.*of2.txt"))
 
 
-def test_rules_of_a_scattered_stage(perturbing, monkeypatch):
-    project, _ = perturbing
-    monkeypatch.chdir(project.folder)
-    set_shards(project, 3)
-    (step,) = pipeline.steps("params/mini.yaml")
-    assert step.parts == [f"outputs/mini/shards/03_perturb/{i}of3" for i in (1, 2, 3)]
-    assert step.any_part == "outputs/mini/shards/03_perturb/{part}of3"
+def test_rules_of_a_scattered_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "sharded.yaml"
+    path.write_text("run: mini\n00_tiny_world: {}\n01_extract: {}\n02_mask: {shards: 3}\n")
+    step = next(step for step in graph.steps(path) if step.name == "02_mask")
+    assert step.shard_marks == [f"outputs/mini/shards/02_mask/{i}of3.done" for i in (1, 2, 3)]
+    assert step.any_shard_mark == "outputs/mini/shards/02_mask/{shard}of3.done"
+    assert stages["02_mask"] is step.stage

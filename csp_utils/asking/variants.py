@@ -22,8 +22,10 @@ from csp_utils.base.memory import free_models
 from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.base.results import cached
 from csp_utils.base.stage import WHOLE, Shard
+from csp_utils.models.checkpoints import adapter_base
 from csp_utils.models.vlm.load import VLM, Engine, load_vlm
 from csp_utils.models.vlm.reply import TOLERANCE, Prompt, Reply
+from csp_utils.models.vlm.variants import ASKED_BY
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
 
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
@@ -151,11 +153,12 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
         for checkpoint in checkpoints.values():
             refuse_vllm(checkpoint, device)
     settings = {name: getattr(p, name) for name in SETTINGS}
-    code, libraries = code_and_libraries([asked.code])
+    code, libraries = code_and_libraries([asked.code], libraries=ASKED_BY)
     record, part = {}, "" if shard == WHOLE else f".{shard.name}"
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
-        inputs = {"model": source_digest(checkpoint), **asked.inputs}
+        base = adapter_base(checkpoint)
+        inputs = {"model": source_digest(checkpoint), **asked.inputs} | ({"base": source_digest(base)} if base else {})
         origin = Origin(f"replies of {variant}{part}", plain(settings | dict(asked.facts) | {"shard": shard.name}),
                         inputs, code, libraries)  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""elicitations.parquet: every confidence that was elicited, a row per reply, draw or distribution.
+"""Make elicitations.parquet, which has a row for every reply, draw and distribution that tells a confidence.
 
-responses.parquet holds what the paper's protocol needs; this table holds that again and all other prompts and methods,
-in one form, so that they can be compared.
+responses.parquet holds the replies of the paper's protocol. This table holds them as well, and those of all other
+prompts and methods, in one form, so that they can be compared.
 """
 
 from collections.abc import Collection, Iterator
@@ -21,17 +21,17 @@ DTYPES = {
     "question_id": "object",
     "image": "object",
     "question": "object",
-    "candidate": "object",  # Yes or No; null: the model's own answer was not plain (answer_then_confidence, plain)
+    "candidate": "object",  # Yes or No; null: the model's own answer could not be read (answer_then_confidence, plain)
     "label": "Int64",  # 1 if the candidate is right, else 0; null without one
-    "prompt": "object",  # a name of CONFIDENCE_PROMPTS; plain: the question itself, whose reply is the candidate
+    "prompt": "object",  # a name of CONFIDENCE_PROMPTS; plain: the question itself; its reply is the candidate
     "method": "object",  # greedy, sampled, expected; first_token for p_true; blurred: the plain question, blurred image
     "draw": "Int64",  # 0.. of a sampled reply or of a blurred image, else null
     "raw": "object",  # the reply; null for expected and first_token, which read none
     "value": "float64",  # the confidence in percent, 0..100: read from raw, the distribution's mean, or 100 P(Yes) /
-    # (P(Yes) + P(No)) of the first token; null if raw says none plainly, the mass is 0, or the prompt asks for none
+    # (P(Yes) + P(No)) of the first token; null if none can be read, the mass is 0, or the prompt asks for none
     "mode": "Int64",  # of expected: the likeliest percent
     "spread": "float64",  # of expected: the standard deviation, in percent points
-    "mass": "float64",  # of expected: what the 101 answers had of all replies; of first_token: P(Yes) + P(No); 0..1
+    "mass": "float64",  # of expected: probability of all 101 answers together; of first_token: P(Yes) + P(No); 0..1
     "probabilities": "object",  # of expected: 101 of them, list of float64, sum 1
 }
 """Columns and their types."""
@@ -39,16 +39,17 @@ DTYPES = {
 
 def elicitations_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str,
                        prompts: Collection[str], methods: Collection[str]) -> pd.DataFrame:
-    """The rows of one variant.
+    """Return the rows of one variant.
 
-    A question of several splits has its rows in each. A prompt that has the model answer itself gives one greedy row a
-    question (and one a draw), whose candidate is that answer, and under ``expected`` one row a candidate: the
-    distribution of the confidence given that answer, and as mass the probability of saying it in this form.
+    A question of several splits has its rows in each split. A prompt that makes the model answer itself gives one
+    greedy row a question, and one row a draw; the candidate of these rows is the model's answer. Under ``expected`` the
+    prompt gives one row a candidate: the distribution of the confidence given that answer. The mass of this row is the
+    probability of the answer in the form that the prompt asks for.
 
     Args:
         asked: as :func:`csp_utils.asking.elicitation.elicit` returns it.
         questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
-        prompts, methods: what goes into the table.
+        prompts, methods: names of those that go into the table.
 
     Returns:
         the columns of :data:`DTYPES`.
@@ -75,12 +76,12 @@ def elicitations_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str,
 
 
 def _answer(raw: str, method: str, draw: int) -> dict[str, Any]:
-    """A row of an answer to the plain question (the greedy one about the whole image stands in responses.parquet)."""
+    """Return a row of an answer to the plain question; the greedy one about the sharp image is in responses.parquet."""
     return {"prompt": "plain", "candidate": parse_yes_no(raw), "method": method, "draw": draw, "raw": raw}
 
 
 def _rows(row: Any, methods: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of one prompt about one question."""
+    """Return the rows of one prompt about one question."""
     about = {"prompt": row.name}
     reads = CONFIDENCE_PROMPTS[row.name].reads
     if reads == "yes_no":

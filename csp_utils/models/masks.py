@@ -1,7 +1,7 @@
-"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes).
+"""Find the key object's mask of every row: GroundingDINO on the keyword, SAM on its boxes (paper, section 3.2).
 
-Takes keywords.parquet and the images of RLAIF-V; leaves masks.parquet and funnel.parquet. A row that yields no usable
-mask stays in the table with the reason why, and the funnel counts the reasons.
+The rows of keywords.parquet and the images of RLAIF-V give masks.parquet and funnel.parquet. A row without a usable
+mask stays in the table with the reason why. The funnel counts the reasons.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
 REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
-"""Why a row is dropped, in the order in which it is found out."""
+"""Reasons why a row is dropped, in the order in which they are checked."""
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword")]
@@ -53,7 +53,7 @@ class Models:
 
 @dataclass
 class MaskResult:
-    """What one (image, keyword) yields: the columns of masks.parquet that depend on the pixels."""
+    """The result for one (image, keyword): the columns of masks.parquet that depend on the pixels."""
 
     width: int | None = None
     height: int | None = None
@@ -69,11 +69,11 @@ COMPUTED = [field.name for field in fields(MaskResult)]
 
 
 def load_models(p: Any) -> Models:
-    """Loads both models onto the device that the parameters name.
+    """Load both models onto the device that the parameters name.
 
-    ``p.torch_dtype`` is for SAM's image encoder, most of the work (benchmarks/README.md). GroundingDINO is float32: a
-    threshold decides which of its boxes are kept, and its learned queries go to image tokens by the rank of scores,
-    which rounding reorders.
+    ``p.torch_dtype`` is for SAM's image encoder, which is most of the work (benchmarks/README.md). GroundingDINO stays
+    float32: a threshold selects its boxes, and its queries go to image tokens by the rank of scores, which rounding
+    reorders.
     """
     return _load(p.grounding_dino, p.sam, pick_device(p.device), p.torch_dtype)
 
@@ -83,14 +83,14 @@ def _load(grounding_dino: str, sam: str, device: str, dtype: str) -> Models:
     return Models(load_grounding_dino(grounding_dino, device), load_sam(sam, device, dtype))
 
 
-def chosen(found: Detection, boxes: str) -> Detection:
-    """The boxes that make the mask: all of them (``union``) or the best (``top1``)."""
+def boxes_of_mask(found: Detection, boxes: str) -> Detection:
+    """Return the boxes that make the mask: all of them (``union``) or the best (``top1``)."""
     n = 1 if boxes == "top1" else len(found.boxes)
     return Detection(found.boxes[:n], found.scores[:n], found.phrases[:n])
 
 
 def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskResult:
-    """The result for a keyword whose boxes give ``mask``, bool (height, width); a mask that cannot serve is dropped."""
+    """Return the result for a keyword whose boxes give ``mask``, bool (height, width); an unusable mask gets a reason."""
     height, width = mask.shape
     area = float(mask.mean())
     result = MaskResult(width, height, found.boxes.tolist(), found.scores.tolist(), list(found.phrases))
@@ -110,7 +110,7 @@ def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskR
 def mask_images(
     models: Models, images: list[Image.Image], keywords: list[list[str]], p: Any
 ) -> list[list[MaskResult]]:
-    """Boxes and masks of several images at once; SAM's encoder runs once for an image.
+    """Find boxes and masks in several images at once; SAM's encoder runs once for an image.
 
     Args:
         models: GroundingDINO and SAM.
@@ -128,7 +128,7 @@ def mask_images(
     )  # fmt: skip
     results = []
     for image, words in zip(images, keywords, strict=True):
-        used = [chosen(next(found), p.boxes) for _ in words]
+        used = [boxes_of_mask(next(found), p.boxes) for _ in words]
         boxes = np.concatenate([one.boxes for one in used])
         masks = segment(models.predictor, image, boxes)[0] if len(boxes) else []
         row = []
@@ -140,7 +140,7 @@ def mask_images(
 
 
 def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
-    """The row_ids of each distinct image, by the hash of its file. Images that are not there have the key ""."""
+    """Return the row_ids of each distinct image by the hash of its file; images that are not there have the key ""."""
     same: dict[str, list[str]] = {}
     for row_id in rows["row_id"]:
         try:
@@ -154,11 +154,11 @@ def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
 def mask_rows(
     keywords: pd.DataFrame, data: RlaifV, models: Models, p: Any, progress: Progress, shard: Shard = WHOLE
 ) -> pd.DataFrame:
-    """The table masks.parquet: one row for each row of keywords.parquet, in its order; or those of a shard.
+    """Return the table masks.parquet, or a shard of it: one row for each row of keywords.parquet, in its order.
 
-    Each distinct (image, keyword) is looked at once, however many rows ask for it; images come ``p.batch_size`` at a
-    time, and a shard takes whole batches (rows without a keyword or an image belong to the first). An image that cannot
-    be decoded drops its rows ("image_unreadable").
+    Each distinct (image, keyword) is looked at once, however many rows ask for it. Images come in batches of
+    ``p.batch_size``, and a shard takes whole batches. Rows without a keyword or an image belong to the first shard. An
+    image that cannot be decoded drops its rows ("image_unreadable").
 
     Raises:
         UserError: keywords.parquet names rows that the data set does not hold.
@@ -200,7 +200,7 @@ def mask_rows(
 
 
 def funnel(masks: pd.DataFrame) -> pd.DataFrame:
-    """How many rows came in, were dropped for each reason, and are left: columns step, reason, n."""
+    """Count the rows that came in, those dropped for each reason, and those left: columns step, reason, n."""
     dropped = masks["drop_reason"].value_counts()
     rows = [("rows in", None, len(masks))]
     rows += [("dropped", reason, int(dropped.get(reason, 0))) for reason in REASONS]

@@ -63,7 +63,7 @@ def compute(job: Job[Stress]) -> None:
     from csp_utils.measures import stress_curves
 
     p, paths = job.p, job.paths
-    objects = stress.kept(stress.find_masks(p, paths, job.progress))
+    objects = stress.objects_with_masks(stress.find_masks(p, paths, job.progress))
     table = stress.ask(objects, checkpoints_of(p, paths), p, paths["stress"], partial(job.progress, unit="batch"))
     correlation, differences = stress_curves.correlations(table, p.n_bootstrap, p.seed)
     write_parquet(table, job.out / "stress.parquet")

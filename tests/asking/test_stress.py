@@ -102,7 +102,7 @@ def test_objects_without_a_mask_are_counted_by_reason(tmp_path: Path) -> None:
     nothing = SimpleNamespace(rle_counts=None, width=60, height=40, drop_reason="no_box")
     table = stress.with_masks(chosen, [nothing] * 2, 0)
     with pytest.raises(UserError, match=r"No object of POPE's images has a mask \(2 no_box\)"):
-        stress.kept(table)
+        stress.objects_with_masks(table)
 
 
 # --------------------------------------------------------------------------------------------------------- the tables

@@ -152,6 +152,19 @@ def test_the_funnel_counts_rows_with_images_of_the_benchmark(paths, fake):
     assert counts.iloc[0].n == counts.iloc[1:].n.sum() == 3
 
 
+def test_nothing_is_loaded_or_looked_at_where_nothing_changed(paths, fake, monkeypatch):
+    """Was: opening the notebook again looked at every image again."""
+    write_inputs(paths, [(png(1), "cat 0,0,5,5")])
+    first, _ = go(paths)
+    fake.clear()
+    monkeypatch.setattr(masks, "load_models", lambda p: pytest.fail("a model was loaded"))
+    pd.testing.assert_frame_equal(first, go(paths, device="cpu", run="another")[0])
+    assert fake == []
+    write_inputs(paths, [(png(1), "cat 0,0,6,6")])
+    with pytest.raises(pytest.fail.Exception):
+        go(paths)
+
+
 def test_no_row_with_a_keyword_is_no_error(paths, fake):
     write_inputs(paths, [(png(1), None), (png(2), None)])
     _, counts = go(paths)

@@ -241,7 +241,7 @@ def test_original_rows_are_rlaif_vs_own(tmp_path):
     data, masks = world(tmp_path)
     table, paths = perturbed(masks, tmp_path, answers="original", draws_per_row=3)
     source = data.rows.set_index("row_id")
-    assert len(table) == len(S.kept(masks))  # one row each, however many levels would be drawn
+    assert len(table) == len(S.rows_with_masks(masks))  # one row each, however many levels would be drawn
     for row, line in zip(table.itertuples(), paths["perturbed/sft.jsonl"].read_text().splitlines(), strict=True):
         own, sample = source.loc[row.row_id], json.loads(line)
         assert sample["messages"][0]["content"] == f"<image>{own['question']}" and row.q_c == own["question"]
@@ -268,7 +268,7 @@ def test_rows_that_speak_of_a_word_are_left_out_wherever_they_say_it(tmp_path):
     table, _ = perturbed(masks, tmp_path, leave_out=["gear"], levels=[30])
     assert table["row_id"].tolist() == ["000003", "000004"]
     with pytest.raises(UserError, match="Every row speaks of one of Q3, Q4, gear"):
-        S.kept(masks, ["Q3", "Q4", "gear"])
+        S.rows_with_masks(masks, ["Q3", "Q4", "gear"])
     with pytest.raises(ValueError, match="not all of them are single words"):
         Perturb(leave_out=["two words"])
 

@@ -58,7 +58,7 @@ def test_the_hugging_face_data_set_holds_images_or_their_names(both):
 
 def test_an_image_of_no_row_and_data_that_changed_are_one_sentence(both, tmp_path):
     (_, table), (drawn, _) = both
-    with pytest.raises(UserError, match="no picture that .*RECIPE.json can draw"):
+    with pytest.raises(UserError, match="no image that .*RECIPE.json can draw"):
         draw(drawn["perturbed/images"] / "999999_c050.png")
     with pytest.raises(UserError, match="is missing"):
         load_image(drawn["perturbed/images"] / "000000_c050.jpg")

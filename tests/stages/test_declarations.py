@@ -20,12 +20,11 @@ from csp_utils.base.results import origin_of, record_file, why_not_current
 from csp_utils.base.run import RunPaths, makers
 from csp_utils.base.stage import Stage
 from csp_utils.data.rle import encode_mask
-from csp_utils.models import keyword_lm, masks
+from csp_utils.models import keyword_lm
 from csp_utils.noise import training_rows
 from csp_utils.stages import MODULES, stages
 from csp_utils.stages.correlation import Correlation
 from csp_utils.stages.extract import Extract
-from csp_utils.stages.mask import Mask
 from csp_utils.stages.perturb import Perturb
 
 EACH = pytest.mark.parametrize("stage", stages.values(), ids=list(stages))
@@ -131,11 +130,9 @@ def test_a_stage_that_loads_models_loads_none_where_nothing_changed(tmp_path: Pa
     """Was: opening a notebook again computed for hours what was there."""
     paths = RunPaths("r", tmp_path)
     write_data(paths["data/rlaif_v/train.parquet"], 2)
-    for p in (Extract(), Mask()):
-        run_stage(p, paths)
+    run_stage(Extract(), paths)
     monkeypatch.setattr(keyword_lm, "load_keyword_model", lambda *_: pytest.fail("a model was loaded"))
-    monkeypatch.setattr(masks, "load_models", lambda *_: pytest.fail("a model was loaded"))
-    for p in (Extract(device="cpu"), Mask(run="another", shards=1)):
+    for p in (Extract(), Extract(device="cpu"), Extract(run="another")):
         assert [line.split(":")[1].split(" on ")[0] for line in run_stage(p, paths)] == [" used as computed"]
     write_data(paths["data/rlaif_v/train.parquet"], 3)
     with pytest.raises(pytest.fail.Exception):

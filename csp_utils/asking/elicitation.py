@@ -2,8 +2,8 @@
 
 Any model that ms-swift loads can be asked, with its own chat template (paper, section 4.1 and appendix A.2;
 docs/fidelity.md). Each unique (image, question) gets the paper's three prompts, decoded greedily: prompt A.2 with the
-response Yes, prompt A.2 with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways
-to read a confidence.
+response Yes, prompt A.2 with the response No, and the question itself. A :class:`Plan` adds other prompts and other
+ways to read a confidence.
 """
 
 from dataclasses import dataclass

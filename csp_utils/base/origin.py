@@ -95,7 +95,7 @@ def source_digest(source: Path | str) -> str:
 
 
 def hub_commit(model: str) -> str:
-    """Return the commit of a model in the hub's local cache; where it is not there yet, that of the hub, which is fetched.
+    """Return the commit of a model in the hub's local cache; if it is not there yet, the hub's, which will be fetched.
 
     Returns "not fetched" if neither is known, as without a network.
     """

@@ -90,7 +90,7 @@ def boxes_of_mask(found: Detection, boxes: str) -> Detection:
 
 
 def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskResult:
-    """Return the result for a keyword whose boxes give ``mask``, bool (height, width); an unusable mask gets a reason."""
+    """Return the result for a keyword whose boxes give ``mask``, bool (height, width): the mask, or a drop reason."""
     height, width = mask.shape
     area = float(mask.mean())
     result = MaskResult(width, height, found.boxes.tolist(), found.scores.tolist(), list(found.phrases))

@@ -49,7 +49,7 @@ SCHEMA = pa.schema(COLUMNS)
 
 
 def speaks_of(texts: "pd.Series", words: Sequence[str]) -> "pd.Series":
-    """Return which texts hold one of ``words``, whole or with a plural's s, in any case; no text if there are no words."""
+    """Return which texts hold one of ``words``, whole or with a plural's s, in any case; without words, none."""
     if not words:
         return texts.notna() & False
     return texts.fillna("").str.contains(rf"\b(?:{'|'.join(words)})s?\b", case=False)

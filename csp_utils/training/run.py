@@ -147,7 +147,8 @@ def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
         raise UserError(f"{work} holds an interrupted training, but {names} changed since; bring back what changed to "
                         f"go on with it, or delete {work} to train from the start.")  # fmt: skip
     if reasons := recorded[0].differences(origin):
-        say(f"The interrupted training in {work} is not continued ({'; '.join(reasons)}); it is trained from the start.")
+        say(f"The interrupted training in {work} is not continued ({'; '.join(reasons)}); "
+            "it is trained from the start.")  # fmt: skip
         return False
     say(f"The interrupted training in {work} is continued.")
     return True

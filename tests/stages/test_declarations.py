@@ -97,14 +97,15 @@ def perturbed(tmp_path: Path) -> RunPaths:
     """A run with masks of two rows, perturbed once."""
     paths = RunPaths("r", tmp_path)
     write_data(paths["data/rlaif_v/train.parquet"], 2)
-    write_parquet(pd.DataFrame([{"row_id": f"{i:06d}", "question": "Is it?", "answer": "Yes", "keyword": "k",
-                                 "width": 112, "height": 112, "drop_reason": None,
-                                 "rle_counts": encode_mask(np.eye(112) > 0)} for i in range(2)]), paths["masks.parquet"])
+    mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
+            "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
+    write_parquet(pd.DataFrame([{"row_id": f"{i:06d}"} | mask for i in range(2)]), paths["masks.parquet"])
     run_stage(Perturb(), paths)
     return paths
 
 
-def test_a_stage_that_fails_at_its_end_leaves_the_older_results(perturbed: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_fails_at_its_end_leaves_the_older_results(perturbed: RunPaths, monkeypatch: pytest.MonkeyPatch
+                                                                ) -> None:
     """Was: rows.parquet and sft.jsonl were new and the data set old, and nothing said so."""
     def files() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in sorted(perturbed["perturbed"].rglob("*")) if path.is_file()}

@@ -15,8 +15,6 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from stage_tools import run_stage
 from test_training import ROOT, VLM, at_the_root, paths, write_rows  # noqa: F401  (fixtures)
 
@@ -26,7 +24,6 @@ from csp_utils.base.run import RunPaths
 from csp_utils.stages.sft import Sft
 from csp_utils.training import command as training
 from csp_utils.training import run as training_run
-from csp_utils.training.log import sparse
 from csp_utils.training.results import FILES, UNCHECKED, WORK
 
 
@@ -250,29 +247,6 @@ def test_a_training_of_unknown_origin_is_not_continued(swift, interrupted):
     (interrupted["sft"] / WORK / "ORIGIN.json").unlink()
     said = run_stage(Sft(device="cpu"), interrupted)
     assert any("unknown origin" in line for line in said) and "--resume_from_checkpoint" not in swift.commands[1]
-
-
-# ---------------------------------------------------------------------------------------------------- what is shown
-
-
-@pytest.mark.parametrize("loss", ["nan", "inf", "-inf", "1e999", "'high'", "None"])
-def test_a_loss_that_is_no_number_does_not_end_a_training(loss):
-    """Was: literal_eval's ValueError on ``nan`` ended the training in its middle."""
-    line = (f"{{'loss': {loss}, 'grad_norm': nan, 'learning_rate': 1e-05, 'global_step/max_steps': '1/9', "
-            "'elapsed_time': '1s', 'remaining_time': '2s'}")  # fmt: skip
-    assert "loss" in sparse()(line)
-
-
-@given(st.one_of(st.text(), st.text().map(lambda text: "{'loss'" + text), st.text().map(lambda t: f"{{{t}'loss'}}")))
-def test_no_line_ends_a_training(line):
-    shown = sparse()(line)
-    assert shown is None or isinstance(shown, str)
-
-
-@pytest.mark.parametrize("line", ["{'loss': 1, 'global_step/max_steps': 5}", "{'loss'}", "{'loss': 1}", "{" * 5000 + "'loss'",
-                                  "{'loss': 1.0, 'global_step/max_steps': '0/0'}"])  # fmt: skip
-def test_not_even_a_strange_one(line):
-    sparse()(line)
 
 
 # ------------------------------------------------------------------------------------------------------ with ms-swift

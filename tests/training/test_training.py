@@ -22,7 +22,6 @@ from csp_utils.noise.training_rows import training_rows
 from csp_utils.stages.sft import Sft
 from csp_utils.stages.simpo import Simpo
 from csp_utils.training import command as training
-from csp_utils.training import log as training_log
 from csp_utils.training import run as training_run
 from csp_utils.training.results import FILES, UNCHECKED, WORK
 
@@ -189,31 +188,6 @@ def test_missing_data_is_said_before_anything_runs(paths):
     with pytest.raises(UserError, match="holds no rows"):
         run_stage(Sft(), paths)
     assert not paths["sft"].exists()
-
-
-def test_only_some_of_the_log_is_shown():
-    show = training_log.sparse(lines=4)
-    entry = {"loss": 1.0, "learning_rate": 1e-5, "elapsed_time": "1s", "remaining_time": "2s"}
-    said = [show(str(entry | {"global_step/max_steps": f"{i}/100"})) for i in range(1, 101)]
-    assert [i for i, line in enumerate(said, 1) if line] == [1, 25, 50, 75, 100]
-    assert show("[INFO:swift] args: SftArguments(") is None
-    assert "OSError: gone" in show("OSError: gone")
-
-
-def test_the_cause_is_that_of_a_process_and_not_torchruns():
-    log = "[rank1]: Traceback\n[rank1]: ValueError: no such row\nW1 end\ntorch.distributed.ChildFailedError: \n==\n"
-    assert training_log.last_error(log) == "ValueError: no such row"
-    assert training_log.last_error("a\nKeyError: 'x'\nb") == "KeyError: 'x'" and training_log.last_error("a\n") is None
-
-
-def test_logging_jsonl_of_a_resumed_training_keeps_the_later_step(tmp_path):
-    steps = [(1, 5.0), (2, 4.0), (3, 3.0), (2, 3.9), (3, 2.9)]
-    lines = [{"loss": loss, "global_step/max_steps": f"{step}/3", "train_speed(s/it)": 0.5, "elapsed_time": "1s"}
-             for step, loss in steps] + [{"train_runtime": 9.0}]  # fmt: skip
-    write_jsonl(lines, tmp_path / "logging.jsonl")
-    table, summary = training_log.read_logging(tmp_path / "logging.jsonl")
-    assert [(row["step"], row["loss"]) for row in table] == [(1, 5.0), (2, 3.9), (3, 2.9)]
-    assert summary == {"seconds": 9.0, "steps": 3, "seconds_per_step": 0.5}
 
 
 # ------------------------------------------------------------------------------------------------- with ms-swift

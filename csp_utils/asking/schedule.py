@@ -19,7 +19,7 @@ from csp_utils.words.reading import parse_yes_no
 
 
 def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
-    """Return the first ``n_rows`` rows with a mask, one for each image and key object, in an order drawn by the seed."""
+    """Return the first ``n_rows`` rows with a mask, one for each image and object, in an order drawn by the seed."""
     rows = rows_with_masks(masks).drop_duplicates(["image_path", "keyword"])
     order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
     return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)

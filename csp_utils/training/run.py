@@ -86,8 +86,11 @@ def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
     if recorded and not recorded[0].differences(weights):
         job.say(f"{unchecked} holds the weights of this training; it is not repeated, only checked.")
     else:
-        shutil.rmtree(unchecked, ignore_errors=True)
+        if recorded:
+            reasons = "; ".join(recorded[0].differences(weights))
+            job.say(f"{unchecked} holds the weights of another training ({reasons}); this one will take its place.")
         _run(job, weights, words, variables, rows, show or sparse())
+        shutil.rmtree(unchecked, ignore_errors=True)
         os.replace(folder / WORK, unchecked)
     try:
         _check_and_keep(p, unchecked, job.out / p.folder, text, len(rows))

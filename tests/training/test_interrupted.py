@@ -171,8 +171,16 @@ def test_weights_of_another_training_are_not_taken(swift, paths, monkeypatch):  
     with pytest.raises(UserError, match="refused"):
         run_stage(Sft(device="cpu"), paths)
     swift.recorded = {"learning_rate": 1e-3}
-    run_stage(Sft(device="cpu", learning_rate=1e-3), paths)
-    assert published(paths) == "weights of training 2"
+    other = Sft(device="cpu", learning_rate=1e-3)
+    swift.ends = UserError("ms-swift stopped.")
+    with pytest.raises(UserError, match="ms-swift stopped"):
+        run_stage(other, paths)
+    kept = paths["sft"] / UNCHECKED / "checkpoint-2" / "model.safetensors"
+    assert kept.read_text() == "weights of training 1"  # until others are whole
+    swift.ends = None
+    said = run_stage(other, paths)
+    assert any("another training (learning_rate was 1e-05 and is 0.001)" in line for line in said)
+    assert published(paths) == "weights of training 3"
 
 
 def test_older_results_stay_until_new_ones_are_whole(swift, paths, monkeypatch):  # noqa: F811

@@ -1,8 +1,9 @@
-"""What a VLM says: the confidence it puts into words, its plain answer, and the probabilities behind that answer.
+"""Ask a VLM about benchmark images: its verbalized confidence, its plain answer, and the probabilities behind it.
 
-Any model that ms-swift loads, with its chat template (paper, section 4.1 and appendix A.2; docs/fidelity.md). Always
-asked are the paper's three prompts per unique (image, question), greedily: prompt A.2 with the response Yes, prompt A.2
-with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
+Any model that ms-swift loads can be asked, with its own chat template (paper, section 4.1 and appendix A.2;
+docs/fidelity.md). Each unique (image, question) gets the paper's three prompts, decoded greedily: prompt A.2 with the
+response Yes, prompt A.2 with the response No, and the question itself. A :class:`Plan` adds other prompts and other
+ways to read a confidence.
 """
 
 from dataclasses import dataclass, replace
@@ -24,15 +25,15 @@ KINDS = (*CANDIDATES, PLAIN)
 
 
 def prompt_of(question: str, kind: str) -> str:
-    """The text that the model is shown, beside the image, for one of :data:`KINDS`."""
+    """Return the text of the prompt for one of :data:`KINDS`."""
     return plain_question(question) if kind == PLAIN else confidence_question(question, kind)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of each (image, question); the plain question and prompt A.2 (greedy) always are.
+    """The prompts for each (image, question); the plain question and prompt A.2 (greedy) are always among them.
 
-    The fields are those of :class:`csp_utils.base.params.Eval`.
+    The fields are those of :class:`csp_utils.stages.evaluate.Eval`.
     """
 
     prompts: tuple[str, ...] = (PAPER,)
@@ -43,9 +44,9 @@ class Plan:
     seed: int = 0
 
     def asked(self) -> list[tuple[str, str]]:
-        """(prompt, kind) of everything that is asked of one question.
+        """Return (name, kind) of all prompts of one question.
 
-        The kind is a candidate, plain or both; of the plain question about a blurred image, the blur.
+        The kind is a candidate, plain or both. For the plain question about a blurred image it is the blur.
         """
         others = [name for name in dict.fromkeys(self.prompts) if name != PAPER]
         pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)] + [(BLURRED, f"{blur:g}") for blur in self.blurs]
@@ -54,7 +55,7 @@ class Plan:
         return pairs
 
     def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
-        """What the model is asked; a draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
+        """Return one prompt. A draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
         if name == BLURRED:
             return Prompt(Blurred(Path(path), float(kind)), plain_question(question))
         if name == PLAIN:
@@ -72,7 +73,7 @@ class Plan:
 
 
 def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> pd.DataFrame:
-    """POPE's and AMBER's questions with the path of each one's image.
+    """Read POPE's and AMBER's questions with the path of each one's image.
 
     Args:
         pope, amber: the benchmarks' folders; no AMBER if that is None.
@@ -97,7 +98,7 @@ def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> p
 
 
 def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The (path, question) pairs to ask: each once, however many splits hold it."""
+    """Return the (path, question) pairs, each once, however many splits hold it."""
     return questions[["path", "question"]].drop_duplicates(ignore_index=True)
 
 
@@ -107,13 +108,14 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
 
     Args:
         questions: with the columns path (image file) and question.
-        shard: which part of the batches.
+        shard: the shard of the batches.
 
     Returns:
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`, indexed by position: path,
         question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
-        raw, p_yes and p_no (probabilities of the two candidates as the first token of the reply), levels (list of 101
-        probabilities; of 202 for both: Yes, then No; empty if not asked) and samples (list of replies).
+        raw, p_yes and p_no (probabilities, 0..1, of the two candidates as the first token of the reply), levels (list
+        of 101 probabilities; 202 for kind both: Yes, then No; empty without method expected) and samples (list of
+        replies).
     """
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")

@@ -1,4 +1,4 @@
-"""What the base model still sees of an object under noise: the question that notebook 10 asks and its answers."""
+"""Ask the base model whether it still sees an object under noise of several strengths (notebook 10)."""
 
 import tempfile
 from pathlib import Path
@@ -13,29 +13,29 @@ from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import Asking, Prompt, draw_seed
 from csp_utils.noise.diffusion import Diffusion
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
-from csp_utils.noise.training_rows import kept
+from csp_utils.noise.training_rows import rows_with_masks
 from csp_utils.words.english import article
 from csp_utils.words.prompts import plain_question
 from csp_utils.words.reading import parse_yes_no
 
 
 def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
-    """Rows with a mask, one for each image and key object, in an order drawn by the seed; the first ``n_rows``."""
-    rows = kept(masks).drop_duplicates(["image_path", "keyword"])
+    """Return the first ``n_rows`` rows with a mask, one for each image and object, in an order drawn by the seed."""
+    rows = rows_with_masks(masks).drop_duplicates(["image_path", "keyword"])
     order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
     return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)
 
 
 def question(keyword: str) -> str:
-    """POPE's question about an object."""
+    """Return POPE's question about an object."""
     return f"Is there {article(keyword)} in the image?"
 
 
 def ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, progress: Progress = silent) -> pd.DataFrame:
-    """Return what the base model answers about every row at every signal.
+    """Return the base model's answers about every row at every signal.
 
     Args:
-        rows: of :func:`choose`.
+        rows: as :func:`choose` returns them.
         data: the RLAIF-V rows that the masks were made from.
         p: parameters of notebook 10.
         folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).

@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -94,11 +95,19 @@ def source_digest(source: Path | str) -> str:
 
 
 def hub_commit(model: str) -> str:
-    """Return the commit of a model in the hub's local cache, or "not fetched"."""
-    from huggingface_hub import constants
+    """Return the commit of a model in the hub's local cache; if it is not there yet, the hub's, which will be fetched.
+
+    Returns "not fetched" if neither is known, as without a network.
+    """
+    from huggingface_hub import HfApi, constants
 
     reference = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / "main"
-    return reference.read_text().strip() if reference.is_file() else "not fetched"
+    if reference.is_file():
+        return reference.read_text().strip()
+    if not constants.HF_HUB_OFFLINE:
+        with suppress(Exception):  # no network, no such model, no right to it: loading it will say which
+            return str(HfApi().model_info(model, timeout=10).sha)
+    return "not fetched"
 
 
 def code_and_libraries(starts: Iterable[str], files: Iterable[Path] = (), libraries: Iterable[str] = ()
@@ -121,7 +130,7 @@ def code_and_libraries(starts: Iterable[str], files: Iterable[Path] = (), librar
 def _distributions() -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
     for top, names in metadata.packages_distributions().items():
-        found[top] = sorted({name.lower() for name in names})
+        found[top] = sorted({name.lower().replace("_", "-") for name in names})
     return found
 
 

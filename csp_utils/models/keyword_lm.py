@@ -212,17 +212,16 @@ def extract_keywords(
     held_out: pd.Series | None = None,
     shard: Shard = WHOLE,
 ) -> pd.DataFrame:
-    """The table ``keywords.parquet`` for all rows of ``data``, or those of a shard.
+    """Return the table ``keywords.parquet``, or a shard of it: one row for each row of ``data``, in its order.
 
     Args:
-        held_out: bool for each row, in order: True where its picture is a benchmark's
-            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for nowhere.
-        shard: which part; rows that nobody asks about belong to the first.
+        held_out: bool for each row, in order: True where its image is a benchmark's
+            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for no row.
+        shard: the shard to compute. Rows about which nothing is asked belong to the first.
 
     Returns:
-        data frame, one row per row of ``data``, in its order, indexed by position: row_id, image_path, question,
-        answer, keyword (None if there is none), raw (the model's words), drop_reason (None, "no_keyword" or
-        "benchmark_image"); all str or None.
+        data frame indexed by position: row_id, image_path, question, answer, keyword (None if there is none), raw (the
+        model's words), drop_reason (None, "no_keyword" or "benchmark_image"); all str or None.
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
     out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)

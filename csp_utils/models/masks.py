@@ -84,7 +84,7 @@ def _load(grounding_dino: str, sam: str, device: str, dtype: str) -> Models:
     return Models(load_grounding_dino(grounding_dino, device), load_sam(sam, device, dtype))
 
 
-def chosen(found: Detection, boxes: str) -> Detection:
+def boxes_of_mask(found: Detection, boxes: str) -> Detection:
     """Select the boxes for the mask: all of them (``union``) or the one with the highest score (``top1``)."""
     n = 1 if boxes == "top1" else len(found.boxes)
     return Detection(found.boxes[:n], found.scores[:n], found.phrases[:n])
@@ -135,7 +135,7 @@ def mask_images(
     )  # fmt: skip
     results = []
     for image, words in zip(images, keywords, strict=True):
-        used = [chosen(next(found), p.boxes) for _ in words]
+        used = [boxes_of_mask(next(found), p.boxes) for _ in words]
         boxes = np.concatenate([one.boxes for one in used])
         masks = segment(models.predictor, image, boxes)[0] if len(boxes) else []
         row = []
@@ -161,11 +161,11 @@ def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
 def mask_rows(
     keywords: pd.DataFrame, data: RlaifV, models: Models, p: Any, progress: Progress, shard: Shard = WHOLE
 ) -> pd.DataFrame:
-    """The table masks.parquet: one row for each row of keywords.parquet, in its order; or those of a shard.
+    """Return the table masks.parquet, or a shard of it: one row for each row of keywords.parquet, in its order.
 
-    Each distinct (image, keyword) is looked at once, however many rows ask for it; images come ``p.batch_size`` at a
-    time, and a shard takes whole batches (rows without a keyword or an image belong to the first). An image that cannot
-    be decoded drops its rows ("image_unreadable").
+    Each distinct (image, keyword) is looked at once, however many rows ask for it. Images come in batches of
+    ``p.batch_size``, and a shard takes whole batches. Rows without a keyword or an image belong to the first shard. An
+    image that cannot be decoded drops its rows ("image_unreadable").
 
     Raises:
         UserError: keywords.parquet names rows that the data set does not hold.

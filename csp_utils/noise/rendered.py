@@ -26,7 +26,7 @@ from csp_utils.noise.diffusion import row_at
 RECIPE = "RECIPE.json"
 
 
-def picture_name(row_id: str, c: int) -> str:
+def image_name(row_id: str, c: int) -> str:
     """Return the file name of the image of a row at level c."""
     return f"{row_id}_c{c:03d}.png"
 
@@ -56,7 +56,7 @@ def open_image(path: Path | str) -> Image.Image:
     source = _source(path.parent, (path.parent / RECIPE).stat().st_mtime_ns)
     found = re.fullmatch(r"(\d+)_c(\d{3})\.png", path.name)
     if found is None or found[1] not in source.masks.index:
-        raise UserError(f"{path} is no picture that {path.parent / RECIPE} can draw; run notebook 03_perturb again.")
+        raise UserError(f"{path} is no image that {path.parent / RECIPE} can draw; run notebook 03_perturb again.")
     return Image.fromarray(row_at(source.masks.loc[found[1]], source.data, int(found[2]), source.p))
 
 

@@ -11,9 +11,9 @@ from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import VARIANTS, in_order, metric, name_of, number
 from csp_utils.measures.methods import METHODS
 from csp_utils.measures.methods import missing_methods as not_elicited
-from csp_utils.show.published import published
 from csp_utils.show import fig_calibration, fig_metrics, fig_stress, saved, tables
 from csp_utils.show.page import EmbeddedImage, LeftOut, embed
+from csp_utils.show.published import published
 from csp_utils.show.saved import Saved
 
 Values = Mapping[str, Any]

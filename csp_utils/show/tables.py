@@ -25,8 +25,8 @@ from csp_utils.base.wording import (
 )
 from csp_utils.measures.methods import METHODS
 from csp_utils.measures.metrics import SPOKEN
-from csp_utils.show.published import published
 from csp_utils.show.page import Cell, Table
+from csp_utils.show.published import published
 
 HEADLINE = ("acc", "f1", "auc", "brier", "ece", "tie_rate", "plain_acc")
 """The metrics of the first tables and sentences."""

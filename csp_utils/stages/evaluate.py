@@ -9,7 +9,7 @@ from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
-from csp_utils.models.vlm.variants import checkpoints_of
+from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,7 @@ def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) ->
 
 STAGE = Stage(
     "06_eval", Eval, compute, reads=reads, open_shard=open_shard, schema=schema, gpu=True, cost=cost,
+    libraries=ASKED_BY,
     makes=tuple(f"{name}.parquet" for name in (
         "responses", "elicitations", "metrics", "metrics_plain", "differences", "measures", "measure_differences",
         "risk_coverage", "methods", "method_differences")),

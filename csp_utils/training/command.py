@@ -2,8 +2,8 @@
 
 The training itself is ms-swift's: this module writes its command line, runs it as a subprocess and keeps what it
 leaves (:mod:`csp_utils.training.run`). The paper's hyperparameters are the defaults of
-:class:`csp_utils.base.params.Sft` and :class:`csp_utils.base.params.Simpo`; whatever the paper does not mention is left at
-ms-swift's default, as the paper does, so that "full" training leaves the vision tower and the aligner frozen.
+:class:`csp_utils.stages.sft.Sft` and :class:`csp_utils.stages.simpo.Simpo`. What the paper does not mention is left at
+ms-swift's default, as in the paper. "Full" training therefore leaves the vision tower and the aligner frozen.
 
 SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --cpo_alpha 0``), is the mean over pairs of
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from csp_utils.asking import elicitation
-from csp_utils.asking import variants as asking
 from csp_utils.asking.tables import DTYPES, elicitations_table, responses_table
 from csp_utils.base.errors import UserError
 from csp_utils.data.views import Blurred
@@ -111,38 +110,6 @@ def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:
               elicitation.Plan(seed=1, methods=("sampled",)).prompt("a/x.png", "Is there a star?", "third_person",
                                                                     "Yes").seeds]
     assert not any(set(seeds) & set(other) for other in others)
-
-
-def test_a_finished_variant_is_not_asked_again_unless_something_changed(tmp_path: Path) -> None:
-    table, settings = questions(tmp_path), {"max_new_tokens": 8}
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "weights").write_text("1")
-    key = asking.fingerprint(str(model), [table["question"].tolist(), settings])
-    calls = []
-
-    def make() -> pd.DataFrame:
-        calls.append(1)
-        return elicitation.elicit(Pretended(), table, Asking(4, 8))
-
-    one = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
-    two = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
-    pd.testing.assert_frame_equal(one, two)
-    assert len(calls) == 1
-    (model / "weights").write_text("22")
-    other = asking.fingerprint(str(model), [table["question"].tolist(), settings])
-    assert len({key, other, asking.fingerprint(str(model), [table["question"][:2].tolist(), settings])}) == 3
-    asking.kept_or_asked(tmp_path / "kept", "base", other, make)
-    assert len(calls) == 2 and len(list((tmp_path / "kept").iterdir())) == 1
-
-
-def test_nothing_is_kept_of_a_variant_that_was_cut(tmp_path: Path) -> None:
-    def cut() -> pd.DataFrame:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        asking.kept_or_asked(tmp_path / "kept", "base", "k", cut)
-    assert not list(tmp_path.rglob("*.parquet"))
 
 
 class Words:

@@ -13,12 +13,12 @@ from PIL import Image
 from csp_utils.asking import stress
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Stress
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import open_shown
 from csp_utils.measures import stress_curves
 from csp_utils.models.vlm.reply import Reply
 from csp_utils.show import fig_stress, style
+from csp_utils.stages.stress import Stress
 
 P = Stress(levels=[100, 75, 25, 0], regions=["object", "elsewhere", "everywhere"])
 
@@ -102,7 +102,7 @@ def test_objects_without_a_mask_are_counted_by_reason(tmp_path: Path) -> None:
     nothing = SimpleNamespace(rle_counts=None, width=60, height=40, drop_reason="no_box")
     table = stress.with_masks(chosen, [nothing] * 2, 0)
     with pytest.raises(UserError, match=r"No object of POPE's images has a mask \(2 no_box\)"):
-        stress.kept(table)
+        stress.objects_with_masks(table)
 
 
 # --------------------------------------------------------------------------------------------------------- the tables

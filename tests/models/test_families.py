@@ -12,9 +12,11 @@ from packaging.requirements import Requirement
 from small_families import FAMILIES, bytes_bpe, pieces_bpe
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Eval, Sft, Simpo
 from csp_utils.models import families
 from csp_utils.models.vlm import load as vlm
+from csp_utils.stages.evaluate import Eval
+from csp_utils.stages.sft import Sft
+from csp_utils.stages.simpo import Simpo
 from csp_utils.training import command as training
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from small_families import FAMILIES, make
+from stage_tools import run_stage
 
 from csp_utils.base.files import write_jsonl
-from csp_utils.base.params import Sft, Simpo
 from csp_utils.base.run import RunPaths
 from csp_utils.models import families
 from csp_utils.models.checkpoints import image_variables
@@ -25,7 +25,8 @@ from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm.passes import Cache
 from csp_utils.models.vlm.reply import Asking, Prompt
 from csp_utils.noise.training_rows import training_rows
-from csp_utils.training import run as training_run
+from csp_utils.stages.sft import Sft
+from csp_utils.stages.simpo import Simpo
 from csp_utils.words.prompts import confidence_question
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,7 +264,7 @@ def test_both_trainings_of_each_family(family: tuple, tmp_path: Path, monkeypatc
     before = load_file(folder / "model.safetensors")
     for p, log, checkpoint in ((Sft(model=str(folder), **common), paths["sft/log.parquet"], paths["sft/checkpoint"]),
                                (Simpo(**common), paths["simpo/log.parquet"], paths["simpo/checkpoint"])):  # fmt: skip
-        training_run.train(p, paths, show=lambda line: None)
+        run_stage(p, paths)
         losses = pd.read_parquet(log)["loss"]
         assert len(losses) == 8 and losses[-2:].mean() < losses[:2].mean()
         after = load_file(checkpoint / "model.safetensors")

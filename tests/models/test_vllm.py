@@ -24,10 +24,10 @@ from PIL import Image
 from csp_utils.asking import evaluation
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Eval
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm import vllm as vlm_swift
 from csp_utils.models.vlm.reply import Asking, Prompt, Reply
+from csp_utils.stages.evaluate import Eval
 
 HERE = importlib.util.find_spec("vllm") is not None
 

@@ -15,6 +15,7 @@ from PIL import Image
 from csp_utils.asking import elicitation
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
+from csp_utils.base.memory import free_models
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm import vllm as vlm_swift
@@ -181,7 +182,7 @@ def test_a_reference_that_has_answered_leaves_the_memory(model_folder: Path, pro
     model.ask(prompts[:3], Asking(3, 2))
     left = [weakref.ref(model.model), weakref.ref(model.model.lm_head.weight)]
     del model
-    asking.free_memory()
+    free_models()
     assert [ref() for ref in left] == [None, None]
 
 

@@ -1,6 +1,7 @@
 """Reduced precision of SAM's image encoder: what it changes, what it must not change, and when it is refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -9,7 +10,7 @@ from segment_anything import SamPredictor
 
 from csp_utils.asking import stress
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Finder
+from csp_utils.base.run import RunPaths
 from csp_utils.data.rle import decode_mask
 from csp_utils.models import masks, sam
 from csp_utils.stages.mask import Mask
@@ -30,10 +31,10 @@ def scenes():
     return [draw_scene("test", 8200 + i) for i in range(6)]
 
 
-def found(torch_dtype: str, scenes) -> list[masks.MaskResult]:
+def results_of(torch_dtype: str, scenes) -> list[masks.MaskResult]:
     """What the stage finds for the objects of the scenes."""
-    pictures, words = [Image.fromarray(scene.image) for scene in scenes], [scene.nouns for scene in scenes]
-    results = masks.mask_images(models(torch_dtype), pictures, words, Mask(torch_dtype=torch_dtype))
+    images, words = [Image.fromarray(scene.image) for scene in scenes], [scene.nouns for scene in scenes]
+    results = masks.mask_images(models(torch_dtype), images, words, Mask(torch_dtype=torch_dtype))
     return [one for of_image in results for one in of_image]
 
 
@@ -50,7 +51,7 @@ def test_float32_is_segment_anything_untouched_bit_by_bit(scenes):
 
 @pytest.mark.parametrize("torch_dtype, least, n_scenes", [("bfloat16", 0.97, 6), ("float16", 0.99, 2)])
 def test_masks_stay_the_same_but_for_a_few_pixels(scenes, torch_dtype, least, n_scenes):
-    full, reduced = found("float32", scenes[:n_scenes]), found(torch_dtype, scenes[:n_scenes])
+    full, reduced = results_of("float32", scenes[:n_scenes]), results_of(torch_dtype, scenes[:n_scenes])
     overlaps = []
     for a, b in zip(full, reduced, strict=True):
         assert (a.boxes, a.scores, a.phrases, a.drop_reason) == (b.boxes, b.scores, b.phrases, b.drop_reason)
@@ -91,13 +92,14 @@ def test_an_image_beyond_the_range_of_float16_is_one_sentence(scenes):
     assert iou(drawn["float32"], drawn["bfloat16"]) > 0.97
 
 
-def test_the_stress_test_finds_its_objects_as_notebook_02_does(monkeypatch):
-    """Both load the same models from the same parameters (stress.find_masks calls load_models with its own)."""
-    assert stress.load_models is masks.load_models and stress.mask_images is masks.mask_images
-    monkeypatch.setattr(masks, "_load", lambda *told: told)
-    for torch_dtype in ("float32", "bfloat16"):
-        told = masks.load_models(Stress(torch_dtype=torch_dtype, device="cpu"))
-        assert told == masks.load_models(Mask(torch_dtype=torch_dtype, device="cpu")) and told[-1] == torch_dtype
-    assert Mask().torch_dtype == "float32" == Stress().torch_dtype
-    assert {name: getattr(Mask(), name) for name in Finder.model_fields} == {
-        name: getattr(Stress(), name) for name in Finder.model_fields}
+def test_the_stress_test_finds_its_objects_as_notebook_02_does(scenes, tmp_path, monkeypatch):
+    """Its boxes, masks and precision are those of notebook 02's parameters."""
+    Image.fromarray(scenes[0].image).save(tmp_path / "a.png")
+    objects = pd.DataFrame([("a.png", "?", noun, str(tmp_path / "a.png"), None, noun) for noun in scenes[0].nouns],
+                           columns=["image", "question", "object", "path", "other_path", "row_id"])  # fmt: skip
+    monkeypatch.setattr(stress, "read_objects", lambda *_: objects)
+    p = Stress(grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam"), torch_dtype="bfloat16",
+               pope=str(tmp_path), device="cpu")  # fmt: skip
+    assert stress.load_models(p) is models("bfloat16")
+    found = [one.rle_counts for one in results_of("bfloat16", scenes[:1])]
+    assert any(found) and stress.find_masks(p, RunPaths("r", tmp_path))["rle_counts"].tolist() == found

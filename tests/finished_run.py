@@ -34,7 +34,7 @@ NOTHING_ELICITED = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 
 
 def responses(n: int = 48, better: bool = True, variants: tuple[str, ...] = VARIANTS) -> pd.DataFrame:
-    """Make the answers of a base that says 90 or 95 about everything, and of variants that are surer of the right answer.
+    """Make the answers of a base that says 90 or 95 about everything, and of variants surer of the right answer.
 
     With ``better`` false these are surer of the wrong one.
     """
@@ -102,7 +102,7 @@ def _other_tables(said: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def stress_replies() -> pd.DataFrame:
-    """Make the replies of a stress test in which the base always says 95, and the others the c of noise on the object."""
+    """Make the replies of a stress test in which the base always says 95, the others the c of the object."""
     shown = [("object", c) for c in (100, 50, 0)] + [("elsewhere", 50), ("swapped", None), ("removed", None)]
     rows = [("tiny-qwen2-vl", variant, f"{i}.png", "Is there a cat in the image?", "cat", condition, c, candidate,
              stress.ANSWERS[candidate], "?",

@@ -86,8 +86,8 @@ def _funnel(funnel: pd.DataFrame, perturbed: pd.DataFrame | None) -> Table:
 def training(run: Saved) -> Values:
     """Gather the arguments of ms-swift and the losses of both trainings."""
     paths = run.paths
-    return {"stages": [_stage("SFT", paths["sft/log.parquet"], paths["sft/command.txt"], paths["sft/args.json"]),
-                       _stage("SimPO", paths["simpo/log.parquet"], paths["simpo/command.txt"], paths["simpo/args.json"])]}  # fmt: skip
+    files = ("log.parquet", "command.txt", "args.json")
+    return {"stages": [_stage(name, *(paths[name.lower()] / file for file in files)) for name in ("SFT", "SimPO")]}
 
 
 def _stage(name: str, log_path: Path, command: Path, arguments: Path) -> Values:

@@ -70,7 +70,8 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     if p.leave_out:
         by_words = over_seeds.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
         values = pd.concat([values, over_seeds.table(by_words, p.seed)], ignore_index=True)
-        differences = pd.concat([differences, over_seeds.differences(by_words, seeds, pairs, p.seed)], ignore_index=True)
+        anew = over_seeds.differences(by_words, seeds, pairs, p.seed)
+        differences = pd.concat([differences, anew], ignore_index=True)
     judged, checks = verdicts.judge(draws, seeds, p.seed)
     stressed = arms.read_stress(p.run, p.runs, outputs)
     curves = pd.DataFrame(columns=stress_curves.CURVE_COLUMNS)

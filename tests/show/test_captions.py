@@ -75,8 +75,8 @@ def test_bars_have_every_number_that_is_drawn_and_which_way_is_better() -> None:
 
 def test_plain_answers_have_all_four_numbers_of_every_split() -> None:
     caption = plain_answers_caption(PLAIN)
-    for split, name in (("pope_adversarial", "POPE adversarial (n = 40)"), ("amber_attribute", "AMBER attribute (n = 40)")):
-        part = after(caption, f"{name}:")
+    for split, name in (("pope_adversarial", "POPE adversarial"), ("amber_attribute", "AMBER attribute")):
+        part = after(caption, f"{name} (n = 40):")
         assert words(part) == list(NAMES.values())
         of = PLAIN[PLAIN["split"] == split].set_index(["variant", "metric"])["value"]
         expected = []

@@ -79,7 +79,8 @@ def test_the_page_shows_the_runs_numbers(run: RunPaths) -> None:
     for row in pd.concat([pd.read_parquet(run["metrics.parquet"]).query("metric == 'ece'"), further]).itertuples():
         assert f"{row.value:.3f}" in shown and f"[{row.ci_low:.3f}, {row.ci_high:.3f}]" in shown
     assert "gamma = 0.004" in shown and "dropped: no box" in shown and "missed" in shown and "cpo_alpha" in shown
-    example = pd.read_parquet(run["perturbed/rows.parquet"]).set_index("row_id").loc[re.search(r"Row (\d{6})", shown)[1]]
+    rows = pd.read_parquet(run["perturbed/rows.parquet"]).set_index("row_id")
+    example = rows.loc[re.search(r"Row (\d{6})", shown)[1]]
     assert example["q_c"] in shown and f"“{example['r_c']}”" in shown
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from finished_run import make_run_with_branches
 
@@ -79,7 +80,8 @@ def test_the_axis_of_an_ablation_reaches_a_loss_and_is_the_usual_one_without(run
     usual = fig_claims.claims(t.claims, t.checks, t.differences).axes[5]
     assert usual.get_title(loc="left").startswith("6  SimPO alone") and usual.get_xlim() == (-0.25, 1.0)
     differences = t.differences.copy()
-    lost = (differences[["arm", "versus", "split", "metric"]] == ("simpo_only", "base", "pope_adversarial", "acc")).all(axis=1)
+    key = {"arm": "simpo_only", "versus": "base", "split": "pope_adversarial", "metric": "acc"}
+    lost = (differences[list(key)] == pd.Series(key)).all(axis=1)
     assert lost.sum() == 1
     differences.loc[lost, ["value", "ci_low", "ci_high"]] = -0.6, -0.7, -0.5
     low, high = fig_claims.claims(t.claims, t.checks, differences).axes[5].get_xlim()

@@ -38,6 +38,27 @@ def partly_right(share: float, seed: int, variant: str = "csp", n: int = 120) ->
                   for i, (t, k) in enumerate(zip(truth, knows, strict=True))], variant)  # fmt: skip
 
 
+def noisy_answers(nulls: bool = False) -> pd.DataFrame:
+    """Make the answers of three variants to 40 questions of two splits: base always says 95, the others know a little.
+
+    With ``nulls`` no confidence of base could be parsed.
+    """
+    rng = np.random.default_rng(0)
+    rows = []
+    for variant in ("csp", "base", "sft"):
+        for split in ("pope_adversarial", "amber_attribute"):
+            for i in range(40):
+                truth = rng.random() < 0.5
+                for candidate in ("Yes", "No"):
+                    label = int(truth == (candidate == "Yes"))
+                    said = 95 if variant == "base" else int(np.clip(rng.normal(40 + 30 * label, 20), 0, 100))
+                    said = None if nulls and variant == "base" else said
+                    p = 0.9 if truth == (candidate == "Yes") else 0.1
+                    rows.append(("tiny", variant, split, str(i), f"{i // 4}.png", f"q{i}", label, candidate, "", said,
+                                 p, "Yes"))  # fmt: skip
+    return pd.DataFrame(rows, columns=RESPONSE_COLUMNS).astype({"verbalized": "Int64"})
+
+
 def counts_of(rows: list[tuple[int, int]]) -> np.ndarray:
     """Count (percent, label) rows: (2, 101)."""
     percent, label = np.array(rows).T

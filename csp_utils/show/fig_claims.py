@@ -125,6 +125,7 @@ def _beside_full(axis: Axes, checks: pd.DataFrame, differences: pd.DataFrame, ar
     against = differences[(differences["versus"] == "base") & (differences["split"] == ADVERSARIAL)]
     found = {(row.arm, row.metric): row for row in against.itertuples(index=False)}
     _rows(axis, [name_of(metric) for metric in checks["metric"]])
+    ends = []
     for y, check in enumerate(checks.itertuples()):
         sign = -1 if check.metric in DOWN else 1
         own, full = found[arm, check.metric], found[FULL, check.metric]
@@ -132,7 +133,9 @@ def _beside_full(axis: Axes, checks: pd.DataFrame, differences: pd.DataFrame, ar
         axis.plot(sign * full.value, y, "D", color="black", markersize=6, markerfacecolor="none", zorder=4)
         axis.plot([sign * full.ci_low, sign * full.ci_high], [y, y], color="black", linewidth=0.8, zorder=3)
         _point(axis, y, pd.Series(own._asdict() | {"outcome": check.outcome}), sign)
-    axis.set_xlim(-0.25, 1.0)
+        ends += [sign * end for row in (own, full) for end in (row.value, row.ci_low, row.ci_high)]
+    reached = pd.Series(ends, dtype=float)  # -0.25 to 1 at least, so that the three panels can be compared
+    axis.set_xlim(min(-0.25, reached.min() - 0.02), max(1.0, reached.max() + 0.02))
 
 
 def _offsets(n: int) -> list[float]:

@@ -199,7 +199,7 @@ def section(template: str, name: str, title: str, gather: Callable[[], Mapping[s
 def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
     """Render the whole page."""
     css = Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return render("page.j2", title=title, subtitle=subtitle, sections=sections, footer=footer, css=css)
+    return str(render("page.j2", title=title, subtitle=subtitle, sections=sections, footer=footer, css=css))
 
 
 def fragment(table: Table) -> str:

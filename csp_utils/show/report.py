@@ -1,14 +1,10 @@
 """The report: one self-contained page of all that a run measured, and the README's images.
 
-    python -m csp_utils.show.report outputs/tiny                            writes outputs/tiny/report.html again
-    python -m csp_utils.show.report --pictures outputs/tiny docs/img        writes the README's images from that run
-
 Everything shown is read from the run's saved tables and images, and every sentence is made from their numbers. Here is
 what each section gathers; templates/report.j2 says how it is shown.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -18,10 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from csp_utils.base.errors import UserError
-from csp_utils.base.files import read_parquet, write_bytes, write_text
+from csp_utils.base.files import read_parquet, write_bytes
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import stages
 from csp_utils.base.wording import is_missing, number
 from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.show import fig_calibration, fig_examples, fig_stress, fig_training, saved, sections
@@ -29,7 +23,6 @@ from csp_utils.show.page import Cell, Table, embed, embed_image, link, page, sec
 from csp_utils.show.saved import Saved
 from csp_utils.show.sections import Values, read_needed
 
-USAGE = "usage: python -m csp_utils.show.report RUN_FOLDER | --pictures RUN_FOLDER FOLDER"
 RECORDED = (
     "rlhf_type", "loss_type", "beta", "simpo_gamma", "cpo_alpha", "tuner_type", "freeze_llm", "freeze_vit",
     "freeze_aligner", "learning_rate", "lr_scheduler_type", "warmup_ratio", "num_train_epochs",
@@ -51,7 +44,8 @@ def data(run: Saved) -> Values:
     """Gather example rows, and how many rows came through."""
     paths, p = run.paths, saved.parameters(run.runs, "03_perturb")
     source = Path(p.rlaif_v) if p and p.rlaif_v else paths["data/rlaif_v/train.parquet"]
-    missing, cards = next((path for path in (paths["masks.parquet"], paths["perturbed/rows.parquet"], source) if not path.exists()), None), []
+    needed, cards = (paths["masks.parquet"], paths["perturbed/rows.parquet"], source), []
+    missing = next((path for path in needed if not path.exists()), None)
     if missing is None:
         keywords = saved.read_optional(paths["keywords.parquet"])
         raw = {} if keywords is None else dict(zip(keywords["row_id"], keywords["raw"], strict=True))
@@ -92,8 +86,8 @@ def _funnel(funnel: pd.DataFrame, perturbed: pd.DataFrame | None) -> Table:
 def training(run: Saved) -> Values:
     """Gather the arguments of ms-swift and the losses of both trainings."""
     paths = run.paths
-    return {"stages": [_stage("SFT", paths["sft/log.parquet"], paths["sft/command.txt"], paths["sft/args.json"]),
-                       _stage("SimPO", paths["simpo/log.parquet"], paths["simpo/command.txt"], paths["simpo/args.json"])]}  # fmt: skip
+    files = ("log.parquet", "command.txt", "args.json")
+    return {"stages": [_stage(name, *(paths[name.lower()] / file for file in files)) for name in ("SFT", "SimPO")]}
 
 
 def _stage(name: str, log_path: Path, command: Path, arguments: Path) -> Values:
@@ -196,16 +190,6 @@ def html(run: Saved) -> str:
     return page(run.p.title, f"Run “{run.p.run}”, seed {run.p.seed}, {run.model}. Page made {now}.", parts, footer)
 
 
-def write(p: Any, paths: RunPaths) -> Saved:
-    """Write report.html, whole; return the tables that it was made from.
-
-    Raises UserError if notebook 06 has left no responses.parquet or metrics.parquet, or a table is damaged.
-    """
-    run = saved.load(p, paths)
-    write_text(html(run), paths["report.html"])
-    return run
-
-
 def write_pictures(paths: RunPaths, folder: Path) -> list[Path]:
     """Write the README's images, overview.png, reliability.png and stress.png, from a run; return their paths."""
     responses = read_parquet(paths["responses.parquet"])
@@ -220,30 +204,3 @@ def write_pictures(paths: RunPaths, folder: Path) -> list[Path]:
     for name, figure in made.items():
         write_bytes(embed(figure, name).png, folder / name)
     return [folder / name for name in made]
-
-
-def main(arguments: list[str]) -> str:
-    """Run the command line; return what to print."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    wants_pictures = arguments[:1] == ["--pictures"]
-    rest = arguments[1:] if wants_pictures else arguments
-    if len(rest) != (2 if wants_pictures else 1) or rest[0].startswith("-"):
-        raise UserError(USAGE)
-    folder = Path(rest[0])
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name the folder of a run, such as outputs/tiny.")
-    paths = RunPaths(folder.resolve().name, folder.parent)
-    if wants_pictures:
-        return "\n".join(str(path) for path in write_pictures(paths, Path(rest[1])))
-    known = saved.parameters(saved.executed_notebooks(paths), "09_report")
-    write(known or stages["09_report"].params(run=paths.run), paths)
-    return str(paths["report.html"])
-
-
-if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))

@@ -1,13 +1,8 @@
 """The page of the claims (claims.html), and the tables of docs/claims.md.
 
-    python -m csp_utils.show.report_claims outputs/claims docs/claims.md
-
-writes the tables between the marks of that file, and copies the two images into the folder img beside it.
-
 Everything shown is read from the tables that notebook 11 has saved; templates/claims.j2 says how it is shown.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from csp_utils.base.errors import UserError
-from csp_utils.base.files import read_parquet, write_bytes, write_text
+from csp_utils.base.files import read_parquet
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import stages
 from csp_utils.base.wording import SPLITS, in_order, interval, is_missing, metric, name_of, number
 from csp_utils.measures.arms import FULL, branch_of
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
@@ -26,7 +19,6 @@ from csp_utils.show import fig_claims, fig_stress, saved
 from csp_utils.show.fig_claims import ARMS, VERDICTS, arm_name
 from csp_utils.show.page import Cell, Section, Table, embed, page, section
 
-BEGIN, END = "<!-- tables: begin (python -m csp_utils.show.report_claims) -->", "<!-- tables: end -->"
 TRAINING = ("03_perturb", "04_sft", "05_simpo")
 SHOWN = ("acc", "f1", "auc", "brier", "ece", "spearman", "kendall", "plain_acc")
 COMPARED = ("acc", "auc", "brier", "ece", "spearman", "plain_acc")
@@ -45,10 +37,10 @@ class Tables(NamedTuple):
     curves: pd.DataFrame
 
 
-def load(paths: RunPaths) -> Tables:
-    """Read the tables of notebook 11. Raises UserError if one is missing."""
-    return Tables(*map(read_parquet, (paths["claims.parquet"], paths["claim_checks.parquet"], paths["claim_values.parquet"], paths["claim_differences.parquet"],
-                                      paths["claim_curves.parquet"])))  # fmt: skip
+def load(folder: Path) -> Tables:
+    """Read the tables of notebook 11 from the folder that holds them. Raises UserError if one is missing."""
+    names = ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves")
+    return Tables(*(read_parquet(folder / f"{name}.parquet") for name in names))
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -214,49 +206,28 @@ def sections(p: Any, t: Tables, trained: Mapping[str, str], n_images: int) -> li
     return [section("claims.j2", name, title, partial(dict, values)) for name, title, values in found]
 
 
-def write(p: Any, paths: RunPaths, n_images: int, outputs: str = "outputs") -> None:
-    """Write claims.html, whole."""
-    trained = trainings(p.run, p.runs, outputs)
+def html(p: Any, paths: RunPaths, t: Tables, n_images: int) -> str:
+    """Render the whole page.
+
+    Args:
+        p: parameters of notebook 11.
+        paths: of the main run; its branches are beside it.
+        n_images: number of test images.
+    """
+    trained = trainings(p.run, p.runs, str(paths.root.parent))
     footer = f"Made from the tables in {paths.root}/ by csp_utils/show/report_claims.py."
     subtitle = f"Run “{p.run}” and its branches"
-    write_text(page(p.title, subtitle, sections(p, load(paths), trained, n_images), footer), paths["claims.html"])
+    return page(p.title, subtitle, sections(p, t, trained, n_images), footer)
 
 
 # ---------------------------------------------------------------------------------------------------------- docs
 
 
-def tables_of_docs(paths: RunPaths) -> str:
-    """Return the tables of docs/claims.md as Markdown."""
-    t = load(paths)
-    p = saved.parameters(saved.executed_notebooks(paths), "11_claims") or stages["11_claims"].params(run=paths.run)
-    trained = trainings(p.run, p.runs, str(paths.root.parent))
+def tables_of_docs(p: Any, paths: RunPaths) -> str:
+    """Return the tables of docs/claims.md as Markdown; arguments as for :func:`html`."""
+    t, trained = load(paths.root), trainings(p.run, p.runs, str(paths.root.parent))
     paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]
     if more := further_arms(t.values):
         found += [against_full(t.differences, more, trained), *words_tables(p, t, trained)]
     return "\n\n".join(table.markdown() for table in found)
-
-
-def main(arguments: list[str]) -> str:
-    """Run the command line; return what to print."""
-    if len(arguments) != 2:
-        raise UserError("usage: python -m csp_utils.show.report_claims RUN_FOLDER MARKDOWN_FILE")
-    folder, path = map(Path, arguments)
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{path} lacks the marks {BEGIN} and {END}, between which the tables go.")
-    before, _, rest = text.partition(BEGIN)
-    after, paths = rest.partition(END)[2], RunPaths(folder.resolve().name, folder.parent)
-    made = tables_of_docs(paths)
-    for name in ("claims.png", "claims_noise.png"):
-        if (paths.figures / name).is_file():
-            write_bytes((paths.figures / name).read_bytes(), path.parent / "img" / name)
-    write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", path)
-    return f"wrote the tables of {folder} into {path}"
-
-
-if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))

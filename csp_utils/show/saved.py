@@ -147,7 +147,7 @@ def load(p: Any, paths: RunPaths) -> Saved:
         _, plain, differences = evaluation.compute(responses, protocol, e.n_bootstrap)
     if differences.empty:  # one variant only: keep the columns
         differences = pd.DataFrame(columns=evaluation.DIFFERENCE_COLUMNS)
-    others = map(read_optional, (paths["measures.parquet"], paths["measure_differences.parquet"], paths["risk_coverage.parquet"]))
+    others = (read_optional(paths[f"{name}.parquet"]) for name in ("measures", "measure_differences", "risk_coverage"))
     return Saved(p, paths, runs, metrics, responses, plain, differences, protocol, known, computed,
                  e.n_bootstrap if known else None, *others)  # fmt: skip
 

@@ -221,7 +221,7 @@ def methods(run: Saved) -> Values:
 
 def stress(run: Saved) -> Values:
     """Gather the curves of the stress test and their correlations."""
-    paths = run.paths["stress_curves.parquet"], run.paths["stress_correlation.parquet"], run.paths["stress_differences.parquet"]
+    paths = [run.paths[f"stress_{name}.parquet"] for name in ("curves", "correlation", "differences")]
     curves, correlations, differences = (run.own(read_needed(path, "the stress test")) for path in paths)
     if curves.empty:
         raise LeftOut("the stress test", why=f"it was made with another model than {run.model}")

@@ -42,13 +42,13 @@ def looks_at(p: Claims, paths: RunPaths) -> Inputs:
 
 def compute(job: Job[Claims]) -> None:
     """Write the tables of values, differences, checks and verdicts, and the page."""
-    from csp_utils.base.files import write_parquet
-    from csp_utils.show.report_claims import write
+    from csp_utils.base.files import write_parquet, write_text
+    from csp_utils.show.report_claims import html, load
 
     n_images, tables = judge(job.p, str(job.paths.root.parent))
     for name, table in tables.items():
         write_parquet(table, job.out / f"{name}.parquet")
-    write(job.p, RunPaths(job.out.name, job.out.parent), n_images, str(job.paths.root.parent))
+    write_text(html(job.p, job.paths, load(job.out), n_images), job.out / "claims.html")
 
 
 def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
@@ -70,7 +70,8 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     if p.leave_out:
         by_words = over_seeds.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
         values = pd.concat([values, over_seeds.table(by_words, p.seed)], ignore_index=True)
-        differences = pd.concat([differences, over_seeds.differences(by_words, seeds, pairs, p.seed)], ignore_index=True)
+        anew = over_seeds.differences(by_words, seeds, pairs, p.seed)
+        differences = pd.concat([differences, anew], ignore_index=True)
     judged, checks = verdicts.judge(draws, seeds, p.seed)
     stressed = arms.read_stress(p.run, p.runs, outputs)
     curves = pd.DataFrame(columns=stress_curves.CURVE_COLUMNS)

@@ -23,7 +23,8 @@ def test_questions_are_split_anew_by_the_words_they_speak_of() -> None:
 
 
 def test_runs_are_read_by_their_names(tmp_path) -> None:
-    write_parquet(pd.concat([partly_right(0, 0, "base"), partly_right(0.5, 1)]), RunPaths("m", tmp_path)["responses.parquet"])
+    both = pd.concat([partly_right(0, 0, "base"), partly_right(0.5, 1)])
+    write_parquet(both, RunPaths("m", tmp_path)["responses.parquet"])
     write_parquet(partly_right(0.7, 2), RunPaths("m.csp.3", tmp_path)["responses.parquet"])
     found = arms.read_responses("m", 0, ["m.csp.3"], str(tmp_path))
     assert list(found) == [("", 0), ("csp", 0), ("csp", 3)] and set(found["", 0]["variant"]) == {"base"}

@@ -2,41 +2,23 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+from known_answers import noisy_answers
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from csp_utils.measures import published
-from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute
+from csp_utils.measures.metrics import Protocol, compute
 from csp_utils.show import style
 from csp_utils.show.fig_calibration import calibration, correlation, token_probabilities
 from csp_utils.show.fig_metrics import bars, plain_answers
 
 
-def responses(nulls: bool = False) -> pd.DataFrame:
-    """Three variants, two splits, 40 questions; `nulls`: nothing that base said could be parsed."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for variant in ("csp", "base", "sft"):
-        for split in ("pope_adversarial", "amber_attribute"):
-            for i in range(40):
-                truth = rng.random() < 0.5
-                for candidate in ("Yes", "No"):
-                    label = int(truth == (candidate == "Yes"))
-                    said = 95 if variant == "base" else int(np.clip(rng.normal(40 + 30 * label, 20), 0, 100))
-                    said = None if nulls and variant == "base" else said
-                    p = 0.9 if truth == (candidate == "Yes") else 0.1
-                    rows.append(("tiny", variant, split, str(i), f"{i // 4}.png", f"q{i}", label, candidate, "", said,
-                                 p, "Yes"))  # fmt: skip
-    return pd.DataFrame(rows, columns=RESPONSE_COLUMNS).astype({"verbalized": "Int64"})
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["all parsed", "base never parsed"])
 def tables(request: pytest.FixtureRequest):
-    table = responses(request.param)
+    table = noisy_answers(request.param)
     return table, *compute(table, Protocol(), 20)
 
 
@@ -63,7 +45,7 @@ def letters(figure: Figure) -> list[Text]:
 
 def test_a_saved_pdf_can_be_printed_and_is_always_the_same(tmp_path: Path) -> None:
     caption = "Spearman's ρ is −0.5, and so on"
-    once, again = (calibration(responses(), "pope_adversarial") for _ in range(2))
+    once, again = (calibration(noisy_answers(), "pope_adversarial") for _ in range(2))
     first = [path.read_bytes() for path in style.save(once, tmp_path / "a", "x", caption)]
     assert first == [path.read_bytes() for path in style.save(once, tmp_path / "b", "x", caption)]
     assert first == [path.read_bytes() for path in style.save(again, tmp_path / "c", "x", caption)]
@@ -73,7 +55,7 @@ def test_a_saved_pdf_can_be_printed_and_is_always_the_same(tmp_path: Path) -> No
 
 
 def test_a_figure_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = calibration(responses(), "pope_adversarial")
+    figure = calibration(noisy_answers(), "pope_adversarial")
     kept = [path.read_bytes() for path in style.save(figure, tmp_path, "x", "kept")]
 
     def cut(path: Path, **_: object) -> None:
@@ -95,7 +77,7 @@ def test_variants_can_be_told_apart_in_grey() -> None:
 
 
 def test_the_calibration_figure_shows_what_the_table_says() -> None:
-    table = responses()
+    table = noisy_answers()
     figure = calibration(table, "pope_adversarial")
     base = style.pair_counts(table.query("variant == 'base' and split == 'pope_adversarial'"))
     assert base.sum() == 80 and base[:, 95].tolist() == [40, 40]
@@ -106,19 +88,19 @@ def test_the_calibration_figure_shows_what_the_table_says() -> None:
 
 
 def test_a_cell_of_constant_confidence_is_still_seen() -> None:
-    cells = correlation(responses()).axes[0].collections[0]  # all pairs of base lie in two hexagons
+    cells = correlation(noisy_answers()).axes[0].collections[0]  # all pairs of base lie in two hexagons
     shades = cells.to_rgba(cells.get_array())[:, :3]
     assert len(shades) == 2 and (shades < 0.9).all()
 
 
 def test_a_split_without_any_confidence_is_said() -> None:
-    table = responses().assign(verbalized=pd.NA).astype({"verbalized": "Int64"})
+    table = noisy_answers().assign(verbalized=pd.NA).astype({"verbalized": "Int64"})
     figure = calibration(table, "pope_adversarial")
     assert [t.get_text() for axis in figure.axes[:2] for t in axis.texts] == ["no confidence was parsed"] * 2
 
 
 def test_undefined_values_are_said_not_drawn_as_zero() -> None:
-    metrics = compute(responses(nulls=True), Protocol(), 5)[0]
+    metrics = compute(noisy_answers(nulls=True), Protocol(), 5)[0]
     figure = bars(metrics, "pope_adversarial")
     assert sum(t.get_text() == "undefined" for t in figure.axes[0].texts) == 3  # auc, brier, ece of base
 
@@ -133,7 +115,7 @@ def test_the_published_numbers_are_the_papers() -> None:
 
 
 def test_ours_stand_beside_the_papers() -> None:
-    metrics = compute(responses(), Protocol(), 5)[0]
+    metrics = compute(noisy_answers(), Protocol(), 5)[0]
     table = published.beside_published(metrics, "Qwen2-VL-7B-Instruct", ["acc", "auc"])
     assert list(table.columns) == ["csp", "base", "sft", "paper base", "paper csp"]
     assert table.loc[("pope_adversarial", "acc"), "paper csp"] == "0.72"

@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 import pytest
-from test_report import responses
+from finished_run import responses
 
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, Protocol, compute
 from csp_utils.show import sections, tables

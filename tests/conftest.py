@@ -38,7 +38,7 @@ from pathlib import Path
 from pydantic import Field
 
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Count(Params):
@@ -68,7 +68,7 @@ STAGE = Stage("20_count", Count, compute, makes=("count.txt",), reads=reads)
 
 COPY = '''"""A stage that copies what the other has counted, into a file and a folder."""
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Copy(Params):

@@ -9,7 +9,6 @@ from known_answers import partly_right
 from csp_utils.asking import stress
 from csp_utils.asking.tables import DTYPES
 from csp_utils.base.files import write_json, write_parquet, write_text
-from csp_utils.base.results import produce
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
@@ -25,6 +24,7 @@ from csp_utils.measures.metrics import (
     risk_coverage_table,
 )
 from csp_utils.models import masks
+from csp_utils.results.produce import produce
 from csp_utils.stages import stages
 from csp_utils.stages.claims import Claims, judge
 from csp_utils.stages.perturb import Perturb

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from csp_utils.base.params import Params
-from csp_utils.base.results import origin_of, produce
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.produce import origin_of, produce
+from csp_utils.results.stage import Job, Stage
 from csp_utils.stages import stages
 
 

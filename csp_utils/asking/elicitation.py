@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
 

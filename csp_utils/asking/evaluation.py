@@ -16,10 +16,10 @@ from csp_utils.asking.tables import elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import POSITION
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import Asking
+from csp_utils.results.shards import POSITION
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 
 SCHEMA = pa.schema(

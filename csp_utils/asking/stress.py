@@ -16,10 +16,8 @@ import pandas as pd
 from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
-from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.base.params import Finder
 from csp_utils.base.progress import Progress, silent
-from csp_utils.base.results import cached
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
 from csp_utils.data.images import load_image
@@ -30,6 +28,8 @@ from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
 from csp_utils.noise.diffusion import Diffusion, generator
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
+from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.results.produce import cached
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no
 

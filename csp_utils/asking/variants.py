@@ -16,18 +16,18 @@ from typing import Any, Protocol
 import pandas as pd
 
 from csp_utils.base.devices import pick_device
-from csp_utils.base.digest import digest
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet
 from csp_utils.base.memory import free_models
-from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
-from csp_utils.base.results import cached
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.checkpoints import adapter_base
 from csp_utils.models.vlm.load import VLM, EngineName, ModelChoice, load_vlm
 from csp_utils.models.vlm.reply import TOLERANCE, Asking, Prompt, Reply
 from csp_utils.models.vlm.variants import ASKED_BY
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
+from csp_utils.results.digest import digest
+from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.results.produce import cached
+from csp_utils.results.stage import WHOLE, Shard
 
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
 """Largest share of greedy replies in which vLLM may differ from the plain engine. Rounding decides between two tokens
@@ -57,7 +57,7 @@ class Questionnaire:
 
     Attributes:
         ask: (model, variant) -> the table of replies; for a shard, its own rows.
-        code: the function that asks, as :func:`csp_utils.base.code.code_of` takes it. Its code is in the cache key.
+        code: the function that asks, as :func:`csp_utils.results.code.code_of` takes it. Its code is in the cache key.
         facts: further values of the cache key; settings.json shows the short ones.
         inputs: role -> digest of the data behind the prompts, such as the images; in the cache key.
         checks: prompts on which the engine is compared with the plain one.

@@ -19,7 +19,7 @@ class RunPaths:
     """The folder of one run, ``outputs/<run>``, and the files in it.
 
     ``paths["masks.parquet"]`` is the path of a result, relative to the project's root. Every stage says in its own
-    declaration which names it makes (:class:`csp_utils.base.stage.Stage`).
+    declaration which names it makes (:class:`csp_utils.results.stage.Stage`).
 
     Args:
         run: name of the run.

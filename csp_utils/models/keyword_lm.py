@@ -17,8 +17,8 @@ import pyarrow as pa
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.memory import loads_once
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.rlaif_v import RlaifV
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.prompts import keyword_prompt
 
 NO_KEYWORD = "no_keyword"

@@ -18,12 +18,12 @@ from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError
 from csp_utils.base.memory import loads_once
 from csp_utils.base.progress import Progress
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.data.rle import encode_mask
 from csp_utils.models.grounding_dino import Detection, Detector, caption_of, detect, load_grounding_dino
 from csp_utils.models.sam import load_sam, segment, union
+from csp_utils.results.stage import WHOLE, Shard
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor

@@ -20,10 +20,10 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable, write_jsonl, write_parquet
 from csp_utils.base.progress import Progress
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Shard
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at
 from csp_utils.noise.rendered import image_name, write_recipe
+from csp_utils.results.stage import Shard
 from csp_utils.words import prompts
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.code import code_of
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json
 from csp_utils.base.params import Params
-from csp_utils.base.results import why_not_current
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import shard_folder
-from csp_utils.base.stage import Shard, Stage
 from csp_utils.pipeline import gpus, params_file
+from csp_utils.results.code import code_of
+from csp_utils.results.produce import why_not_current
+from csp_utils.results.shards import shard_folder
+from csp_utils.results.stage import Shard, Stage
 from csp_utils.stages import stages
 
 ELSEWHERE = "elsewhere"

@@ -15,9 +15,9 @@ from typing import Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_bytes, write_text
-from csp_utils.base.results import produce
 from csp_utils.base.run import RunPaths
 from csp_utils.notebook import check_inputs
+from csp_utils.results.produce import produce
 from csp_utils.stages import stages
 
 USAGE = """usage: python -m csp_utils.pipeline.pages report RUN_FOLDER

@@ -20,9 +20,9 @@ import yaml
 from csp_utils.base.errors import UserError, nearest
 from csp_utils.base.params import Params, is_hub_id, problems
 from csp_utils.base.run import RunPaths, maker_of
-from csp_utils.base.stage import classes
 from csp_utils.data import sources as catalogue
 from csp_utils.pipeline import branches
+from csp_utils.results.stage import classes
 from csp_utils.stages import stages
 
 Parameters = dict[str, Params]

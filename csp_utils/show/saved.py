@@ -16,9 +16,9 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
 from csp_utils.base.params import Params, build
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import stages
 from csp_utils.base.wording import SPLITS, in_order
 from csp_utils.measures import metrics as evaluation
+from csp_utils.results.stage import stages
 
 PACKAGES = (
     "torch", "transformers", "ms-swift", "trl", "peft", "datasets", "groundingdino-py", "segment-anything", "numpy",

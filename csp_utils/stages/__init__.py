@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.stage import Stage, register, stages
+from csp_utils.results.stage import Stage, register, stages
 
 MODULES = (
     "tiny_world", "extract", "mask", "schedule", "perturb", "sft", "simpo", "evaluate", "correlation", "stress",
@@ -47,7 +47,7 @@ def _foreign(file: Path) -> Stage:
     specification.loader.exec_module(module)
     stage = getattr(module, "STAGE", None)
     if not isinstance(stage, Stage):
-        raise UserError(f"{file} of CSP_STAGES declares no STAGE (csp_utils.base.stage.Stage); add it, or move the "
+        raise UserError(f"{file} of CSP_STAGES declares no STAGE (csp_utils.results.stage.Stage); add it, or move the "
                         "file.")  # fmt: skip
     return replace(stage, folder=file.parent)
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from csp_utils.base.params import Protocol, Resampling
 from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.results.stage import Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pandas as pd

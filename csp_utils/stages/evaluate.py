@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
 from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ def compute(job: Job[Eval]) -> None:
     """Ask, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
     from csp_utils.base.files import write_parquet
-    from csp_utils.base.shards import gather
+    from csp_utils.results.shards import gather
 
     p = job.p
     replies = gather(job, job.out).to_pandas()

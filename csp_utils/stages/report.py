@@ -4,7 +4,7 @@ from pydantic import Field
 
 from csp_utils.base.params import Compared
 from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage, stages
+from csp_utils.results.stage import Inputs, Job, Stage, stages
 
 TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
 

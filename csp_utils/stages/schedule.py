@@ -5,11 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, Asking
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
 from csp_utils.models.vlm.variants import ASKED_BY
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import Inputs, Job, Stage
 
 
 class Schedule(Asking):

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
 from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import Inputs, Job, Stage
 
 
 class Stress(Resampling, Finder, Asking):

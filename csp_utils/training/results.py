@@ -5,7 +5,7 @@ from pathlib import Path
 
 from csp_utils.base.params import Training
 from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.base.stage import Inputs
+from csp_utils.results.stage import Inputs
 
 WORK = ".work"
 UNCHECKED = "checkpoint.unchecked"

@@ -15,13 +15,13 @@ from typing import Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable, read_jsonl, write_json, write_jsonl, write_parquet, write_text
-from csp_utils.base.origin import RECORD, Origin, code_and_libraries, read_record, write_record
 from csp_utils.base.params import Training
 from csp_utils.base.process import stream
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Job
 from csp_utils.models import checkpoints
 from csp_utils.noise.rendered import is_rendered
+from csp_utils.results.origin import RECORD, Origin, code_and_libraries, read_record, write_record
+from csp_utils.results.stage import Job
 from csp_utils.training import command as training
 from csp_utils.training.log import last_error, read_logging, sparse
 from csp_utils.training.results import COMPUTED_BY, PLUGIN_FILES, UNCHECKED, WORK, rows_file

@@ -14,9 +14,9 @@ from csp_utils.asking import evaluation
 from csp_utils.asking import variants as asking
 from csp_utils.base.files import sha256
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import write_shard
-from csp_utils.base.stage import Shard
 from csp_utils.models.vlm import load as vlm
+from csp_utils.results.shards import write_shard
+from csp_utils.results.stage import Shard
 from csp_utils.stages.evaluate import STAGE, Eval
 from csp_utils.tiny_world.world.data import write_world
 

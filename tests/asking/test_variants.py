@@ -16,10 +16,10 @@ from stage_tools import run_stage
 from csp_utils.asking import elicitation, evaluation, stress
 from csp_utils.asking import schedule as schedule_questions
 from csp_utils.asking import variants as asking
-from csp_utils.base import code, origin
 from csp_utils.base.errors import UserError
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.reply import Reply
+from csp_utils.results import code, origin
 from csp_utils.stages.evaluate import Eval
 from csp_utils.tiny_world.world.data import write_world
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS

@@ -16,9 +16,9 @@ from csp_utils.base import process, progress
 from csp_utils.base.errors import UserError
 from csp_utils.base.params import Params
 from csp_utils.base.run import RunPaths, maker_of
-from csp_utils.base.stage import Stage
 from csp_utils.pipeline.graph import Step
 from csp_utils.pipeline.run_notebook import clock, heading
+from csp_utils.results.stage import Stage
 from csp_utils.stages import stages
 from csp_utils.stages.correlation import Correlation
 from csp_utils.stages.evaluate import Eval

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from csp_utils.base.errors import UserError
 from csp_utils.base.params import build, is_hub_id
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import classes
 from csp_utils.pipeline import params_file
+from csp_utils.results.stage import classes
 from csp_utils.stages import stages
 from csp_utils.stages.evaluate import Eval
 from csp_utils.stages.mask import Mask

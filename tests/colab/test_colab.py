@@ -11,7 +11,6 @@ import pytest
 from conftest import ROOT
 
 from csp_utils import notebook
-from csp_utils.base import code
 from csp_utils.base.errors import UserError
 from csp_utils.base.run import makers
 from csp_utils.colab import DEFAULT
@@ -20,6 +19,7 @@ from csp_utils.colab import notebooks as colab_notebooks
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
 from csp_utils.pipeline import gpus, graph, params_file, plan
+from csp_utils.results import code
 from csp_utils.stages import _foreign, stages
 
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))

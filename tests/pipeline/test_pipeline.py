@@ -294,9 +294,9 @@ def test_a_branch_that_fails_does_not_stop_the_others(project):
 OWN = '''"""A stage that a user adds."""
 from pydantic import Field
 
-from csp_utils.base.cost import Cost
+from csp_utils.results.cost import Cost
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Own(Params):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import cost
 from csp_utils.base.errors import UserError
 from csp_utils.base.run import RunPaths
 from csp_utils.pipeline import gpus, graph, params_file, plan
 from csp_utils.pipeline import run as pipeline
+from csp_utils.results import cost
 from csp_utils.stages import stages
 from csp_utils.stages.evaluate import Eval
 from csp_utils.stages.extract import Extract

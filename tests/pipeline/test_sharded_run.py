@@ -9,8 +9,8 @@ import psutil
 import pytest
 from conftest import ROOT, Project
 
-from csp_utils.base.digest import digest
 from csp_utils.pipeline import graph
+from csp_utils.results.digest import digest
 from csp_utils.stages import stages
 
 ROWS_MODULE = '''"""A stage that makes twelve rows and a file for each, slowly."""
@@ -23,8 +23,8 @@ import pyarrow as pa
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import Params
-from csp_utils.base.shards import gather
-from csp_utils.base.stage import Stage
+from csp_utils.results.shards import gather
+from csp_utils.results.stage import Stage
 
 
 class Rows(Params):

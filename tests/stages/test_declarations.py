@@ -11,17 +11,17 @@ from conftest import ROOT
 from stage_tools import run_stage
 from test_shards import write_data
 
-from csp_utils.base.code import DECIDES, code_of
-from csp_utils.base.cost import Cost, Known
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import WHERE_ONLY, Params
-from csp_utils.base.results import origin_of, record_file, why_not_current
 from csp_utils.base.run import RunPaths, makers
-from csp_utils.base.stage import Stage
 from csp_utils.data.rle import encode_mask
 from csp_utils.models import keyword_lm
 from csp_utils.noise import training_rows
+from csp_utils.results.code import DECIDES, code_of
+from csp_utils.results.cost import Cost, Known
+from csp_utils.results.produce import origin_of, record_file, why_not_current
+from csp_utils.results.stage import Stage
 from csp_utils.stages import MODULES, stages
 from csp_utils.stages.correlation import Correlation
 from csp_utils.stages.extract import Extract

@@ -16,13 +16,13 @@ from stage_tools import job_of, rlaif_row, run_stage
 
 from csp_utils.base.files import sha256
 from csp_utils.base.params import Params
-from csp_utils.base.results import origin_of
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import gather, shard_folder, write_shard
-from csp_utils.base.stage import Job, Shard, Stage
 from csp_utils.data.rlaif_v import write_rlaif_v
 from csp_utils.data.rle import encode_mask
 from csp_utils.noise import training_rows
+from csp_utils.results.produce import origin_of
+from csp_utils.results.shards import gather, shard_folder, write_shard
+from csp_utils.results.stage import Job, Shard, Stage
 from csp_utils.stages.extract import Extract
 from csp_utils.stages.mask import Mask
 from csp_utils.stages.perturb import Perturb

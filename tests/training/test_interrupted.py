@@ -133,7 +133,7 @@ def test_a_log_that_does_not_say_the_rows_costs_no_weights(swift, paths):  # noq
 
 def test_mending_the_bookkeeping_costs_no_training(swift, paths, monkeypatch):  # noqa: F811
     """The code that checks and keeps the weights may change between the two calls; that which trains may not."""
-    from csp_utils.base import code
+    from csp_utils.results import code
 
     source = code._source
     changed = {"csp_utils/training/run.py": ("def _check_and_keep(", "ONE_MORE = 1\n\n\ndef _check_and_keep(")}
@@ -284,7 +284,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     paths = RunPaths("r", tmp_path)  # noqa: F811
     write_rows(paths, 60)
     p = Sft(n_rows=None, batch_size=1, gradient_accumulation_steps=1, device="cpu", model=VLM, extra_args=RESUMABLE)
-    code = ("import sys; from csp_utils.base.results import produce; from csp_utils.base.run import RunPaths; "
+    code = ("import sys; from csp_utils.results.produce import produce; from csp_utils.base.run import RunPaths; "
             "from csp_utils.stages import stages; stage = stages['04_sft']; "
             "produce(stage, stage.params.model_validate_json(sys.argv[1]), RunPaths('r', sys.argv[2]))")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code, p.model_dump_json(), str(tmp_path)], cwd=ROOT,

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from csp_utils.base.errors import UserError, first_line
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models import families
 from csp_utils.models.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.models.vlm import vllm as vlm_swift
 from csp_utils.models.vlm.plain import PlainEngine
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, Reply
 from csp_utils.models.vlm.shared import SharedEngine, why_not_shared
+from csp_utils.results.stage import WHOLE, Shard
 
 EngineName = Literal["auto", "shared", "plain", "vllm"]
 Engine = PlainEngine | SharedEngine | vlm_swift.SwiftEngine

@@ -4,7 +4,7 @@ The same record serves whole results of a stage, shards of one, kept replies and
 
 * the parameters that reach the result (not where it runs, nor in how many shards),
 * a digest of the content of every input,
-* a digest of the code that computes it (:mod:`csp_utils.base.code`),
+* a digest of the code that computes it (:mod:`csp_utils.results.code`),
 * the versions of the libraries that compute it.
 
 Times, places and the order of anything are not in it.
@@ -21,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.code import code_of
-from csp_utils.base.digest import digest
 from csp_utils.base.files import write_json
 from csp_utils.base.params import is_hub_id
+from csp_utils.results.code import code_of
+from csp_utils.results.digest import digest
 
 NOT_COMPUTING = frozenset({"pandas", "pyarrow", "pydantic", "pyyaml", "tqdm", "filelock", "packaging", "papermill"})
 """Distributions that carry values or check them; another version of one is no reason to compute again."""
@@ -115,7 +115,7 @@ def code_and_libraries(starts: Iterable[str], files: Iterable[Path] = (), librar
     """Return the code and the libraries of an origin.
 
     Args:
-        starts, files: as for :func:`csp_utils.base.code.code_of`.
+        starts, files: as for :func:`csp_utils.results.code.code_of`.
         libraries: distributions that compute as well, but that no import names (the trainer behind a command line).
     """
     code = code_of(starts, files)

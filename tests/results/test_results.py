@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import code, digest, files, origin, results
+from csp_utils.base import files
 from csp_utils.base.errors import UserError
-from csp_utils.base.origin import Origin
-from csp_utils.base.results import cached, produce, record_file, why_not_current
 from csp_utils.base.run import RunPaths
+from csp_utils.results import code, digest, origin
+from csp_utils.results import produce as results
+from csp_utils.results.origin import Origin
+from csp_utils.results.produce import cached, produce, record_file, why_not_current
 from csp_utils.stages import _foreign
 
 MODULE = '''"""A stage that counts rows."""
@@ -26,7 +28,7 @@ from pathlib import Path
 import numpy
 
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 FACTOR = 10
 
@@ -358,7 +360,7 @@ RUN = """
 import os, signal, sys, time
 from pathlib import Path
 from csp_utils.base import files
-from csp_utils.base.results import produce
+from csp_utils.results.produce import produce
 from csp_utils.base.run import RunPaths
 from csp_utils.stages import _foreign
 stage = _foreign(Path("count.py").resolve())
@@ -513,8 +515,8 @@ def test_a_maker_that_fails_leaves_the_older_folder(tmp_path, error):
 CACHED = """
 import os, sys, time
 from pathlib import Path
-from csp_utils.base.origin import Origin
-from csp_utils.base.results import cached
+from csp_utils.results.origin import Origin
+from csp_utils.results.produce import cached
 def make(folder):
     with open("computed.log", "a") as log:
         log.write("made\\n")

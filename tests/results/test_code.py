@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import code as module
-from csp_utils.base.code import code_of
+from csp_utils.results import code as module
+from csp_utils.results.code import code_of
 from csp_utils.stages import stages
 
 FILES = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import origin as module
-from csp_utils.base.digest import digest
-from csp_utils.base.origin import (
+from csp_utils.results import origin as module
+from csp_utils.results.digest import digest
+from csp_utils.results.origin import (
     Origin,
     code_and_libraries,
     hub_commit,

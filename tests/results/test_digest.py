@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import digest as module
-from csp_utils.base.digest import SMALL, digest
+from csp_utils.results import digest as module
+from csp_utils.results.digest import SMALL, digest
 
 LONG_AGO = time.time() - 3600
 
@@ -186,7 +186,7 @@ def test_threads_share_the_memory(tmp_path, database, reads):
 
 def test_processes_share_the_memory(tmp_path, database):
     files = [large(tmp_path / f"{i}", bytes([i])) for i in range(6)]
-    code = ("import sys\nfrom pathlib import Path\nfrom csp_utils.base import digest\n"
+    code = ("import sys\nfrom pathlib import Path\nfrom csp_utils.results import digest\n"
             "digest.DATABASE = Path(sys.argv[1])\nprint(*map(digest.digest, sys.argv[2:]))")  # fmt: skip
     command = [sys.executable, "-c", code, str(database), *map(str, files)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from csp_utils.base import run
-from csp_utils.base.cost import Cost, Known
-from csp_utils.base.origin import Origin
 from csp_utils.base.params import Params
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
+from csp_utils.results.cost import Cost, Known
+from csp_utils.results.origin import Origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +126,7 @@ class Stage(Generic[P]):
 
     @cached_property
     def functions(self) -> list[str]:
-        """The functions that compute its results, as :func:`csp_utils.base.code.code_of` takes them."""
+        """The functions that compute its results, as :func:`csp_utils.results.code.code_of` takes them."""
         found = [self.compute] + ([self.open_shard] if self.open_shard else [])
         return [f"{_module_of(function)}:{function.__name__}" for function in found]
 

@@ -10,11 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.digest import digest
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import replace, temporary_folder, whole_folder
 from csp_utils.base.lock import locked
-from csp_utils.base.origin import (
+from csp_utils.base.params import WHERE_ONLY, Params
+from csp_utils.base.progress import Progress, silent
+from csp_utils.base.run import RunPaths
+from csp_utils.results.digest import digest
+from csp_utils.results.origin import (
     RECORD,
     Origin,
     code_and_libraries,
@@ -23,10 +26,7 @@ from csp_utils.base.origin import (
     source_digest,
     write_record,
 )
-from csp_utils.base.params import WHERE_ONLY, Params
-from csp_utils.base.progress import Progress, silent
-from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 Say = Callable[[str], object]
 

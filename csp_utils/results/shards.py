@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csp_utils.base.files import write_parquet
-from csp_utils.base.origin import RECORD, Origin, read_record
-from csp_utils.base.results import cached, origin_of
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Job, Shard
+from csp_utils.results.origin import RECORD, Origin, read_record
+from csp_utils.results.produce import cached, origin_of
+from csp_utils.results.stage import Job, Shard
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,8 @@
 
 A result is computed again when code changes that can change it, and only then. So this looks at *definitions*, not at
 files: from a function to everything of csp_utils whose name it mentions, and from there on. Each definition counts by
-its syntax tree without docstrings, comments, type annotations and the texts of raised errors. The room ``base`` is not
+its syntax tree without docstrings, comments, type annotations and the texts of raised errors. The rooms ``base`` and
+``results`` are not
 followed, but for the names and number formats of tables and pages: it carries results and does not decide them.
 """
 
@@ -16,8 +17,8 @@ from pathlib import Path
 from csp_utils.base.run import PROJECT
 
 PACKAGE = "csp_utils"
-CARRIES = f"{PACKAGE}.base"
-DECIDES = f"{CARRIES}.wording"
+CARRIES = (f"{PACKAGE}.base", f"{PACKAGE}.results")
+DECIDES = f"{PACKAGE}.base.wording"
 """The module of ``base`` that is followed: tables and pages show what it says."""
 
 
@@ -76,7 +77,7 @@ class _Used:
 
     def name(self, module: str, name: str) -> None:
         """Take one definition of a module, and what it uses in turn; for a name that is imported there, its origin."""
-        if module != DECIDES and (module == CARRIES or module.startswith(CARRIES + ".")):
+        if module != DECIDES and any(module == room or module.startswith(room + ".") for room in CARRIES):
             return
         found = _module(module)
         if module not in self.names:

@@ -61,8 +61,8 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
             facts.append((*keys[-1], row.rle_counts, prompts[-1].text))
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}"))
-        return pd.DataFrame({"raw": [reply.text for reply in said]})
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        return pd.DataFrame({"raw": [reply.text for reply in vlm.ask(prompts, asking)]})
 
     asked = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},
                           {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip

@@ -1,7 +1,7 @@
 """What a params file would do, and what this machine lacks for it: ./run_all.sh FILE --plan.
 
-Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.results.cost`, docs/scale.md); what
-is certain to fail stops a run before its first download as well (:func:`refuse`).
+Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.results.cost`, docs/scale.md).
+What is certain to fail stops a run before its first download as well (:func:`refuse`).
 """
 
 import os

@@ -3,8 +3,8 @@
 A result is computed again when code changes that can change it, and only then. So this looks at *definitions*, not at
 files: from a function to everything of csp_utils whose name it mentions, and from there on. Each definition counts by
 its syntax tree without docstrings, comments, type annotations and the texts of raised errors. The rooms ``base`` and
-``results`` are not
-followed, but for the names and number formats of tables and pages: it carries results and does not decide them.
+``results`` carry results and do not decide them. They are not followed, except for the names and number formats that
+tables and pages show.
 """
 
 import ast

@@ -261,7 +261,8 @@ def test_only_what_a_notebook_names_is_fetched(t4):
 
 
 def test_a_run_of_ones_own_is_left_alone(t4):
-    found = colab_inputs.prepare("params/colab_t4.yaml", "02_mask", defaults("02_mask") | {"run": "mine"}, lambda text: None)
+    values = defaults("02_mask") | {"run": "mine"}
+    found = colab_inputs.prepare("params/colab_t4.yaml", "02_mask", values, lambda text: None)
     assert found["run"] == "mine" and t4 == []
 
 

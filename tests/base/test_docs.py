@@ -145,7 +145,7 @@ def test_the_glossary_has_the_terms_of_the_project():
 
 def test_readme_and_citation_file_name_the_same_paper():
     cited = yaml.safe_load(text("CITATION.cff"))["preferred-citation"]
-    names = [author["family-names"] for author in cited["authors"]]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in cited["authors"]]
     entry = text("README.md").split("```bibtex\n")[1].split("```")[0]
     assert f"author  = {{{' and '.join(names)}}}" in entry and len(names) == 8
     assert f"title   = {{{cited['title']}}}" in entry and cited["url"] in entry and str(cited["year"]) in entry

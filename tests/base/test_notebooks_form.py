@@ -60,6 +60,13 @@ def test_opening_cells(book, path):
     assert bootstrap == BOOTSTRAP.format(name=path.stem).replace("'", '"')
 
 
+def test_a_notebook_gives_back_the_memory_of_its_models(book, path):
+    """Ten open notebooks held 8 GB. A training runs in a process of its own, whose memory is free when it ends."""
+    stage = stages[path.stem]
+    if stage.gpu and "processes" not in stage.params.model_fields:
+        assert code(book)[-1].splitlines()[-1] == "notebook.end()"
+
+
 def test_as_much_story_as_code(book):
     kinds = [cell.cell_type for cell in book.cells if cell.id != CELL_ID]
     assert 0.8 <= kinds.count("markdown") / kinds.count("code") <= 2

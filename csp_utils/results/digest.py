@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,10 @@ FRESH = 2.0
 """Seconds: a file that changed as recently could change again within the resolution of its time stamp."""
 
 
+AT_ONCE = 500
+"""Files that are looked up with one question to the database."""
+
+
 def digest(path: Path | str) -> str:
     """Return 32 hex digits that depend on the content of a file, or on the names and contents in a folder.
 
@@ -29,31 +34,47 @@ def digest(path: Path | str) -> str:
     """
     path = Path(path)
     if not path.is_dir():
-        return _file(path)
-    total = hashlib.sha256()
-    for file in _files(path):
-        total.update(f"{file.relative_to(path).as_posix()}\0{_file(file)}\n".encode())
+        return _digests([str(path)])[0]
+    files = _files(path)
+    total, above = hashlib.sha256(), len(str(path)) + 1
+    for file, found in zip(files, _digests(files), strict=True):
+        total.update(f"{file[above:]}\0{found}\n".encode())
     return total.hexdigest()[:32]
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[str]:
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [f"{root}/{name}" for name in names if not name.startswith(".")]
     return sorted(found)
 
 
-def _file(path: Path) -> str:
-    stat = path.stat()
-    if stat.st_size <= SMALL:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-    key = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    if known := _query("SELECT digest FROM digests WHERE key = ?", key):
-        return known[0][0]
-    with path.open("rb") as file:
+def _digests(files: Sequence[str]) -> list[str]:
+    """Return the digest of each file: small ones are read, the others looked up, and read if they are not known."""
+    found: dict[int, str] = {}
+    keys: dict[int, str] = {}
+    for number, file in enumerate(files):
+        stat = os.stat(file)
+        if stat.st_size <= SMALL:
+            found[number] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
+        else:
+            keys[number] = f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+    numbers = list(keys)
+    for start in range(0, len(numbers), AT_ONCE):
+        some = numbers[start : start + AT_ONCE]
+        question = f"SELECT key, digest FROM digests WHERE key IN ({','.join('?' * len(some))})"
+        known = dict(_query(question, *(keys[number] for number in some)))
+        for number in some:
+            found[number] = known.get(keys[number]) or _read(files[number], keys[number])
+    return [found[number] for number in range(len(files))]
+
+
+def _read(path: str, key: str) -> str:
+    """Return the digest of a file's content, and remember it unless the file changed just now."""
+    with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    if abs(time.time() - stat.st_mtime) > FRESH:
+    if abs(time.time() - os.stat(path).st_mtime) > FRESH:
         _query("INSERT OR REPLACE INTO digests VALUES (?, ?)", key, found)
     return found
 
@@ -63,11 +84,13 @@ def _database(process: int, thread: int) -> sqlite3.Connection:
     """Return the open database of this process and thread; SQLite's connections belong to one of each."""
     DATABASE.parent.mkdir(exist_ok=True)
     database = sqlite3.connect(DATABASE.resolve(), timeout=10, isolation_level=None)
+    database.execute("PRAGMA synchronous = OFF")  # what is lost with the power is only read again
     database.execute("CREATE TABLE IF NOT EXISTS digests (key TEXT PRIMARY KEY, digest TEXT)")
     return database
 
 
 def _query(sql: str, *values: str) -> list[tuple]:
+    """Return the rows of an answer; [] where there is no usable database."""
     try:
         return _database(os.getpid(), threading.get_ident()).execute(sql, values).fetchall()
     except (sqlite3.Error, OSError):

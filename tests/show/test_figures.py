@@ -9,9 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from csp_utils.measures import published
 from csp_utils.measures.metrics import Protocol, compute
-from csp_utils.show import style
+from csp_utils.show import published, style
 from csp_utils.show.fig_calibration import calibration, correlation, token_probabilities
 from csp_utils.show.fig_metrics import bars, plain_answers
 

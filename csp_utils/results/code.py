@@ -78,8 +78,7 @@ class _Used:
             self.name(module, name)
 
     def name(self, module: str, name: str) -> None:
-        """Add one definition of a module and all that it uses; for an imported name, the definition in its own module.
-        """
+        """Add one definition of a module and all that it uses; for an imported name, follow the import."""
         if module != DECIDES and any(module == room or module.startswith(room + ".") for room in CARRIES):
             return
         found = _module(module)

@@ -133,7 +133,8 @@ def _figure(value: float | None) -> str:
 def hours(todo: Sequence[Job], cards: int) -> float:
     """Return the minimum duration in hours on ``cards`` GPUs.
 
-    It is the larger of two numbers: all GPU hours spread evenly, and the longest chain of notebooks of a single run.
+    It is the larger of two numbers: all GPU hours spread evenly; and the chain of the main run's notebooks plus the
+    longest chain of a branch.
     """
     chains: dict[str, float] = {}
     beside: dict[str, float] = {}  # 06 and 08 wait for the trainings but not for each other: the longer one counts

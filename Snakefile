@@ -56,6 +56,6 @@ for position, step in enumerate(STEPS):
         threads: graph.threads(STEPS, CORES, step)
         resources:
             gpu=graph.gpu(step),
-        priority: len(STEPS) - position  # of the notebooks that can run, the first one starts
+        priority: len(STEPS) - position  # the first notebook that can run, as users expect that order
         shell:
             "python -m csp_utils.pipeline.run_notebook {params.plan:q} {params.rule} {resources.gpu}"

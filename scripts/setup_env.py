@@ -159,7 +159,7 @@ def make_venv() -> Path:
 
 def install(python: Path) -> None:
     """Install the lock file into .venv with uv, or with pip if uv cannot be installed."""
-    # The lock file is complete, but only for Linux on x86-64; elsewhere the list is resolved (pyproject.toml overrides).
+    # The lock file is complete, but only for Linux on x86-64; elsewhere pins are resolved (pyproject.toml overrides).
     locked = platform.system() == "Linux" and platform.machine() == "x86_64"
     files = ["--no-deps", "-r", str(LOCK)] if locked else ["-r", str(PINS)]
     UNDER_WAY.write_text("An installation is under way, or was cut; scripts/setup_env.py goes on with it.\n")

@@ -1,8 +1,8 @@
-# The pipeline: one rule a notebook, each a papermill run. ./run_all.sh calls this; by hand it is
+# The pipeline: one rule per notebook, which runs it with papermill. ./run_all.sh calls this file; by hand it is
 #     snakemake --cores all --config params=params/tiny.yaml
-# The output of a rule is the executed notebook, and its inputs are executed notebooks. Results are neither: Snakemake
-# deletes the outputs of a job that fails, and of one that it starts again. Each stage keeps its own results, with a
-# record of what they were made from (csp_utils/results/produce.py), and computes only what is not there.
+# The output of a rule is the executed notebook, and its inputs are executed notebooks. Results are neither, because
+# Snakemake deletes the outputs of a job that fails or starts again. Each stage keeps its own results with a record of
+# what they were made from (csp_utils/results/produce.py), and computes only missing or outdated results.
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -19,7 +19,7 @@ rule all:
 
 for position, step in enumerate(STEPS):
 
-    if step.shards > 1:  # scattered: its rows are computed in shards, beside one another
+    if step.shards > 1:  # scatter: the rows are computed in shards, in parallel
 
         rule:
             name:
@@ -46,7 +46,7 @@ for position, step in enumerate(STEPS):
             step.rule
         input:
             after=step.after,
-            shards=step.shard_marks,  # gathered: the notebook puts them together
+            shards=step.shard_marks,  # gather: the notebook combines them
         output:
             step.copy,
         params:
@@ -56,6 +56,6 @@ for position, step in enumerate(STEPS):
         threads: graph.threads(STEPS, CORES, step)
         resources:
             gpu=graph.gpu(step),
-        priority: len(STEPS) - position  # of notebooks that could run, the first: a reader follows their numbers
+        priority: len(STEPS) - position  # the first notebook that can run, as users expect that order
         shell:
             "python -m csp_utils.pipeline.run_notebook {params.plan:q} {params.rule} {resources.gpu}"

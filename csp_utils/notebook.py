@@ -1,4 +1,4 @@
-"""What every notebook needs around its stage: checked parameters and inputs, its results, short errors, memory."""
+"""Prepare and finish a notebook: check parameters and inputs, compute results, show short errors, free memory."""
 
 import os
 import warnings
@@ -19,31 +19,32 @@ from csp_utils.stages import stages
 __all__ = ["begin", "compute", "end", "headless", "progress"]
 
 before_begin: list[Callable[[str, Mapping[str, Any]], Mapping[str, Any]]] = []
-"""Called by :func:`begin` with the notebook's name and the values of its parameters cell; return the values to use.
-Colab's preparation adds itself here."""
+"""Functions that :func:`begin` calls with the notebook's name and the values of its parameters cell; each returns the
+values to use. Colab's preparation adds itself here.
+"""
 
-# Set before the heavy libraries are imported, and only where the user has not set them.
+# These are set before the heavy libraries are imported, and only if the user has not set them.
 QUIET = {
-    "TOKENIZERS_PARALLELISM": "false",  # its warning about forks otherwise appears in every notebook
+    "TOKENIZERS_PARALLELISM": "false",  # otherwise its warning about forks appears in every notebook
     "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # one line per update where the output is no terminal
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # without a terminal, every update would be a new line
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "NO_ALBUMENTATIONS_UPDATE": "1",
-    "GOMP_SPINCOUNT": "1000",  # threads of torch that wait otherwise hold the cores, which other work makes them share
+    "GOMP_SPINCOUNT": "1000",  # otherwise waiting threads of torch occupy cores that other processes need
 }
-# With local models nothing is to be looked up: without these, libraries wait on a network that may not be there.
+# With local models there is nothing to look up; without these, libraries wait for a network that may not exist.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HF": "1"}
 
 
 def begin(name: str, namespace: Mapping[str, Any]) -> tuple[Any, RunPaths]:
-    """Prepare notebook ``name``, and return its checked parameters and the paths of its run.
+    """Prepare notebook ``name``; return its checked parameters and the paths of its run.
 
-    Goes to the project's root, quiets the libraries (and keeps them off the network if every model is a local folder),
-    shows a UserError as its sentence alone, and checks that all inputs exist.
+    It changes to the project's root, silences the libraries (and keeps them offline if every model is a local folder),
+    makes a UserError appear as one sentence, and checks that all inputs exist.
 
     Args:
-        namespace: the notebook's ``globals()``, which hold the parameters.
+        namespace: the notebook's ``globals()``, which contain the parameters.
 
     Raises UserError for wrong parameters or a missing input.
     """
@@ -64,21 +65,22 @@ def begin(name: str, namespace: Mapping[str, Any]) -> tuple[Any, RunPaths]:
 
 
 def compute(p: Params) -> None:
-    """Have the results of a notebook computed, unless they are there and of the same origin.
+    """Compute the results of a notebook, unless results of the same origin exist.
 
-    ``p`` is what :func:`begin` returned. What computes is the ``compute`` of its stage (csp_utils/stages).
+    ``p`` is the parameters that :func:`begin` returned. The ``compute`` of the notebook's stage does the work
+    (csp_utils/stages).
     """
     stage = next(stage for stage in stages.values() if stage.params is type(p))
     produce(stage, p, RunPaths(p.run), progress)
 
 
 def end() -> None:
-    """Give back the memory of the notebook's models, so that many open notebooks do not hold them all."""
+    """Free the memory of the notebook's models, so that many open notebooks do not hold all of them."""
     free_models()
 
 
 def check_inputs(stage: Stage, p: Params, paths: RunPaths) -> None:
-    """Raise UserError for the first input that is missing, or a model folder that is not what its manifest lists."""
+    """Raise UserError for the first missing input, or for a model folder that differs from its manifest."""
     for source in stage.reads(p, paths).values():
         if isinstance(source, str) and is_hub_id(source):
             continue
@@ -89,7 +91,7 @@ def check_inputs(stage: Stage, p: Params, paths: RunPaths) -> None:
 
 
 def prepare(stage: Stage, p: Params) -> None:
-    """Quiet the libraries, and keep them off the network if every model is a local folder."""
+    """Silence the libraries, and keep them offline if every model is a local folder."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     sources = stage.reads(p, RunPaths(p.run)).values()
@@ -101,7 +103,7 @@ def prepare(stage: Stage, p: Params) -> None:
 
 
 def _show_sentences() -> None:
-    """Makes IPython show a UserError, or a full disk, as one sentence; the cell still fails."""
+    """Make IPython show a UserError, or a full disk, as one sentence; the cell still fails."""
     try:
         from IPython import get_ipython
     except ImportError:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the Python to use: the active environment's if it matches requirements.txt, else that of .venv, which is made
-# here if need be (scripts/setup_env.py). Progress goes to stderr. Wanted: Python 3.11 to start from.
+# Print the path of the Python to use: that of the active environment if it matches requirements.txt, else that of
+# .venv, which is made if necessary (scripts/setup_env.py). Progress goes to stderr. It needs Python 3.11 to start.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 

@@ -1,13 +1,14 @@
-"""Makes the environment in .venv from requirements.lock, or finds that the active one will do. Standard library only.
+"""Make the environment in .venv from requirements.lock, or use the active one if it fits. Standard library only.
 
     python3.11 scripts/setup_env.py          prints the path of the Python to use (on stdout), progress (on stderr)
-    python3.11 scripts/setup_env.py --check  exit status 0 if the Python that runs this holds every pinned version
+    python3.11 scripts/setup_env.py --check  exit status 0 if the Python that runs this has every pinned version
 
-It can be stopped at any time and called again. What the user has configured for pip (index, certificates, proxies)
-holds for uv as well.
+It can be stopped at any time and called again. The user's configuration of pip (index, certificates, proxies) also
+applies to uv.
 
-opencv-python is left out, although groundingdino-py and supervision name it: at import it wants libGL, which a server
-does not have. opencv-python-headless is the same module without windows; both would write into one folder, cv2.
+opencv-python is not installed, although groundingdino-py and supervision require it: its import needs libGL, which a
+server does not have. opencv-python-headless is the same module without windows; both would be written to the folder
+cv2.
 """
 
 import importlib.metadata
@@ -25,9 +26,9 @@ PINS, LOCK = ROOT / "requirements.txt", ROOT / "requirements.lock"
 VENV = Path(os.environ.get("CSP_VENV", ROOT / ".venv"))
 STAMP, UNDER_WAY = VENV / "csp_installed.txt", VENV / "csp_installing.txt"
 GIB = 1024**3
-NEEDED = 7 * GIB  # measured: 6.0 GiB in .venv (4.7 of them torch and CUDA), and room for the wheels being unpacked
-ATTEMPTS = 3  # each goes on with what the one before has fetched
-# uv does not read pip's configuration: pip's setting, and the variable that says the same to uv.
+NEEDED = 7 * GIB  # measured: 6.0 GiB in .venv (4.7 of them torch and CUDA), plus space to unpack the wheels
+ATTEMPTS = 3  # each attempt resumes the downloads of the one before
+# uv does not read pip's configuration. This maps pip's setting to uv's variable of the same meaning.
 FROM_PIP = {
     "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
     "cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT", "proxy": "ALL_PROXY",
@@ -36,40 +37,40 @@ PATIENCE = {"UV_HTTP_TIMEOUT": "300", "UV_HTTP_RETRIES": "10", "UV_CONCURRENT_DO
 
 
 class Trouble(Exception):
-    """Something the user can mend, in one sentence."""
+    """An error that the user can correct, in one sentence."""
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr: stdout carries the answer."""
+    """Print progress to stderr, because stdout is reserved for the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def pins() -> dict[str, str]:
-    """Name and version of each line of requirements.txt."""
+    """Return name and version of each line of requirements.txt."""
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;#]+)", PINS.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def differences() -> list[str]:
-    """What the Python that runs this lacks, or has in another version."""
+    """Return the pinned packages that are missing, or have another version, in the Python that runs this."""
     found = []
     for name, wanted in pins().items():
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             version = "missing"
-        version = version.split("+")[0]  # torch's own builds add a local part, such as 2.11.0+cu130
+        version = version.split("+")[0]  # torch's own builds add a local version, such as 2.11.0+cu130
         if name != "uv" and version != wanted:
             found.append(f"{name} {version} (wanted {wanted})")
     return found
 
 
 def fingerprint() -> str:
-    """What the stamp of a complete .venv holds: the lists that it was made from."""
+    """Return the content of the stamp of a complete .venv: the package lists that it was made from."""
     return PINS.read_text(encoding="utf-8") + LOCK.read_text(encoding="utf-8")
 
 
 def active() -> Path | None:
-    """Python of the active environment (venv or conda), if it holds every pinned version; says why if it does not."""
+    """Return the Python of the active environment (venv or conda) if it has every pinned version; print why if not."""
     prefix = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     if not prefix or Path(prefix).resolve() == VENV.resolve():
         return None
@@ -85,7 +86,7 @@ def active() -> Path | None:
 
 
 def free_disk(folder: Path) -> tuple[Path, int]:
-    """The nearest folder that exists at or above ``folder``, and the bytes free on its disk."""
+    """Return the nearest existing folder at or above ``folder``, and the number of free bytes on its disk."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -93,14 +94,14 @@ def free_disk(folder: Path) -> tuple[Path, int]:
 
 
 def check_disk() -> None:
-    """Says, before anything is downloaded, that the disk is too small."""
+    """Raise an error, before any download, if the disk is too small."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get("UV_CACHE_DIR") or caches / "uv")
     here, free = free_disk(VENV)
     there, free_cache = free_disk(cache)
     places = [(here, free)]
     if here.stat().st_dev != there.stat().st_dev:
-        places.append((there, free_cache))  # on one disk the cache and .venv share their files, on two they do not
+        places.append((there, free_cache))  # the cache and .venv share their files only if they are on the same disk
     already = sum(file.stat().st_size for file in VENV.rglob("*") if file.is_file()) if VENV.exists() else 0
     for place, space in places:
         wanted = NEEDED - already
@@ -110,21 +111,21 @@ def check_disk() -> None:
 
 
 def pip_settings(python: Path) -> dict[str, str]:
-    """The user's pip configuration as environment variables for uv."""
+    """Return the user's pip configuration as environment variables for uv."""
     listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     found = dict(re.findall(r"^[^\s=]*\.([a-z-]+)='(.*)'$", listed, flags=re.MULTILINE))
     settings = {uv: found[pip] for pip, uv in FROM_PIP.items() if found.get(pip)}
     if "UV_FIND_LINKS" in settings:
         settings["UV_FIND_LINKS"] = ",".join(settings["UV_FIND_LINKS"].split())
     if "UV_INDEX" in settings:
-        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip, too, takes the best version of all indexes
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip also takes the best version of all indexes
     if found.get("trusted-host"):
         settings["UV_INSECURE_HOST"] = found["trusted-host"]
     return settings
 
 
 def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
-    """Runs ``command`` with its output on stderr; returns its status and last lines."""
+    """Run ``command`` with its output on stderr; return its exit status and last lines."""
     process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines: list[str] = []
     assert process.stdout is not None
@@ -141,9 +142,9 @@ def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
 
 
 def make_venv() -> Path:
-    """Makes .venv; makes it anew if its Python does not run, or if its installation was cut. Returns its Python."""
+    """Make .venv and return its Python; make it again if its Python fails or its installation was interrupted."""
     python = VENV / "bin" / "python"
-    # After a cut a package may be there in part. Wheels stay in the installer's cache, so starting afresh costs little.
+    # After an interruption a package may be incomplete. The installer caches wheels, so a fresh start costs little.
     cut = UNDER_WAY.exists()
     test = "import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))"
     if cut or not python.exists() or subprocess.run([python, "-c", test], capture_output=True).returncode:
@@ -157,8 +158,8 @@ def make_venv() -> Path:
 
 
 def install(python: Path) -> None:
-    """Installs the lock into .venv with uv, or with pip where uv is not to be had."""
-    # The lock is complete and made for Linux on x86-64; elsewhere the list is resolved anew (pyproject.toml overrides).
+    """Install the lock file into .venv with uv, or with pip if uv cannot be installed."""
+    # The lock file is complete, but only for Linux on x86-64; elsewhere pins are resolved (pyproject.toml overrides).
     locked = platform.system() == "Linux" and platform.machine() == "x86_64"
     files = ["--no-deps", "-r", str(LOCK)] if locked else ["-r", str(PINS)]
     UNDER_WAY.write_text("An installation is under way, or was cut; scripts/setup_env.py goes on with it.\n")
@@ -187,7 +188,7 @@ def install(python: Path) -> None:
 
 
 def verify(python: Path) -> None:
-    """The new environment holds every pin, and the two imports that most often fail do not."""
+    """Check that the new environment has every pinned version, and that the two most fragile imports work."""
     check = subprocess.run([python, __file__, "--check"], capture_output=True, text=True)
     if check.returncode:
         raise Trouble(f"The new environment is not as pinned: {check.stdout.strip() or check.stderr.strip()}; delete "
@@ -199,7 +200,7 @@ def verify(python: Path) -> None:
 
 
 def main() -> None:
-    """Prints the Python to use; makes the environment first if there is none."""
+    """Print the path of the Python to use; make the environment first if there is none."""
     if sys.version_info[:2] != (3, 11):
         raise Trouble(f"Python 3.11 is needed, and this is {platform.python_version()}.")
     if "--check" in sys.argv:

@@ -1,8 +1,9 @@
-"""Prints the size of the package, and every file and function that is longer than the house allows.
+"""Print the size of the package, and every file and function above the limits of this project.
 
     python scripts/sizes.py
 
-Exit status 1 if one is: files have at most 300 lines, functions 50 lines and 6 parameters, rooms about a dozen files.
+The limits: files 300 lines, functions 50 lines and 6 parameters, rooms about a dozen files. Exit status 1 if one is
+exceeded.
 """
 
 import ast
@@ -20,7 +21,7 @@ def functions(tree: ast.Module) -> list[ast.FunctionDef]:
 
 
 def too_large(file: Path) -> list[str]:
-    """Return a line for everything in a file that is too long."""
+    """Return a line for everything in a file that exceeds a limit."""
     text = file.read_text(encoding="utf-8")
     name, lines = file.relative_to(ROOT), text.count("\n")
     found = [f"{name}: {lines} lines"] if lines > FILE else []
@@ -36,7 +37,7 @@ def too_large(file: Path) -> list[str]:
 
 
 def main() -> int:
-    """Print the sizes; return the exit status."""
+    """Print the sizes, and return the exit status."""
     files = [file for file in sorted((ROOT / "csp_utils").rglob("*.py"))]
     rooms = Counter(file.parent.relative_to(ROOT) for file in files if file.name != "__init__.py")
     total = sum(file.read_text(encoding="utf-8").count("\n") for file in files)

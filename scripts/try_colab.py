@@ -1,4 +1,4 @@
-"""The part of scripts/try_colab.sh that runs in the imitated environment: runs cells and checks what they changed."""
+"""Run cells in the imitated environment of scripts/try_colab.sh, and check what they changed."""
 
 import hashlib
 import importlib
@@ -17,7 +17,7 @@ UNTOUCHED = ("torch", "torchvision", "numpy")
 
 
 def state() -> tuple[dict[str, str], dict[str, str]]:
-    """(version of every package, hash over name, size, time and the content of the code of :data:`UNTOUCHED`)."""
+    """Return version of every package, and a hash of the names, sizes, times and code of :data:`UNTOUCHED`."""
     importlib.invalidate_caches()
     versions = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
     hashes = {}
@@ -25,7 +25,7 @@ def state() -> tuple[dict[str, str], dict[str, str]]:
         digest = hashlib.sha256(versions[name].encode())
         for file in sorted(importlib.metadata.files(name) or [], key=str):
             path = Path(str(file.locate()))
-            if path.suffix == ".pyc" or not path.is_file():  # Python's own cache comes with the first import
+            if path.suffix == ".pyc" or not path.is_file():  # Python writes its cache at the first import
                 continue
             facts = path.stat()
             digest.update(f"{file} {facts.st_size} {facts.st_mtime_ns} {facts.st_ino}".encode())
@@ -35,11 +35,13 @@ def state() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def execute(name: str, content: Path, cells: int | None = None) -> tuple[str, float]:
-    """Runs a notebook, or its first cells, with ``content`` as working folder; returns the first code cell's output
-    and the seconds it all took. An error in a cell is raised."""
+    """Run a notebook, or its first cells, in the folder ``content``; return the first code cell's output, and seconds.
+
+    An error in a cell is raised.
+    """
     book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     book.cells = book.cells[:cells]
-    for cell in book.cells:  # a project without an address is cloned under the one that try_colab.sh redirects to here
+    for cell in book.cells:  # without an address, the cell uses the one that try_colab.sh redirects to this project
         cell.source = cell.source.replace('address = ""', f'address = "{os.environ["GIT_CONFIG_VALUE_0"]}"')
     client = NotebookClient(book, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(content)}})
     start = time.monotonic()
@@ -49,7 +51,7 @@ def execute(name: str, content: Path, cells: int | None = None) -> tuple[str, fl
 
 
 def main(folder: Path, names: list[str]) -> None:
-    """Two times the first cell, then each notebook as if just opened, in a new content folder."""
+    """Run the first cell twice, then each notebook as if just opened, in a new content folder."""
     content = folder / "content"
     shutil.rmtree(content, ignore_errors=True)
     content.mkdir()

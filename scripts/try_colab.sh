@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Tries the notebooks' first cell in an environment that imitates Google Colab's, as far as this can be had elsewhere:
-# Python 3.13, the versions that Colab brings of what the project touches (scripts/colab_preinstalled.txt: torch, numpy,
-# transformers 5 ...), and a package google.colab that can be imported. What it cannot show: a GPU, Colab's own machine
-# image, its page.
+# Test the notebooks' first cell in an environment that imitates Google Colab: Python 3.13, Colab's versions of the
+# packages that the project uses (scripts/colab_preinstalled.txt: torch, numpy, transformers 5 ...), and a package
+# google.colab that can be imported. It cannot imitate a GPU, Colab's machine image or its web page.
 #
 # Usage: scripts/try_colab.sh [FOLDER] [NOTEBOOK ...]
 #
-#   FOLDER     where the environment and a clone of this commit come (8 GB; default: a new temporary folder). A folder
-#              that has them already is used again, as it is: delete it for a clean try
-#   NOTEBOOK   run whole afterwards, each as if just opened (default: 01_extract 02_mask)
+#   FOLDER     folder for the environment and a clone of this commit (8 GB; default: a new temporary folder). If it
+#              already contains them, they are used unchanged; delete the folder for a clean test
+#   NOTEBOOK   notebook to run completely afterwards, as if just opened (default: 01_extract 02_mask)
 #
-# Wanted: python3.13 on the PATH, git, and PyPI (or the index that pip is configured for). The committed state is tried.
+# It needs python3.13 on the PATH, git, and PyPI (or pip's configured index). It tests the committed state.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -32,7 +31,7 @@ if [[ ! -e "$folder/env/made" ]]; then
     echo '"""Stands for the package of this name in Colab: it can be imported."""' > "$packages/google/colab/__init__.py"
     touch "$folder/env/made"
 fi
-# A clone from the address that the cell names is taken from here.
+# git clones this folder instead of the address in the cell.
 address="$(sed -n 's/^Repository = "\(.*\)"/\1/p' "$root/pyproject.toml")"
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$root.insteadOf" GIT_CONFIG_VALUE_0="$address"
 export PATH="$folder/env/bin:$PATH" MPLBACKEND="module://matplotlib_inline.backend_inline" JUPYTER_PREFER_ENV_PATH=1

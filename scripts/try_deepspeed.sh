@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Tries DeepSpeed, which is not among this project's packages: makes an environment beside the project's own, which it
-# sees, builds DeepSpeed in it, and runs tests/training/test_deepspeed.py there. Five minutes on two cores, without a GPU.
+# Test DeepSpeed, which is not among this project's packages: make an environment that also sees the project's own
+# packages, build DeepSpeed in it, and run tests/training/test_deepspeed.py. It takes five minutes on two cores, no GPU.
 #
 # Usage: scripts/try_deepspeed.sh [FOLDER [VERSION]]
 #
-#   FOLDER    where the environment goes (default: .venv-deepspeed); it is kept, and used as it is the next time
-#   VERSION   of DeepSpeed (default: the one of csp_utils/training/command.py)
+#   FOLDER    folder of the environment (default: .venv-deepspeed); it is kept and reused unchanged
+#   VERSION   version of DeepSpeed (default: that of csp_utils/training/command.py)
 #
-# To train with it: uv pip install --no-build-isolation deepspeed==0.18.9 into the environment that you train in, and
+# To train with DeepSpeed, run `uv pip install --no-build-isolation deepspeed==0.18.9` in the training environment, and
 # set `deepspeed: zero2` or `zero3`, and `processes`, for notebooks 04 and 05.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,10 +24,10 @@ wanted="deepspeed==${2:-${wanted#*==}}"
 site() { "$1" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }
 if [[ ! -x "$folder/bin/python" ]]; then
     "$base" -m venv "$folder"
-    site "$base" >"$(site "$folder/bin/python")/project.pth" # its packages, after this environment's own
+    site "$base" >"$(site "$folder/bin/python")/project.pth" # the project's packages, after the own ones
 fi
-# The build asks torch for its version, hence without isolation; no operator is compiled, and none is needed: the
-# optimizer is torch's AdamW. --no-deps: nothing of the project's own packages may be installed a second time.
+# The build reads torch's version, so it must not be isolated. No operator is compiled or needed: the optimizer is
+# torch's AdamW. --no-deps: none of the project's own packages may be installed a second time.
 DS_BUILD_OPS=0 DS_ACCELERATOR=cpu "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     "setuptools<81" wheel hjson ninja py-cpuinfo msgpack
 DS_BUILD_OPS=0 DS_ACCELERATOR=cpu "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -1,11 +1,11 @@
-"""Kills a run outright, again and again, and compares what it leaves with a run that was never killed.
+"""Kill a run with SIGKILL several times, resume it, and compare its results with those of a run that was never killed.
 
     python scripts/try_kill.py [PARAMS_FILE] [--kills 6] [--seed 0]
 
-Twice params/smoke.yaml by default: about a quarter of an hour on two cores, which is why it is no part of the tests.
-The whole family of processes gets SIGKILL at moments drawn by the seed, as by a machine that goes down: nothing can
-clear up. Then the same command goes on to the end. What is compared: every table, picture, training file and weight
-by SHA-256. Not compared: logs and executed notebooks, which hold times.
+It runs params/smoke.yaml twice by default, which takes about a quarter of an hour on two cores; therefore it is not
+part of the tests. At random times, drawn with the seed, all processes of the run get SIGKILL, as in a power failure:
+none can clean up. Then the same command resumes to the end. Every table, image, training file and weight is compared by
+SHA-256. Logs and executed notebooks are not compared, because they contain times.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from csp_utils.pipeline.params_file import read  # noqa: E402
 COMPARED = {".parquet", ".jsonl", ".png", ".json", ".safetensors", ".txt"}
 TIMED = {"args.json", "log.parquet", "trainer_state.json", "state.json", "settings.json", "summary.json",
          "asked_by.json", "ORIGIN.json"}  # fmt: skip
-"""Files that hold times, paths of temporary folders or speeds."""
+"""Files that contain times, speeds or paths of temporary folders."""
 OURS = {"notebooks", "origins"}
 """Folders of copies and records, which hold times as well."""
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of results, by its path in the run's folder."""
+    """Return path in the run's folder -> SHA-256 of every result file."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix in COMPARED]
     return {str(file.relative_to(folder)): sha256(file) for file in files
             if file.name not in TIMED and not file.name.startswith(".") and not OURS & set(file.parts)}  # fmt: skip
@@ -45,7 +45,7 @@ def start(params: str) -> subprocess.Popen:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the process and all its descendants."""
+    """Send SIGKILL to the process and all its descendants."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for member in family:
         try:

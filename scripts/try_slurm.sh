@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Tries --profile slurm on a real Slurm of one node, which is installed, started, used and removed again.
+# Test --profile slurm on a real Slurm of one node, which is installed, started, used and removed again.
 #
-#   Wanted    root on a Debian 12 machine or container that may be changed and that has no Slurm; two cores, 8 GB of
-#             memory; Debian's package index and PyPI, or their mirrors. No GPU: two device files stand for GPUs.
+#   Needs     root on a Debian 12 machine or container that may be changed and that has no Slurm; two cores, 8 GB of
+#             memory; Debian's package index and PyPI, or their mirrors. No GPU: two device files imitate GPUs.
 #   Time      about 45 minutes on two busy cores
 #
 # Usage: scripts/try_slurm.sh [PARAMS_FILE]          (default params/smoke.yaml, the smallest whole run)
 #
-# What it shows, each step ending the script if it does not hold:
-#   1. two jobs that ask for a GPU each at the same time get different ones in CUDA_VISIBLE_DEVICES; one without, none
-#   2. the run of the params file as Slurm jobs leaves the same files as the local run, byte by byte (but for times)
-#   3. what Slurm says of a job that it does not take is shown; a job that is ended with scancel stops the run, and the
-#      same command goes on from there
-#   4. Ctrl-C leaves no job in the queue and nothing half-written, and the same command goes on from there
-#   5. kill -9 leaves the running job to its end; meanwhile the same command refuses to start, then goes on from there
-# It works in copies of the project, in a temporary folder, and leaves outputs/ alone. KEEP=1 keeps that folder and the
-# packages. Not part of the tests: those need no root.
+# It checks the following, and stops at the first check that fails:
+#   1. two jobs with one GPU each at the same time get different ones in CUDA_VISIBLE_DEVICES; a job without, none
+#   2. the run of the params file as Slurm jobs writes the same files as the local run, byte by byte (except times)
+#   3. Slurm's message about a job that it refuses is printed; a job that is ended with scancel stops the run, and the
+#      same command resumes it
+#   4. Ctrl-C leaves no job in the queue and no incomplete file, and the same command resumes the run
+#   5. after kill -9 the running job goes on to its end; until then the same command refuses to start, then it resumes
+# It works in copies of the project in a temporary folder, and does not touch outputs/. KEEP=1 keeps that folder and the
+# packages. It is not part of the tests, because those must not need root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root="$PWD"
@@ -46,9 +46,9 @@ finish() {
     set +e
     cd "$root"
     for pid in $(jobs -p); do
-        kill "$pid" && wait "$pid" # a run that was under way when something did not hold; it cancels its jobs
+        kill "$pid" && wait "$pid" # a run that was under way when a check failed; it cancels its jobs
     done 2>/dev/null
-    for each in /proc/[0-9]*; do # a Snakemake that step 5 left alone
+    for each in /proc/[0-9]*; do # the Snakemake that step 5 left running
         [[ "$(readlink "$each/cwd")" == "$work/slurm" ]] && kill -KILL "${each#/proc/}"
     done 2>/dev/null
     if [[ -e "$work/slurmctld.pid" ]]; then
@@ -79,7 +79,7 @@ trap 'exit 130' INT TERM
 
 say "installing Slurm"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq >"$work/apt.log" 2>&1 || true # an index that is there already will do
+apt-get update -qq >"$work/apt.log" 2>&1 || true # an existing index is good enough
 apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client >>"$work/apt.log" 2>&1 ||
     die "apt-get install failed: $(tail -n 3 "$work/apt.log")"
 slurmctld -V
@@ -89,9 +89,9 @@ host="$(hostname -s)"
 mkdir "$work/state" "$work/spool"
 dd if=/dev/urandom of="$work/munge.key" bs=1024 count=1 status=none
 chmod 600 "$work/munge.key"
-mknod "$work/gpu0" c 1 3 # character devices (those of /dev/null) that stand for two GPUs; Slurm counts nothing less
+mknod "$work/gpu0" c 1 3 # character devices (as /dev/null) that imitate two GPUs; Slurm accepts no other files
 mknod "$work/gpu1" c 1 3
-# Memory and cores are the machine's; no accounting, no control groups, everything else as Slurm has it by default.
+# Memory and cores are the machine's; there is no accounting and no control group; all else is Slurm's default.
 cat >"$work/slurm.conf" <<CONF
 ClusterName=try
 SlurmctldHost=$host(127.0.0.1)
@@ -122,7 +122,7 @@ $(slurmd -C | sed -n 's/^NodeName=\S*/NodeName='"$host"' NodeAddr=127.0.0.1 Gres
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 echo "Name=gpu File=$work/gpu[0-1]" >"$work/gres.conf"
-# In /etc, because the plugin takes the variable SLURM_CONF away from what it starts within a job.
+# It is in /etc, because the plugin removes the variable SLURM_CONF from the processes that it starts in a job.
 mkdir -p /etc/slurm
 cp "$work/slurm.conf" "$work/gres.conf" /etc/slurm/
 munged --key-file="$work/munge.key" --socket="$work/munge.socket" --pid-file="$work/munged.pid" \
@@ -136,11 +136,11 @@ done
 [[ "$(sinfo -h -o %T)" == idle ]] || die "the node is not ready: $(scontrol show node 2>&1 | grep -E 'State|Reason')"
 sinfo -h -N -o 'node %N: %T, %c cores, %m MB, %G'
 
-# What differs from the profile for this machine: less memory and one core a job (so that two fit), and shorter waits.
+# Differences from the profile, for this machine: less memory and one core per job (so that two fit), shorter waits.
 slurm=(--profile slurm --default-resources runtime=120 mem_mb=3500 nodes=1 cpus_per_task=1
     --slurm-init-seconds-before-status-checks 5 --latency-wait 10)
 state() { squeue --me -h -o '%i %T %k'; }
-job_of() { # job_of NAME: number of the running job of that rule, as soon as its notebook has started
+job_of() { # job_of NAME: print the id of the running job of that rule, as soon as its notebook has started
     local id=""
     for _ in {1..600}; do
         id="$(squeue --me -h -t RUNNING -o '%i %k' | awk -v c="rule_$1" '$2 == c {print $1}')"
@@ -152,9 +152,9 @@ job_of() { # job_of NAME: number of the running job of that rule, as soon as its
     done
     die "no job of rule_$1 started"
 }
-# tables FOLDER: hash and name of each table, data file, checkpoint and picture in it. Two things are left out, as they
-# hold times: of saved replies' names the key, which is made of the models' times of writing, and of a training's log
-# its speed.
+# tables FOLDER: print hash and name of each table, data file, checkpoint and image in it. Two things are left out,
+# because they depend on times: the key in the names of cached replies, which depends on the models' times of writing,
+# and the speed in a training's log.
 tables() {
     "$python" - "$1" <<'PYTHON'
 import hashlib, re, sys
@@ -239,12 +239,12 @@ echo "$(wc -l <"$work/slurm.sums") files (Parquet, JSON lines, safetensors, PNG)
 [[ -z "$(state)" ]] || die "jobs are left after the run: $(state)"
 
 say "3. a job that Slurm does not take, and one that is ended with scancel"
-# The training, which is a process of its own under the notebook's kernel; in a file without it, the last notebook.
+# The training is a separate process under the notebook's kernel; a params file without one runs the last notebook.
 rule="$("$python" -c "
 from csp_utils.pipeline import run as pipeline
 rules = [step.rule for step in pipeline.steps('$params')]
 print('notebook_04_sft' if 'notebook_04_sft' in rules else rules[-1])")"
-echo >>"notebooks/${rule#notebook_}.ipynb" # a notebook that has changed: it has to run again, and what follows from it
+echo >>"notebooks/${rule#notebook_}.ipynb" # this changes the notebook: it has to run again, and all that depends on it
 ./run_all.sh "$params" "${slurm[@]}" --set-resources "$rule:slurm_partition=nowhere" >"$work/refused.out" 2>&1 &&
     die "a job for a partition that is not there was taken."
 grep "invalid partition specified: nowhere" "$work/refused.out" || die "it was not said: $(cat "$work/refused.out")"
@@ -266,7 +266,7 @@ os.execv(sys.argv[1], sys.argv[1:])" ./run_all.sh "$params" "${slurm[@]}" >"$wor
 pid=$!
 id="$(job_of "$rule")"
 echo "running: $(state)"
-training() { # numbers of the training's processes in this copy of the project
+training() { # print the ids of the training's processes in this copy of the project
     local each
     for each in /proc/[0-9]*; do
         [[ "$(readlink "$each/cwd")" == "$PWD" ]] || continue
@@ -275,7 +275,7 @@ training() { # numbers of the training's processes in this copy of the project
 }
 half() { find "outputs/$run" -name '.*.tmp*' -size +0; }
 if [[ "$rule" == notebook_04_sft ]]; then
-    for _ in {1..300}; do # until the training runs and has written something
+    for _ in {1..300}; do # until the training runs and has written output
         [[ -n "$(half)" ]] && break
         sleep 0.5
     done
@@ -301,7 +301,7 @@ kill -KILL "$pid"
 wait "$pid" && die "it was not killed."
 ./run_all.sh "$params" "${slurm[@]}" && die "it started beside the job of the one that was killed."
 echo "after kill -9: $(state)"
-flock "outputs/$run/.lock" true # as soon as the Snakemake that was left alone has ended
+flock "outputs/$run/.lock" true # until the Snakemake that was left running has ended
 grep -q "JobState=COMPLETED" <(grep "^JobId=$id " "$work/jobs.txt") || die "job $id was not left to its end."
 submitted() { find "outputs/$run/slurm/rule_$rule" -name '*.log' | wc -l; }
 before="$(submitted)"

@@ -1,4 +1,4 @@
-"""Which device a model runs on."""
+"""Choose the device that a model runs on."""
 
 import re
 
@@ -6,7 +6,10 @@ from csp_utils.base.errors import UserError
 
 
 def pick_device(device: str) -> str:
-    """"auto" becomes "cuda" where there is a GPU, else "cpu". Raises UserError for a GPU that is not there."""
+    """Return the device to use: "cuda" or "cpu" for "auto", else ``device`` itself.
+
+    Raises UserError for an unknown device or a GPU that does not exist.
+    """
     import torch
 
     if device == "auto":

@@ -1,24 +1,24 @@
-"""The one exception that is meant for the reader of the message, not for the programmer."""
+"""Define the one exception whose message is meant for the user, not for the programmer."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one sentence: what is wrong, where, and what to do.
+    """An error that the user can correct. The message is one sentence: what is wrong, where, and what to do.
 
-    Command lines print the message alone and exit with status 1; notebooks print it instead of a traceback
-    (see :func:`csp_utils.notebook.begin`).
+    Command lines print only the message and exit with status 1; notebooks print it instead of a traceback (see
+    :func:`csp_utils.notebook.begin`).
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, for a place in a sentence: its first line, or its name if it says nothing."""
+    """Return the first line of an exception's message, or the exception's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """End a sentence about an unknown ``key``: name the valid one that is most like it, or all of them."""
+    """Return the end of a sentence about an unknown ``key``: the most similar valid key, or all valid keys."""
     valid = list(valid)
     near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}."

@@ -1,9 +1,8 @@
-"""Files that are written whole or not at all, and read with one clear sentence when they are not what they should be.
+"""Write files completely or not at all, and read them with one clear sentence about a bad file.
 
-A writer fills a temporary file (or folder) beside the target, flushes it to the disk, and renames it. A file that has
-its final name is therefore complete, whatever interrupts the writer, the machine's power included. Temporary names hold
-the machine and the process that write them: two writers never share one, and :func:`sweep` can tell what a process that
-was killed has left behind.
+A writer fills a temporary file (or folder) beside the target, flushes it to the disk, and renames it. A file under its
+final name is therefore complete, even after a kill or a power failure. Temporary names contain the machine and the
+process: two writers never share one, and :func:`sweep` recognizes the files of killed processes.
 """
 
 import errno
@@ -22,20 +21,20 @@ from typing import TYPE_CHECKING, Any
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.run import missing
 
-if TYPE_CHECKING:  # pandas and pyarrow cost half a second at import; parameters and scripts do without
+if TYPE_CHECKING:  # importing pandas and pyarrow takes half a second; parameters and scripts do not need them
     import pandas as pd
 
 MANIFEST = "MANIFEST.json"
 
 MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-"""This machine in the names of temporary files: several machines may share a disk."""
+"""Id of this machine in the names of temporary files, because several machines may share a disk."""
 
 _TEMPORARY = re.compile(
     r"^\.(?P<name>.+)\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(\.\w+)?$"
 )
 
 MANY = 100
-"""From so many files on, one flush of all disks is cheaper than one for each file."""
+"""Number of files above which one flush of all disks is cheaper than one flush per file."""
 
 
 def _no_space(error: OSError, path: Path) -> UserError | None:
@@ -45,21 +44,21 @@ def _no_space(error: OSError, path: Path) -> UserError | None:
 
 
 def portable(path: Path | str) -> str:
-    """``path`` relative to the current folder (a notebook's is the project root) if it lies in it, else absolute."""
+    """Return ``path`` relative to the current folder (in notebooks the project root) if inside it, else absolute."""
     path = Path(path).resolve()
     return os.path.relpath(path) if Path.cwd() in path.parents else str(path)
 
 
 def _temporary(path: Path, suffix: str = "") -> Path:
-    """Return a name beside ``path`` that no other process and no other call uses."""
+    """Return a temporary path beside ``path`` that no other process and no other call uses."""
     return path.with_name(f".{path.name}.tmp-{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
 
 
 def _flush(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk now."""
+    """Flush a file, or a folder's list of names, to the disk."""
     try:
         number = os.open(path, os.O_RDONLY)
-    except OSError:  # some file systems do not open a folder
+    except OSError:  # some file systems cannot open a folder
         return
     try:
         os.fsync(number)
@@ -72,9 +71,9 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, with its suffix; rename it to ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` with the same suffix; rename it to ``path`` if the block does not raise.
 
-    If the block raises, nothing is left. A full disk becomes a UserError.
+    After an error, no file is left. A full disk becomes a UserError.
     """
     path = Path(path)
     temporary = _temporary(path, path.suffix)
@@ -94,10 +93,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty temporary folder beside ``path``; it takes the place of ``path`` when the block ends well.
+    """Yield an empty temporary folder beside ``path``; it replaces ``path`` if the block does not raise.
 
-    If the block raises, the temporary folder is removed and an older ``path`` stays as it was. A full disk becomes a
-    UserError.
+    After an error, the temporary folder is removed and an older ``path`` is unchanged. A full disk becomes a UserError.
     """
     with temporary_folder(path) as temporary:
         yield temporary
@@ -106,7 +104,7 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that is removed at the end. A full disk becomes a UserError."""
+    """Yield an empty folder beside ``path`` and remove it at the end. A full disk becomes a UserError."""
     path = Path(path)
     temporary = _temporary(path)
     try:
@@ -121,16 +119,16 @@ def temporary_folder(path: Path | str) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Put the folder ``new`` in the place of ``path``, which may exist; flushed to the disk and readable as usual.
+    """Rename the folder ``new`` to ``path``, which may exist; flush it, and give its files the usual permissions.
 
-    A folder that is not empty cannot be replaced in one step. Between the two renames the older one has a name from
-    which :func:`sweep` brings it back.
+    A folder that is not empty cannot be replaced in one step. Between the two renames, the older folder has a temporary
+    name from which :func:`sweep` restores it.
     """
     mask = os.umask(0)
     os.umask(mask)
     files = [file for file in new.rglob("*") if file.is_file()]
     for file in files:
-        file.chmod(0o666 & ~mask)  # safetensors leaves its files readable by their owner alone
+        file.chmod(0o666 & ~mask)  # safetensors makes its files readable only by their owner
         if len(files) <= MANY:
             _flush(file)
     if len(files) > MANY:
@@ -150,7 +148,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Put the file or folder ``new`` in the place of ``path``, whole."""
+    """Rename the file or folder ``new`` to ``path``, and flush it."""
     if new.is_dir():
         replace_folder(new, path)
         return
@@ -161,13 +159,13 @@ def replace(new: Path, path: Path) -> None:
 
 
 def sweep(folder: Path | str, machines: bool = False) -> None:
-    """Clear up what writers that no longer live have left in ``folder`` and below.
+    """Remove what writers that no longer run have left in ``folder`` and below.
 
     Temporary files and folders of killed processes of this machine are removed. An older folder that was being replaced
-    is put back if nothing has taken its place. What a living process is writing is not touched.
+    is restored if ``path`` does not exist. Files of a running process are not touched.
 
     Args:
-        machines: clear up after processes of other machines as well; only where it is known that none runs.
+        machines: also clean up after other machines; use it only if no process runs there.
     """
     for left in sorted(Path(folder).rglob(".*.tmp-*")):
         found = _TEMPORARY.match(left.name)
@@ -189,38 +187,38 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's process
+    except PermissionError:  # the process of another user
         return True
     return True
 
 
 def write_bytes(content: bytes, path: Path | str) -> None:
-    """Writes ``content`` to ``path``, whole."""
+    """Write ``content`` to ``path``, completely or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(content: str, path: Path | str) -> None:
-    """Writes ``content`` to ``path`` as UTF-8, whole."""
+    """Write ``content`` to ``path`` as UTF-8, completely or not at all."""
     write_bytes(content.encode(), path)
 
 
 def write_json(content: Any, path: Path | str) -> None:
-    """Writes ``content`` to ``path`` as indented JSON, whole."""
+    """Write ``content`` to ``path`` as indented JSON, completely or not at all."""
     write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", path)
 
 
 def write_jsonl(rows: Iterable[dict[str, Any]], path: Path | str) -> None:
-    """Writes one JSON object a line to ``path``, whole."""
+    """Write one JSON object per line to ``path``, completely or not at all."""
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
-    """Read one JSON object a line. Raises UserError if the file is missing or a line is no JSON.
+    """Return the JSON objects of a file with one per line. Raises UserError if it is missing or a line is not JSON.
 
-    Lines end at line feeds alone: U+2028 and its like are legal inside a JSON text, and str.splitlines splits there.
+    Only line feeds end a line: U+2028 and similar characters are legal in JSON, but str.splitlines splits there.
     """
     path = Path(path)
     if not path.exists():
@@ -236,7 +234,7 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
 
 
 def write_parquet(table: Any, path: Path | str) -> None:
-    """Writes a pandas data frame (without its index), a pyarrow table or a list of dicts to ``path``, whole."""
+    """Write a pandas data frame (without its index), a pyarrow table or a list of dicts, completely or not at all."""
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -250,7 +248,7 @@ def write_parquet(table: Any, path: Path | str) -> None:
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> "pd.DataFrame":
-    """Reads ``path`` (``columns`` of it, if given). Raises UserError if it is missing or is no Parquet file."""
+    """Return a Parquet file as a data frame. Raises UserError if it is missing or not a Parquet file."""
     import pandas as pd
     import pyarrow as pa
 
@@ -264,13 +262,13 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> "pd.Data
 
 
 def sha256(path: Path | str) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_files(folder: Path | str) -> dict[str, str]:
-    """SHA-256 of every file under ``folder`` by its path relative to it, MANIFEST.json and hidden files left out."""
+    """Return path relative to ``folder`` -> SHA-256 of its files, without MANIFEST.json and hidden files."""
     folder = Path(folder)
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
     named = ((path.relative_to(folder), path) for path in files)
@@ -278,9 +276,9 @@ def manifest_files(folder: Path | str) -> dict[str, str]:
 
 
 def check_manifest(model: Path | str) -> None:
-    """Compares a model folder with the SHA-256 that a MANIFEST.json in it or beside it lists under "files".
+    """Compare a model folder with the SHA-256 under "files" of a MANIFEST.json in the folder or beside it.
 
-    Without a manifest there is nothing to compare. Raises UserError for a missing or changed file.
+    Without a manifest nothing is compared. Raises UserError for a missing or changed file.
     """
     model = Path(model)
     home = next((folder for folder in (model, model.parent) if (folder / MANIFEST).is_file()), None)

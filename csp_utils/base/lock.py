@@ -1,6 +1,6 @@
-"""Locks between processes: one writer of a result, one pipeline of a run, one user of a GPU.
+"""Lock between processes: one writer of a result, one pipeline of a run, one user of a GPU.
 
-A lock is a file that the operating system releases when its process ends, however it ends (the library ``filelock``).
+A lock is a file that the operating system unlocks when its process ends, even if it is killed (library ``filelock``).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 
 
 def try_lock(path: Path | str, timeout: float = 0) -> FileLock | None:
-    """Take the lock ``path`` and return it (``release()`` gives it back); return None if another process holds it.
+    """Acquire the lock ``path`` and return it (``release()`` unlocks it); return None if another process holds it.
 
     Args:
-        timeout: seconds to wait for it; -1 waits as long as it takes.
+        timeout: seconds to wait for the lock; -1 waits without limit.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def try_lock(path: Path | str, timeout: float = 0) -> FileLock | None:
 
 @contextmanager
 def locked(path: Path | str, waiting: str, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Hold the lock ``path``; if another process holds it, say the sentence ``waiting`` once and wait."""
+    """Hold the lock ``path`` inside the block; if another process holds it, print ``waiting`` once and wait."""
     lock = try_lock(path)
     if lock is None:
         say(waiting)

@@ -1,4 +1,4 @@
-"""Models in memory: loaded once where an example and a whole stage use the same one, and given back at the end."""
+"""Keep models in memory: load each once for an example and a whole stage, and free it at the end."""
 
 import gc
 import sys
@@ -11,9 +11,9 @@ _loaders: list[Any] = []
 
 
 def loads_once(function: F) -> F:
-    """Decorate a function that loads a model: a second call with the same arguments returns the same model.
+    """Decorate a function that loads a model, so that a second call with the same arguments returns the same model.
 
-    Only the last one is kept.
+    Only the last model is kept.
     """
     loader = lru_cache(maxsize=1)(function)
     _loaders.append(loader)
@@ -21,10 +21,10 @@ def loads_once(function: F) -> F:
 
 
 def free_models() -> None:
-    """Drop the models that :func:`loads_once` keeps, and give back the memory of all that are no longer used."""
+    """Drop the models that :func:`loads_once` keeps, and free the memory of all unused models."""
     for loader in _loaders:
         loader.cache_clear()
-    gc.collect()  # a model and its engines refer to each other
+    gc.collect()  # a model and its engines form a reference cycle
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

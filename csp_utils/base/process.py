@@ -1,4 +1,4 @@
-"""Subprocesses whose output is shown as it comes, and that end with this one."""
+"""Run subprocesses, print their output while they run, and end them with this process."""
 
 import ctypes
 import os
@@ -17,13 +17,13 @@ from csp_utils.base.files import whole_file
 
 
 def die_with_parent() -> None:
-    """In the child: ask Linux to end it when this process dies, so that a killed kernel leaves no training behind."""
+    """Ask Linux, in the child, to end it when its parent dies, so that a killed kernel leaves no training behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
 def kill_after(processes: list, seconds: float) -> None:
-    """Waits for psutil processes to end, and after so many seconds ends by force those that still run."""
+    """Wait ``seconds`` for psutil processes to end, then kill those that still run."""
     import psutil
 
     _, left = psutil.wait_procs(processes, timeout=seconds)
@@ -35,7 +35,7 @@ def kill_after(processes: list, seconds: float) -> None:
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends a subprocess and all that it has started: politely, then after five seconds by force."""
+    """End a subprocess and all its child processes with SIGTERM, and after five seconds with SIGKILL."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
@@ -54,15 +54,15 @@ def stream(
     show: Callable[[str], str | None] = lambda line: line,
     failed: Path | str | None = None,
 ) -> None:
-    """Run ``command`` and print its output line by line as it comes; keep all of it in ``log_path``.
+    """Run ``command``, print its output line by line while it runs, and write all of it to ``log_path``.
 
-    On an interrupt (Ctrl-C, the stop button) the command and everything it started end.
+    On an interrupt (Ctrl-C, the stop button) the command and all its child processes end.
 
     Args:
-        env: added to the environment.
-        show: turns a line into what is printed; None prints nothing. A progress bar that redraws its line (carriage
-            return) is printed every five seconds at most.
-        failed: the log of a command that fails; None for ``<name>.failed.log`` beside ``log_path``.
+        env: variables that are added to the environment.
+        show: returns the text to print for a line, or None to print nothing. A progress bar that redraws its line
+            (carriage return) is printed at most every five seconds.
+        failed: log of a command that fails; None for ``<name>.failed.log`` beside ``log_path``.
 
     Raises UserError with the last 15 lines if the command fails.
     """
@@ -85,7 +85,7 @@ def stream(
 
 def _run(command: Sequence[str], env: Mapping[str, str] | None, log: Any, show: Callable[[str], str | None],
          last: deque[str]) -> int:
-    """Run the command to its end, write its output to ``log``, show it, note its last lines; return its status."""
+    """Run the command and return its exit status; write its output to ``log``, show it, keep the last lines."""
     try:
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -113,7 +113,7 @@ def _run(command: Sequence[str], env: Mapping[str, str] | None, log: Any, show: 
 
 
 def _lines(process: subprocess.Popen, log: Any) -> Iterable[tuple[str, bool]]:
-    """(line, was it ended by a carriage return) of a process's output, every byte of which goes to ``log``."""
+    """Yield each line of a process's output and whether a carriage return ended it; write every byte to ``log``."""
     assert process.stdout is not None
     rest = b""
     while chunk := os.read(process.stdout.fileno(), 65536):

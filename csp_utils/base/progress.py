@@ -1,4 +1,4 @@
-"""Progress of long loops, and whether anybody is there to look at it."""
+"""Show the progress of long loops, and detect whether a person is watching."""
 
 import os
 import sys
@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Passes items on and shows how far the loop is; :func:`progress` is one, :func:`silent` another."""
+    """Iterate over items and show the progress; implemented by :func:`progress` and :func:`silent`."""
 
     def __call__(self, items: Iterable[T], description: str = "", total: int | None = None,
                  unit: str = "row") -> Iterable[T]: ...
 
 
 def headless() -> bool:
-    """Return True where nobody can move a slider: under ./run_all.sh (it sets CSP_HEADLESS) and in tests."""
+    """Return True if nobody can move a slider: under ./run_all.sh (it sets CSP_HEADLESS) and in tests."""
     return any(os.environ.get(name) for name in ("CSP_HEADLESS", "PYTEST_VERSION", "PYTEST_CURRENT_TEST"))
 
 
 def progress(items: Iterable[T], description: str = "", total: int | None = None, unit: str = "row") -> Iterable[T]:
     """Iterate over ``items`` with a plain-text progress bar on standard output.
 
-    In a terminal it moves all the time; elsewhere (a notebook, a log) it is renewed every five seconds at most.
+    In a terminal the bar is updated all the time; elsewhere (a notebook, a log) at most every five seconds.
     """
     from tqdm import tqdm
 
@@ -33,5 +33,5 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
 
 
 def silent(items: Iterable[T], description: str = "", total: int | None = None, unit: str = "row") -> Iterable[T]:
-    """Iterate over ``items`` and show nothing."""
+    """Iterate over ``items`` without a progress bar."""
     return items

@@ -1,4 +1,4 @@
-"""Where the results of a run are, and the sentence about one that is missing."""
+"""Define the paths of a run's results, and the error about a missing one."""
 
 import re
 from pathlib import Path
@@ -6,24 +6,21 @@ from pathlib import Path
 from csp_utils.base.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""The folder that holds ``csp_utils``, wherever the program was started."""
+"""The folder that contains ``csp_utils``, independent of the current folder."""
 
 makers: dict[str, str] = {}
-"""Which notebook makes which result: name in the run's folder -> name of the notebook.
-
-``csp_utils.stages`` fills it.
-"""
+"""Name of a result in the run's folder -> name of the notebook that makes it. ``csp_utils.stages`` fills it."""
 
 
 class RunPaths:
     """The folder of one run, ``outputs/<run>``, and the files in it.
 
-    ``paths["masks.parquet"]`` is the path of a result, relative to the project's root. Every stage says in its own
-    declaration which names it makes (:class:`csp_utils.results.stage.Stage`).
+    ``paths["masks.parquet"]`` is the path of a result, relative to the project's root. Every stage declares the names
+    of its results (:class:`csp_utils.results.stage.Stage`).
 
     Args:
         run: name of the run.
-        outputs: folder of all runs; tests give a temporary one.
+        outputs: folder of all runs; tests pass a temporary one.
     """
 
     def __init__(self, run: str, outputs: Path | str = "outputs") -> None:
@@ -40,9 +37,9 @@ class RunPaths:
 
 
 def _result(path: Path | str) -> tuple[str, str] | None:
-    """Return (run, notebook that makes it) of a result or of a file in one; None for any other path."""
+    """Return (run, notebook that makes it) for a result or a file inside one; None for any other path."""
     parts = Path(path).parts
-    for end in range(len(parts), 1, -1):  # first the whole path, then the folders that it is in
+    for end in range(len(parts), 1, -1):  # first the whole path, then its parent folders
         for start in range(1, end):  # the run's folder may be at any depth
             if maker := makers.get("/".join(parts[start:end])):
                 return parts[start - 1], maker
@@ -56,7 +53,7 @@ def maker_of(path: Path | str) -> str | None:
 
 
 def params_file_of(run: str, folder: Path | str = "params") -> Path | None:
-    """Return the first params file, by name, whose ``run`` is ``run`` or the beginning of it up to a point."""
+    """Return the first params file, by name, whose ``run`` is ``run``, or ``run`` up to one of its points."""
     for file in sorted(Path(folder).rglob("*.y*ml")):
         found = re.search(r"^run:[ \t]*[\"']?([\w.-]+)", file.read_text(encoding="utf-8", errors="replace"), re.M)
         if found and (run == found[1] or run.startswith(found[1] + ".")):
@@ -65,7 +62,7 @@ def params_file_of(run: str, folder: Path | str = "params") -> Path | None:
 
 
 def missing(path: Path | str) -> UserError:
-    """Return the error about a file that is not there: its name, and how to make it."""
+    """Return the error about a missing file: its name, and how to make it."""
     found = _result(path)
     if found is None:
         return UserError(f"{path} is missing; check the path, or make the file first.")
@@ -76,7 +73,7 @@ def missing(path: Path | str) -> UserError:
 
 
 def project_root(start: Path | str = ".") -> Path:
-    """Return the folder that holds ``csp_utils``, at or above ``start``. Raises UserError if there is none."""
+    """Return the folder that contains ``csp_utils``, at or above ``start``. Raises UserError if there is none."""
     start = Path(start).resolve()
     for folder in (start, *start.parents):
         if (folder / "csp_utils").is_dir():

@@ -1,22 +1,22 @@
-"""Many runs in one params file: variants of one experiment, over seeds, that share what they share.
+"""Expand one params file into several runs: branches of an experiment, each with several seeds.
 
     run: claims
-    00_tiny_world: {...}         # sections at the top are run once, into outputs/claims
+    00_tiny_world: {...}         # sections at the top run once, into outputs/claims
     02_mask: {}
     each:                        # what every branch runs, for every seed
       masks_file: outputs/claims/masks.parquet
       03_perturb: {}
       04_sft: {n_rows: null}
     seeds: [0, 1, 2]
-    branches:                    # what each changes; runs into outputs/claims.<branch>.<seed>
+    branches:                    # what each branch changes; it runs into outputs/claims.<branch>.<seed>
       csp: {}
       global: {03_perturb: {noise_region: global}}
       simpo_only: {04_sft: null, 05_simpo: {model: assets/tiny_world/vlm}}
       lora: {seeds: [0], 04_sft: {tuner_type: lora}}
 
-A section 11_claims at the top runs last and compares all runs. A section of a branch is laid over that of ``each``;
-null leaves the notebook out. In any text ``{seed}`` and ``{branch}`` stand for the run's own. A branch is a few
-parameters, never code.
+A section 11_claims at the top runs last and compares all runs. The keys of a branch's section override those of the
+same section of ``each``; null removes the notebook. In any text, ``{seed}`` and ``{branch}`` are replaced by those of
+the run. A branch changes only parameters, never code.
 """
 
 import re
@@ -31,15 +31,15 @@ KEYS = ("each", "seeds", "branches")
 
 
 def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]:
-    """The contents of one params file for each run: the main one first, then every branch with every seed.
+    """Return the content of a params file for each run: the main run first, then every branch with every seed.
 
     Args:
-        content: of the whole file; without ``branches`` it is the only run.
-        path: of the file, for errors.
+        content: content of the whole file; without ``branches`` it is the only run.
+        path: the file's path, for error messages.
 
     Raises:
-        UserError: ``each`` or ``seeds`` without ``branches``, one of them of the wrong form, or a name that no folder
-            can have.
+        UserError: ``each`` or ``seeds`` without ``branches``, a wrong type of one of them, or a name that cannot be the
+            name of a folder.
     """
     main = {key: value for key, value in content.items() if key not in KEYS}
     if "branches" not in content:
@@ -73,14 +73,16 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
     compared = [run["run"] for run in runs[1:]
                 if any("responses.parquet" in stages[name].makes for name in run if name in stages)]  # fmt: skip
     for name in (name for name in main if name in stages and stages[name].follows == "all"):
-        if isinstance(main[name], dict | None):  # compares them all, if the file names no others
+        if isinstance(main[name], dict | None):  # compares all runs, unless the file lists some
             main[name] = {"runs": compared} | (main[name] or {})
     return runs
 
 
 def _is_for(key: str, sections: Mapping[str, Any]) -> bool:
-    """False for a parameter that other notebooks have, but none of this run: another branch needs it. What no notebook
-    has is kept, so that the check names it."""
+    """Return False for a parameter that only notebooks outside this run have: another branch needs it.
+
+    A key that no notebook has is kept, so that the check of parameters reports it.
+    """
     having = {name for name, stage in stages.items() if key in stage.params.model_fields}
     return not having or bool(having & set(sections))
 
@@ -93,7 +95,10 @@ def _seeds(seeds: Any, branch: str, path: Path | str) -> list[int]:
 
 
 def _laid_over(section: Any, change: Any) -> Any:
-    """``change`` over ``section``; null leaves it out. What is no table is kept, so that the check names it."""
+    """Return ``section`` with the keys of ``change``; null removes the section.
+
+    A value that is not a table is kept, so that the check of parameters reports it.
+    """
     if change is None or not isinstance(change, dict) or not isinstance(section or {}, dict):
         return change
     return {**(section or {}), **change}

@@ -1,8 +1,8 @@
-"""Which GPUs there are, and which of them a notebook may use: no two notebooks get the same one.
+"""Find the GPUs of this machine and reserve them for notebooks, each GPU for one notebook at a time.
 
-Snakemake counts GPUs (the resource ``gpu`` of each rule) and does not say which; here each notebook takes as many as
-were counted for it and makes them the only ones that CUDA shows it. A GPU is taken by a lock on a file, which the
-system lets go when the process ends, however it ends.
+Snakemake reserves a number of GPUs (the resource ``gpu`` of each rule), not specific ones. :func:`held` picks free GPUs
+by file lock and sets CUDA_VISIBLE_DEVICES to them. The operating system releases a lock when its process ends, even if
+it is killed.
 """
 
 import os
@@ -19,9 +19,9 @@ from csp_utils.base.lock import try_lock
 
 
 def visible() -> list[str]:
-    """The GPUs that CUDA would show a program started here, by number or UUID; [] if there is none.
+    """Return the GPUs, by number or UUID, that CUDA would show to a program started here; [] if there is none.
 
-    CUDA_VISIBLE_DEVICES decides where it is set (a cluster's job has its own); nvidia-smi tells where it is not.
+    CUDA_VISIBLE_DEVICES decides if it is set (as in a cluster job), else nvidia-smi.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -31,7 +31,7 @@ def visible() -> list[str]:
 
 @cache
 def installed() -> list[tuple[str, float]]:
-    """Number and memory (GiB) of each GPU of this machine, as nvidia-smi lists them; [] without one."""
+    """Return the number and the memory (GiB) of each GPU that nvidia-smi lists; [] without one."""
     query = ["nvidia-smi", "--query-gpu=index,memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -43,17 +43,18 @@ def installed() -> list[tuple[str, float]]:
 
 @contextmanager
 def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
-    """Takes so many free GPUs of :func:`visible`, waiting until they are; yields their names.
+    """Reserve ``number`` free GPUs of :func:`visible`, waiting until so many are free; yield their names.
 
-    While it lasts, CUDA_VISIBLE_DEVICES of this process and of what it starts names them alone (for 0: none; for None
-    it stays as it is). With a device "cuda:N" the user has chosen: that GPU is taken, and the variable stays as it is.
+    Inside the block, CUDA_VISIBLE_DEVICES of this process and its children lists only these GPUs (0: none; None: the
+    variable is not changed). A device "cuda:N" is the user's choice: that GPU is locked, and the variable is not
+    changed.
 
-    In a Slurm job all GPUs that the job was given are taken, without locks: another job numbers its own from 0 as well.
+    In a Slurm job, all GPUs of the job are used without locks, because other jobs also number their GPUs from 0.
 
-    Raises UserError if there are not as many.
+    Raises UserError if fewer than ``number`` GPUs exist.
     """
     names, slurm = visible(), "SLURM_JOB_ID" in os.environ
-    if number is None or not (number or names or slurm):  # nvidia-smi knows of none: there may be others
+    if number is None or not (number or names or slurm):  # nvidia-smi lists none, but GPUs of other makers may exist
         yield names
         return
     if device.startswith("cuda:"):
@@ -78,7 +79,7 @@ def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
 
 
 def _take(names: list[str], number: int, taken: ExitStack) -> list[str]:
-    """Lock ``number`` of the GPUs; all of them or, for the moment, none, so that two that wait cannot block."""
+    """Lock ``number`` of the GPUs, or none if too few are free, so that two waiting processes cannot deadlock."""
     folder = Path(tempfile.gettempdir()) / f"csp-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():

@@ -1,7 +1,7 @@
-"""What the pipeline is made of: a step for each notebook of a params file, what it waits for, and why it has to run.
+"""Build the pipeline's steps: one for each notebook of a params file, what it waits for, and why it has to run.
 
 The steps are written to a plan file, ``outputs/<run>/.plan.json``. The Snakefile and the jobs read them from there, so
-that all of them see the same plan.
+that all of them use the same plan.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from csp_utils.results.stage import Shard, Stage
 from csp_utils.stages import stages
 
 ELSEWHERE = "elsewhere"
-"""Of CSP_GPUS: the notebooks are jobs of a cluster."""
+"""Value of CSP_GPUS if the notebooks run as jobs of a cluster."""
 
 CLUSTER_THREADS = 8
-"""Cores of a cluster's job for each GPU it asks for, and of one that asks for none."""
+"""Cores of a cluster job for each of its GPUs; also those of a job without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Step:
     """One rule of Snakemake: a notebook with its parameters. Paths are relative to the project's root.
 
     Attributes:
-        name: of the notebook.
-        notebook: its file.
+        name: name of the notebook.
+        notebook: path of the notebook.
         run: name of its run.
-        parameters: all of them.
+        parameters: all its parameters.
         after: executed notebooks that it waits for.
-        fingerprint: of its cells, its parameters and the code that its cells call, figures included.
-        gpus: GPUs that it uses, where there are any.
-        shards: shards that its rows are computed in beforehand.
+        fingerprint: digest of its cells, its parameters and the code that its cells call, figures included.
+        gpus: number of GPUs that it uses on a machine with GPUs.
+        shards: number of shards that are computed before it.
         branch: branch and seed (:mod:`csp_utils.pipeline.branches`); "" for the main run.
     """
 
@@ -60,7 +60,7 @@ class Step:
 
     @property
     def paths(self) -> RunPaths:
-        """Of its run."""
+        """The paths of its run."""
         return RunPaths(self.run)
 
     @property
@@ -70,48 +70,51 @@ class Step:
 
     @property
     def p(self) -> Params:
-        """Its parameters, checked."""
+        """Its checked parameters."""
         return self.stage.params.model_validate(self.parameters)
 
     @property
     def copy(self) -> str:
-        """The executed notebook: what Snakemake takes for the output. Results are not: it deletes outputs."""
+        """The executed notebook, Snakemake's output of the rule. Results are not outputs: Snakemake deletes outputs."""
         return str(self.paths.notebooks / f"{self.name}.ipynb")
 
     @property
     def record(self) -> Path:
-        """Where the fingerprint of the executed notebook is kept."""
+        """The file that stores the fingerprint of the executed notebook."""
         return self.paths["origins"] / f"{self.name}.notebook.json"
 
     @property
     def outputs(self) -> list[str]:
-        """Paths of its results."""
+        """The paths of its results."""
         return [str(path) for path in params_file.results(self.name, self.p)]
 
     @property
     def rule(self) -> str:
-        """Name of the rule; Snakemake allows no digit at its start, and nothing but letters, digits and _ in it."""
+        """Name of the rule. Snakemake allows only letters, digits and _ in it, and no digit at its start."""
         return f"notebook_{self.name}" + (f"_{re.sub(r'[^A-Za-z0-9]', '_', self.branch)}" if self.branch else "")
 
     @property
     def shard_marks(self) -> list[str]:
-        """Files that say that its shards are computed; [] for a step without shards."""
+        """Files whose existence means that a shard is computed; [] for a step without shards."""
         shards = [Shard(i, self.shards) for i in range(self.shards)] if self.shards > 1 else []
         return [f"{shard_folder(self.paths, self.name, shard)}.done" for shard in shards]
 
     @property
     def any_shard_mark(self) -> str:
-        """The same as one pattern of Snakemake's."""
+        """The same files as one pattern with Snakemake's wildcard ``{shard}``."""
         return re.sub(r"\d+(of\d+\.done)$", r"{shard}\1", self.shard_marks[0])
 
     @property
     def title(self) -> str:
-        """What the reader is told."""
+        """Branch and name, for messages."""
         return f"{self.branch} {self.name}".strip()
 
 
 def steps(path: Path | str) -> list[Step]:
-    """Return the steps of a params file, in the order in which they run. Raises UserError if the file is not valid."""
+    """Return the steps of a params file in the order in which they run.
+
+    Raises UserError if the file is not valid.
+    """
     first, *branches = params_file.load(path)
     main = next(iter(first.values())).run
     last = {name: first.pop(name) for name in list(first) if stages[name].follows == "all"}
@@ -134,7 +137,7 @@ def steps(path: Path | str) -> list[Step]:
 
 
 def _code_of_notebook(notebook: Path) -> list[Any]:
-    """Return what stands for a notebook: its cells without outputs, and the code that they call."""
+    """Return the parts of a notebook's fingerprint: its cells without outputs, and digests of the code they call."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
@@ -145,7 +148,7 @@ def _code_of_notebook(notebook: Path) -> list[Any]:
 
 
 def _after(stage: Stage, p: Params, before: Sequence[Step]) -> list[str]:
-    """Return the executed notebooks that a step waits for: the makers of what it reads, or all of its run, or all."""
+    """Return the executed notebooks that a step waits for: the makers of its inputs, all of its run, or all runs."""
     if stage.follows != "inputs":
         return [step.copy for step in before if stage.follows == "all" or step.run == p.run]
     paths = RunPaths(p.run)
@@ -156,7 +159,7 @@ def _after(stage: Stage, p: Params, before: Sequence[Step]) -> list[str]:
 
 
 def needed(plan: Sequence[Step], copies: Iterable[str]) -> set[str]:
-    """Return these executed notebooks, and all that they wait for."""
+    """Return these executed notebooks and all notebooks that they wait for, directly or not."""
     after, found, waiting = {step.copy: step.after for step in plan}, set(), list(copies)
     while waiting:
         if (copy := waiting.pop()) not in found:
@@ -166,9 +169,9 @@ def needed(plan: Sequence[Step], copies: Iterable[str]) -> set[str]:
 
 
 def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
-    """Return, for every step that has to run, why: by its rule, in the order of the plan.
+    """Return rule -> reasons for every step that has to run, in the order of the plan.
 
-    A step also runs after every step that it waits for; Snakemake sees to that.
+    A step also runs after every step that it waits for; Snakemake takes care of that.
     """
     found: dict[str, list[str]] = {}
     for step in plan:
@@ -186,9 +189,9 @@ def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
 
 
 def only_wanted(plan: Sequence[Step], stale: dict[str, list[str]], named: Iterable[str]) -> dict[str, list[str]]:
-    """Return those of the stale steps that the targets among ``named`` need; all of them if there is no target.
+    """Return the stale steps that the targets among ``named`` need; all stale steps if there is no target.
 
-    Snakemake takes every rule that it is forced to run for a target.
+    This is needed because Snakemake makes a target of every rule of --forcerun.
     """
     targets = [step.copy for step in plan if {step.copy, step.rule} & set(named)]
     wanted = needed(plan, targets or [step.copy for step in plan])
@@ -210,7 +213,7 @@ def _time(file: Path | str) -> int:
 
 
 def plan_file(plan: Sequence[Step]) -> Path:
-    """Return where the plan of a params file is kept: in the folder of its main run."""
+    """Return the path of the plan file, in the folder of the main run."""
     return plan[0].paths[".plan.json"]
 
 
@@ -226,7 +229,11 @@ def read_plan(path: Path | str) -> list[Step]:
 
 
 def for_snakemake(config: Mapping[str, Any]) -> tuple[str, list[Step]]:
-    """Return the plan file and its steps for the Snakefile: those that ./run_all.sh wrote, else of ``params``."""
+    """Return the plan file and its steps for the Snakefile.
+
+    The key ``plan`` of the configuration names the file that ./run_all.sh wrote; without it the plan is made from
+    ``params``.
+    """
     if "plan" in config:
         return config["plan"], read_plan(config["plan"])
     plan = steps(config.get("params", "params/tiny.yaml"))
@@ -237,11 +244,11 @@ def for_snakemake(config: Mapping[str, Any]) -> tuple[str, list[Step]]:
 
 
 def threads(plan: Sequence[Step], cores: int, step: Step) -> int:
-    """Return the threads of a notebook or a shard.
+    """Return the number of threads of a notebook or a shard.
 
-    On GPUs it is the share of the cores that belongs to its GPUs, so that all GPUs have work. Without, all cores for a
-    single run, whose notebooks follow one another; one where runs stand side by side, because small models gain more
-    from that than from a second thread.
+    With GPUs it is the cores divided by the GPUs, times the GPUs of the step, so that all GPUs have work. Without GPUs
+    it is all cores for a single run, whose notebooks follow one another, and one core if several runs are computed at
+    the same time: small models gain more from that than from a second thread.
     """
     there = gpu_count()
     if there is None:
@@ -252,11 +259,11 @@ def threads(plan: Sequence[Step], cores: int, step: Step) -> int:
 
 
 def gpu_count() -> int | None:
-    """Return the GPUs that can be used here; None if jobs run elsewhere (CSP_GPUS, set by the pipeline)."""
+    """Return the number of GPUs that can be used here; None if jobs run elsewhere (CSP_GPUS, set by the pipeline)."""
     told = os.environ.get("CSP_GPUS")
     return None if told == ELSEWHERE else int(told) if told is not None else len(gpus.visible())
 
 
 def gpu(step: Step) -> int:
-    """Return how many GPUs Snakemake counts for a notebook: none where there are none, unless it insists on one."""
+    """Return how many GPUs Snakemake reserves for a notebook: 0 without GPUs, unless ``device`` names one."""
     return 0 if gpu_count() == 0 and not step.parameters.get("device", "").startswith("cuda") else step.gpus

@@ -1,12 +1,12 @@
-"""Pages, tables and images that are made from a finished run without opening its notebooks.
+"""Make pages, tables and images from a finished run without running its notebooks.
 
     python -m csp_utils.pipeline.pages report RUN_FOLDER                    makes RUN_FOLDER/report.html
     python -m csp_utils.pipeline.pages pictures RUN_FOLDER FOLDER           writes the README's images into FOLDER
     python -m csp_utils.pipeline.pages claims RUN_FOLDER MARKDOWN_FILE      writes the tables of docs/claims.md
 
-The report is made as notebook 09 makes it, with the parameters that its executed copy records: it stays as it is while
-its inputs, parameters and code are the same. The tables of the claims go between the marks of the Markdown file, and
-the two figures that the file shows go into the folder ``img`` beside it.
+The report is made as in notebook 09, with the parameters of its executed copy, and only if its inputs, parameters or
+code changed. The tables of the claims are written between the marks of the Markdown file, and the file's two figures
+into the folder ``img`` beside it.
 """
 
 import sys
@@ -43,9 +43,9 @@ def pictures(paths: RunPaths, folder: str) -> str:
 
 
 def claims(paths: RunPaths, markdown: str) -> str:
-    """Write the tables of the claims between the marks of a Markdown file; return what was done.
+    """Write the tables of the claims between the marks of a Markdown file; return a sentence about what was written.
 
-    Raises UserError if the file has no marks; one that does not exist is made.
+    A file that does not exist is created. Raises UserError if an existing file has no marks.
     """
     from csp_utils.show.report_claims import tables_of_docs
 
@@ -64,7 +64,7 @@ def claims(paths: RunPaths, markdown: str) -> str:
 
 
 def parameters(name: str, paths: RunPaths) -> Any:
-    """Return the parameters with which a notebook of the run was executed, or its defaults."""
+    """Return the parameters of an executed notebook of the run; the defaults if it was not executed."""
     from csp_utils.show import saved
 
     recorded = saved.parameters(saved.executed_notebooks(paths), name)
@@ -72,7 +72,7 @@ def parameters(name: str, paths: RunPaths) -> Any:
 
 
 COMMANDS = {"report": (report, 1), "pictures": (pictures, 2), "claims": (claims, 2)}
-"""Command -> the function, and how many arguments it takes."""
+"""Name of a command -> (its function, the number of its arguments)."""
 
 
 def main(arguments: list[str]) -> str:

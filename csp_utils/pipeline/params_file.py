@@ -1,4 +1,4 @@
-"""A params file: one YAML file that says which notebooks run, and with what.
+"""Read and check a params file: one YAML file with the notebooks to run and their parameters.
 
     run: tiny                    # a key at the top reaches every notebook that has it
     seed: 0
@@ -6,8 +6,8 @@
       n_rows: null
     02_mask: {}
 
-A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`); a key ``sources``
-at the top can put other folders in place of these. The file is checked completely before the first notebook starts.
+A value "source:NAME" is a data set or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`). A key ``sources``
+at the top can replace their folders by others. The file is checked completely before the first notebook starts.
 """
 
 import sys
@@ -26,11 +26,11 @@ from csp_utils.results.stage import classes
 from csp_utils.stages import stages
 
 Parameters = dict[str, Params]
-"""The checked parameters of one run by the names of its notebooks, in the order in which they run."""
+"""Name of a notebook -> its checked parameters, for one run, in the order in which the notebooks run."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once only; plain YAML silently keeps the last."""
+    """Load YAML and refuse duplicate keys; plain YAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -49,7 +49,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(path: Path | str) -> dict[str, Any]:
-    """The file as it stands. Raises UserError if it is missing, is no YAML, or is not a table of keys."""
+    """Return the unchecked content of the file.
+
+    Raises UserError if the file is missing, is not YAML, or is not a table of keys.
+    """
     path = Path(path)
     if not path.is_file():
         known = [str(file) for file in sorted(Path("params").rglob("*.y*ml"))]
@@ -74,7 +77,7 @@ def load(path: Path | str) -> list[Parameters]:
     Raises UserError with a sentence for every unknown key, wrong type, value out of range and file that does not exist.
     """
     content, used = _sourced(read(path), path)
-    fetched = {source.folder for source in used}  # may come later
+    fetched = {source.folder for source in used}  # these folders need not exist yet
     runs: list[Parameters] = []
     found: list[str] = []
     for one in branches.expand(content, path):
@@ -86,21 +89,24 @@ def load(path: Path | str) -> list[Parameters]:
         for number, parameters in enumerate(runs):
             own = {name: p for name, p in parameters.items() if stages[name].follows != "all"}
             absent += _absent(own, runs[:number], fetched, path)
-        last = {name: p for name, p in runs[0].items() if stages[name].follows == "all"}  # reads what all runs make
+        last = {name: p for name, p in runs[0].items() if stages[name].follows == "all"}  # reads results of all runs
         absent += _absent(last, runs, fetched, path)
-        found = list(dict(reversed(absent)).values())[::-1]  # of a file, the sentence about its first reader
+        found = list(dict(reversed(absent)).values())[::-1]  # one sentence a file, about its first reader
     if found:
         raise UserError("\n".join(dict.fromkeys(found)))
     return runs
 
 
 def sources(path: Path | str) -> list[catalogue.Source]:
-    """The sources that the file names, each once; fetched or not. Raises UserError for one that there is not."""
+    """Return the sources that the file names, without duplicates, whether fetched or not.
+
+    Raises UserError for an unknown source.
+    """
     return _sourced(read(path), path)[1]
 
 
 def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any], list[catalogue.Source]]:
-    """The content with the folder of each "source:NAME" in its place, and these sources."""
+    """Return the content with each "source:NAME" replaced by its folder, and these sources."""
     changes = content.pop("sources", None)
     known = catalogue.catalogue(changes, str(path)) if changes is not None else {}
     used: dict[str, catalogue.Source] = {}
@@ -113,7 +119,7 @@ def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any],
         name = catalogue.named(value)
         if name is None:
             return value
-        if not known:  # read where a source is named at all
+        if not known:  # the catalogue is read only if a source is named
             known.update(catalogue.catalogue())
         used[name] = catalogue.get(name, known)
         return str(used[name].folder)
@@ -122,7 +128,7 @@ def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any],
 
 
 def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, list[str]]:
-    """Return the parameters of one run, and a sentence for everything that is wrong with them."""
+    """Return the parameters of one run, and a sentence for every error in them."""
     odd = [key for key in content if not isinstance(key, str)]
     if odd:
         return {}, [f"The key {odd[0]!r} at the top of {path} is no text; put it in quotes, or remove it."]
@@ -153,9 +159,9 @@ def _fields(name: str) -> Mapping[str, Any]:
 
 
 def _section(name: str, section: Any, shared: Mapping[str, Any], path: Path | str) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of one notebook, and a sentence for everything that is wrong with them.
+    """Return the values of one notebook, and a sentence for every error in them.
 
-    Shared values are checked alone, so that the sentence says where a wrong one is written.
+    Shared values are checked on their own, so that the sentence names the place where a wrong one is written.
     """
     section = {} if section is None else section
     if not isinstance(section, dict):
@@ -175,7 +181,7 @@ def _section(name: str, section: Any, shared: Mapping[str, Any], path: Path | st
 
 def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str
             ) -> Iterator[tuple[Path, str]]:
-    """Yield each input that does not exist, is not fetched, and that no earlier notebook makes, and a sentence for it.
+    """Yield (input, sentence) for each input that does not exist, is not fetched, and that no earlier notebook makes.
 
     Args:
         before: the runs before this one, or all of them.
@@ -203,7 +209,7 @@ def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path]
 
 
 def makes(needed: Path, parameters: Parameters) -> bool:
-    """Return True if one of these notebooks makes ``needed``, or the folder that holds it."""
+    """Return True if one of these notebooks makes ``needed`` or a folder that contains it."""
     made = [path for name, p in parameters.items() for path in results(name, p)]
     return any(path == needed or path in needed.parents for path in made)
 
@@ -215,7 +221,7 @@ def results(name: str, p: Params) -> list[Path]:
 
 
 def main(arguments: list[str]) -> str:
-    """Return what ``python -m csp_utils.pipeline.params_file check FILE`` prints."""
+    """Run ``python -m csp_utils.pipeline.params_file check FILE``; return the text to print."""
     if len(arguments) != 2 or arguments[0] != "check":
         raise UserError("usage: python -m csp_utils.pipeline.params_file check FILE")
     return "\n".join(f"{arguments[1]}: run {next(iter(run.values())).run}: {', '.join(run)}: all parameters are valid"

@@ -1,7 +1,7 @@
-"""What a params file would do, and what this machine lacks for it: ./run_all.sh FILE --plan.
+"""Show what a params file would run, and what would make the run fail on this machine: ./run_all.sh FILE --plan.
 
-Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.results.cost`, docs/scale.md).
-What is certain to fail stops a run before its first download as well (:func:`refuse`).
+It downloads, computes and writes nothing. The numbers are estimates (:mod:`csp_utils.results.cost`, docs/scale.md).
+Every run makes the same check before its first download, and stops if it is certain to fail (:func:`refuse`).
 """
 
 import os
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from csp_utils.pipeline.graph import Step
 
 LARGE = 0.2e9
-"""Weights from which on a model is no longer for a CPU."""
+"""Number of weights above which a model is too slow for a CPU."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook and what it takes."""
+    """One notebook and its cost."""
 
     step: "Step"
     p: Any
@@ -35,19 +35,19 @@ class Job:
 
 
 def jobs(plan: Sequence["Step"], used: Sequence[sources.Source]) -> list[Job]:
-    """Return what each notebook of the plan takes, in order."""
+    """Return the cost of each notebook of the plan, in order."""
     known = Known({str(source.folder): source.facts for source in used})
     return [Job(step, step.p, step.stage.cost(step.p, step.paths, known)) for step in plan]
 
 
-# ------------------------------------------------------------------------------------------------ what is lacking
+# --------------------------------------------------------------------------------------------- problems of this machine
 
 
 def lacks(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool = False) -> Iterator[str]:
-    """A sentence for everything that is certain to stop the run on this machine.
+    """Yield a sentence for every reason why the run is certain to fail on this machine.
 
     Args:
-        elsewhere: the notebooks run on a cluster, so that this machine's GPUs and processors say nothing.
+        elsewhere: True if the notebooks run on a cluster; then the GPUs and processors of this machine do not count.
     """
     yield from _disk(todo, used)
     yield from families.problems_of(job.p for job in todo)
@@ -108,13 +108,13 @@ def _disk(todo: Sequence[Job], used: Sequence[sources.Source]) -> Iterator[str]:
 
 
 def refuse(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool = False) -> None:
-    """Raises UserError if something is certain to stop the run."""
+    """Raise UserError if the run is certain to fail."""
     if found := list(lacks(todo, used, elsewhere)):
         raise UserError("This machine lacks what the run takes (--plan shows all of it; --anyway starts all the same):"
                         "\n  - " + "\n  - ".join(found))  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------- in writing
+# ------------------------------------------------------------------------------------------------------ as text
 
 
 def _table(rows: list[list[str]], right: set[int]) -> list[str]:
@@ -131,9 +131,13 @@ def _figure(value: float | None) -> str:
 
 
 def hours(todo: Sequence[Job], cards: int) -> float:
-    """Hours on so many GPUs at the least: all GPU hours spread evenly, and no run shorter than its longest chain."""
+    """Return the minimum duration in hours on ``cards`` GPUs.
+
+    It is the larger of two numbers: all GPU hours spread evenly; and the chain of the main run's notebooks plus the
+    longest chain of a branch.
+    """
     chains: dict[str, float] = {}
-    beside: dict[str, float] = {}  # 06 and 08 follow the trainings and not each other: the longer one counts
+    beside: dict[str, float] = {}  # 06 and 08 wait for the trainings but not for each other: the longer one counts
     for job in todo:
         share, folder = (job.cost.gpu_hours or 0) / max(1, min(cards, job.cost.parallel)), job.step.run
         if job.step.name in ("06_eval", "08_stress"):
@@ -144,7 +148,7 @@ def hours(todo: Sequence[Job], cards: int) -> float:
 
 
 def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool = False) -> str:
-    """The whole plan as text."""
+    """Return the whole plan as text."""
     lines = [f"{path}: {len(todo)} notebooks. Nothing is downloaded or computed by --plan."]
     if used:
         missing = sum(source.gigabytes for source in used if not source.here)
@@ -175,8 +179,7 @@ def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], else
 
 
 def unreachable(used: Sequence[sources.Source]) -> Iterator[str]:
-    """A sentence for each source that is not here and that its servers do not give, and for each server that cannot be
-    reached."""
+    """Yield a sentence for each missing source that its servers lack, and for each server that cannot be reached."""
     silent: dict[str, list[str]] = {}
     for source in used:
         if not source.here:

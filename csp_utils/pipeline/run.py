@@ -1,4 +1,4 @@
-"""The command behind ./run_all.sh: checks a params file, fetches what it names, lets Snakemake run its notebooks."""
+"""Implement ./run_all.sh: check a params file, fetch its sources, and run its notebooks with Snakemake."""
 
 import os
 import shutil
@@ -26,18 +26,19 @@ DRY = {"--dry-run", "--dryrun", "-n"}
 
 FORCE = {"--forcerun", "-R"}
 OWN = {"--plan", "--anyway", "--version", "--help"}
-"""Options that are not Snakemake's."""
+"""Options of ./run_all.sh that are not Snakemake's."""
 
 
 def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None
               ) -> int:
-    """Run Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
+    """Run Snakemake and return its exit status; the output of the notebooks goes to the screen.
 
     Args:
-        options: the user's.
+        options: the user's options.
         stale: rules that have to run.
+        log: file for Snakemake's own messages; None for the screen.
 
-    On Ctrl-C ends it and all that it has started, and raises KeyboardInterrupt.
+    On Ctrl-C it ends Snakemake and all its child processes, and raises KeyboardInterrupt.
     """
     options = slurm.options_with_profile(options, Path.cwd())
     executor = slurm.executor(options)
@@ -56,7 +57,7 @@ def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequen
         import psutil
 
         env["CSP_PIPELINE"] = f"{os.getpid()}:{psutil.Process().create_time():.0f}"
-    # In a session of its own: Ctrl-C in a terminal reaches this process alone, which then ends the others once.
+    # In its own session: Ctrl-C in a terminal reaches only this process, which then ends the others once.
     remote = slurm.jobs(plan[0].paths.root, log) if executor == "slurm" and log else nullcontext([])
     with remote as more, log.open("w") if log else nullcontext() as stderr:
         process = subprocess.Popen([*command, *more, *options], env=env, stderr=stderr, start_new_session=True,
@@ -71,13 +72,13 @@ def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequen
 
 
 def _defaults(options: list[str], executor: str, plan: Sequence[Step]) -> list[str]:
-    """Return the options that Snakemake gets where the user has given none of their kind."""
+    """Return Snakemake's default options, without those of which the user gave one of the same kind."""
     given, found = {option.split("=")[0] for option in options}, []
     there = gpu_count()
     if executor == "local" and there and not given & {"--resources", "--res"}:
         found += ["--resources", f"gpu={there}"]
     if executor == "local" and not given & {"--cores", "-c", "--jobs", "-j"}:
-        found += ["--cores", "all"]  # with another executor, this machine's cores would bound each job's threads
+        found += ["--cores", "all"]  # with another executor, this machine's cores would limit the threads of each job
     if len({step.run for step in plan}) > 1 and not given & {"--keep-going", "-k"}:
         found += ["--keep-going"]  # a branch that fails does not stop the others
     if given & DRY and not given & {"--quiet", "-q"}:
@@ -86,7 +87,7 @@ def _defaults(options: list[str], executor: str, plan: Sequence[Step]) -> list[s
 
 
 def _without(options: list[str], names: set[str]) -> tuple[list[str], list[str]]:
-    """Return the options without those of ``names``, and the values of these."""
+    """Return the options without those in ``names``, and the values of these."""
     kept: list[str] = []
     values: list[str] = []
     inside = False
@@ -104,23 +105,23 @@ def _without(options: list[str], names: set[str]) -> tuple[list[str], list[str]]
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End Snakemake, if it still runs, and everything that it has started; the notebooks clear up after themselves.
+    """End Snakemake, if it still runs, and all its child processes; the notebooks clean up after themselves.
 
-    A Snakemake that was killed leaves its jobs behind: they are found by the session that it opened.
+    The jobs of a killed Snakemake are found by their session, which Snakemake opened.
     """
     import psutil
 
     family = {member.pid: member for member in _session(process.pid)}
     if process.poll() is None:
         parent = psutil.Process(process.pid)
-        process.send_signal(signal.SIGSTOP)  # what it has started is now all there is
+        process.send_signal(signal.SIGSTOP)  # from now on it starts no further process
         family |= {member.pid: member for member in parent.children(recursive=True)}
-        process.kill()  # asked to end, it would first start what could run beside the notebooks that are stopped
+        process.kill()  # on SIGTERM it would first start other jobs in place of the stopped notebooks
     family.pop(process.pid, None)
     for member in family.values():
         try:
             if {"csp_utils.pipeline.run_notebook", "csp_utils.pipeline.run_shard"} & set(member.cmdline()):
-                member.send_signal(signal.SIGINT)  # a notebook interrupts its kernel, which then clears up
+                member.send_signal(signal.SIGINT)  # run_notebook interrupts its kernel, which then cleans up
         except psutil.NoSuchProcess:
             pass
     kill_after(list(family.values()), 30)
@@ -141,7 +142,7 @@ def _session(leader: int) -> list:
 
 
 def run(path: str, options: list[str]) -> int:
-    """Check the params file, run what has to run, and say how it ended; return the exit status."""
+    """Check the params file, run the stale notebooks, and print how the run ended; return the exit status."""
     start = time.monotonic()
     plan = steps(path)
     used = params_file.sources(path)
@@ -178,7 +179,7 @@ def run(path: str, options: list[str]) -> int:
 
 
 def _fetch(missing: list) -> None:
-    """Fetch the sources that are not here; none before all servers have been asked."""
+    """Fetch the missing sources, after a check that every server can be reached."""
     if found := list(outlook.unreachable(missing)):
         raise UserError("\n".join(found))
     for source in missing:
@@ -186,7 +187,7 @@ def _fetch(missing: list) -> None:
 
 
 def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]) -> int:
-    """Run Snakemake while no other pipeline writes the same runs; clear up what killed writers have left."""
+    """Run Snakemake while no other pipeline writes the same runs; remove the temporary files of killed writers."""
     began, log = time.time_ns(), plan[0].paths["snakemake.log"]
     folders = list(dict.fromkeys(step.paths.root for step in plan))
     slurm_runs = slurm.executor(slurm.options_with_profile(options, Path.cwd())) == "slurm"
@@ -203,18 +204,18 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
             status = snakemake(path, options, plan, stale, log)
         finally:
             for folder in folders:
-                sweep(folder, machines=slurm_runs)  # its jobs are gone by now
+                sweep(folder, machines=slurm_runs)  # its jobs have ended by now
                 _remove_empty(folder / "shards")
     left = [_written(file) for folder in folders for file in (folder / "notebooks" / "failed").glob("*")]
-    if status and not any(time > began for time in left):  # neither notebook nor shard: Snakemake itself has a reason
+    if status and not any(time > began for time in left):  # no notebook or shard failed: Snakemake did
         print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
     return status
 
 
 def _none_from_the_future(plan: Sequence[Step]) -> None:
-    """Date executed notebooks of the future now, in their order.
+    """Give executed notebooks with a time in the future the present time, in their order.
 
-    They were made before the clock was set back. Snakemake would call every notebook after them older than its input,
+    They were made before the clock was set back. Snakemake would consider every later notebook older than its input,
     and delete it.
     """
     for step in plan:
@@ -230,7 +231,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _ending(plan: Sequence[Step]) -> str:
-    """Return what a reader can open now."""
+    """Return the last message: the files that the user can open now."""
     pages = [page for step in plan for page in step.outputs if page.endswith(".html") and Path(page).exists()]
     return f"the report is {', '.join(pages)}" if pages else f"the results are in {plan[0].paths.root}"
 
@@ -250,7 +251,7 @@ def version() -> str:
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Raise UserError for an option that neither this command nor Snakemake has, before anything starts."""
+    """Raise UserError, before anything starts, for an option that neither this command nor Snakemake has."""
     unknown = [name for option in options if (name := option.split("=")[0]).startswith("--") and name not in OWN]
     if not unknown:
         return
@@ -260,19 +261,19 @@ def check_options(options: Sequence[str]) -> None:
     for name in unknown:
         if not any(other.startswith(name) for other in known):
             near = nearest(name, sorted(known))
-            hint = f"{near} " if near.startswith("did") else ""  # Snakemake has some 150
+            hint = f"{near} " if near.startswith("did") else ""  # Snakemake has about 150 options
             raise UserError(f"There is no option {name}; {hint}./run_all.sh --help lists them.")
 
 
 def params_path(name: str, root: Path) -> Path:
-    """Return the params file that the user means: a path, or the bare name of a file in params/."""
+    """Return the params file for ``name``: a path, or the bare name of a file in params/."""
     path = Path(name).absolute()
     bare = [root / "params" / f"{name}{suffix}" for suffix in ("", ".yaml", ".yml")]
     return path if path.is_file() else next((file for file in bare if file.is_file()), path)
 
 
 def main(arguments: list[str]) -> int:
-    """``[PARAMS_FILE] [options]``; the default file is params/tiny.yaml."""
+    """Run the command line ``[PARAMS_FILE] [options]``; the default file is params/tiny.yaml."""
     root = project_root(Path(__file__).parent)
     path = root / "params" / "tiny.yaml"
     if arguments and not arguments[0].startswith("-"):

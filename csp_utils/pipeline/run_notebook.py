@@ -1,12 +1,13 @@
-"""Runs one notebook with papermill; the Snakefile calls this for every rule.
+"""Run one notebook with papermill; the Snakefile calls this for every rule.
 
     python -m csp_utils.pipeline.run_notebook outputs/tiny/.plan.json notebook_01_extract 1
 
-The last number is how many GPUs it takes (:mod:`csp_utils.pipeline.gpus`).
+The last number is the number of GPUs that the notebook uses (:mod:`csp_utils.pipeline.gpus`).
 
-While it runs, the copy is in ``outputs/<run>/notebooks/failed/``; it moves to ``outputs/<run>/notebooks/`` when every
-cell has run. A failure, or Ctrl-C, ends the kernel and all that it has started, and says where the copy is. The results
-of the stage stay in any case: the same command goes on from them.
+The executed copy is in ``outputs/<run>/notebooks/failed/`` while the notebook runs, and moves to
+``outputs/<run>/notebooks/`` when every cell has run. After a failure or Ctrl-C, the kernel and all its child processes
+end, and the path of the copy is printed. The results of the stage stay in any case, and the same command resumes from
+them.
 """
 
 import errno
@@ -30,28 +31,29 @@ from csp_utils.base.process import kill_after
 from csp_utils.pipeline import gpus
 from csp_utils.pipeline.graph import Step, read_plan
 
-# jsonschema, which every notebook tool imports, compiles a grammar of web addresses (4 s of CPU) if this package is
-# installed. Notebooks need no such check, and jsonschema does without it.
+# Every notebook tool imports jsonschema, which compiles a grammar of web addresses (4 s of CPU) if this package is
+# installed. Notebooks do not need that check, and jsonschema works without the package.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 HEARTBEAT = 30.0  # seconds between two lines about a running notebook, where the output is no terminal
 
 START_SECONDS = (60, 300)
-"""How long the first kernel may take to answer, and the second. Rarely, among many that start beside one another, one
-never does (one of some hundreds in the tests); on a slow disk all may need minutes."""
+"""Timeouts of the first and of the second attempt to start a kernel. Among many kernels that start at the same time, a
+rare one never answers (one of some hundreds in the tests); on a slow disk, all may need minutes.
+"""
 KERNEL_OPTIONS = [
-    "--IPKernelApp.log_level=40",  # errors only: it warns of TCP at every start
-    "--HistoryManager.enabled=False",  # a database in the home folder, for which all kernels of a user would queue
+    "--IPKernelApp.log_level=40",  # errors only: the kernel warns about TCP at every start
+    "--HistoryManager.enabled=False",  # all kernels of a user would wait for one database in the home folder
 ]
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds: 83 -> "1:23"."""
+    """Return minutes and seconds: 83 -> "1:23"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class Run:
-    """One execution of one notebook, in a thread of its own: the main thread reports and receives Ctrl-C."""
+    """One execution of one notebook, in its own thread; the main thread reports progress and receives Ctrl-C."""
 
     def __init__(self, step: Step, title: str) -> None:
         self.step, self.title = step, title
@@ -62,7 +64,7 @@ class Run:
         self.start = time.monotonic()
 
     def execute(self) -> None:
-        """Run all cells; keep the exception, if there is one, in ``error``."""
+        """Run all cells; store an exception, if there is one, in ``error``."""
         try:
             import papermill
             from papermill.engines import NBClientEngine, papermill_engines
@@ -102,23 +104,23 @@ class Run:
             self.error = error
 
     def report(self, ending: str = "") -> None:
-        """Say where the run is: a line that is redrawn in a terminal, a line of its own elsewhere."""
+        """Print the progress: a redrawn line in a terminal, a new line elsewhere."""
         elapsed = clock(time.monotonic() - self.start)
         where = ending or (f"cell {self.cell} of {self.cells}: {self.heading}" if self.cells else "starting")
         line = f"{self.title}  {elapsed}  {where}"
         if sys.stdout.isatty():
-            width = max(20, shutil.get_terminal_size().columns - 1)  # a terminal may tell that it has 0 columns
+            width = max(20, shutil.get_terminal_size().columns - 1)  # some terminals report 0 columns
             print(f"\r{line[:width]:<{width}}", end="\n" if ending else "", flush=True)
         else:
             print(line, flush=True)
 
     def unmade(self) -> UserError | None:
-        """Return an error if the notebook ran to its end and a result is not there."""
+        """Return an error if all cells ran but a result does not exist."""
         absent = [path for path in self.step.outputs if not Path(path).exists()]
         return UserError(f"It ran to its end, but {absent[0]} is not there; a cell is missing.") if absent else None
 
     def finish(self) -> int:
-        """File the copy and say how it went; return the exit status."""
+        """Move the copy to its place, print how the notebook ended, and return the exit status."""
         if self.error is None:
             self.error = self.unmade()
         if self.error is None:
@@ -140,7 +142,7 @@ def heading(source: str) -> str:
 
 
 def failure(run: Run) -> str:
-    """What the user reads when a notebook fails: where, why (the last lines), and where the half-run copy lies."""
+    """Return the message about a failed notebook: the cell, the end of the error, and the path of the partial copy."""
     error = run.error
     where = f"cell {run.cell} of {run.cells}" + (f', under "{run.heading}"' if run.heading else "")
     kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
@@ -160,7 +162,7 @@ def failure(run: Run) -> str:
 
 
 def interrupt_kernel() -> None:
-    """What the stop button does: the running cell gets a KeyboardInterrupt."""
+    """Raise KeyboardInterrupt in the running cell, as the stop button does."""
     import psutil
 
     for child in psutil.Process().children():
@@ -171,7 +173,7 @@ def interrupt_kernel() -> None:
 
 
 def end_children() -> None:
-    """Ends every process that this one has started, the kernel and its training among them."""
+    """End every child process of this one, including the kernel and its training."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
@@ -184,10 +186,9 @@ def end_children() -> None:
 
 
 def end_with_pipeline() -> None:
-    """Watch the ./run_all.sh that started this process (CSP_PIPELINE), and interrupt this process when it is gone.
+    """Watch the ./run_all.sh that started this process (CSP_PIPELINE), and interrupt this process when it has ended.
 
-    A pipeline that is killed outright cannot end what it started. What goes on without it would be in the way of the
-    next one.
+    A killed pipeline cannot end its child processes, and these would collide with those of the next call.
     """
     told = os.environ.get("CSP_PIPELINE")
     if not told:
@@ -210,7 +211,7 @@ def end_with_pipeline() -> None:
 
 
 def title_of(plan: Sequence[Step], step: Step) -> str:
-    """Return what the reader is told of a notebook: its number among those of this call, and its name."""
+    """Return the title of a notebook in messages: its number among the notebooks of this call, and its name."""
     return f"[{plan.index(step) + 1}/{len(plan)}] {step.title}"
 
 
@@ -219,11 +220,11 @@ def main(arguments: list[str]) -> int:
     plan = read_plan(arguments[0])
     step = next(step for step in plan if step.rule == arguments[1])
     run = Run(step, title_of(plan, step))
-    # Notebooks draw a grid instead of a slider, and the kernel is this environment's own whatever else is installed.
+    # Notebooks show a grid instead of a slider, and the kernel is that of this environment, whatever else is installed.
     os.environ.update(CSP_HEADLESS="1", JUPYTER_PREFER_ENV_PATH="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
     def interrupt(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: a second must not interrupt the clearing up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -240,13 +241,13 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         run.error = error
         return run.finish()
-    except KeyboardInterrupt:  # while it waited
+    except KeyboardInterrupt:  # while it waited for a GPU
         run.report("stopped")
         return 130
 
 
 def _watch(run: Run) -> int:
-    """Execute the notebook and report until it ends; on an interrupt end all that it has started."""
+    """Execute the notebook and report progress until it ends; on an interrupt, end all its processes."""
     worker = threading.Thread(target=run.execute, daemon=True)
     try:
         worker.start()
@@ -261,7 +262,7 @@ def _watch(run: Run) -> int:
         logging.disable(logging.CRITICAL)  # nbclient would report that its kernel died
         run.report("stopped")
         interrupt_kernel()
-        worker.join(timeout=20)  # the cell clears up after itself and ends its subprocess; then the kernel ends
+        worker.join(timeout=20)  # the cell ends its subprocess and cleans up; then the kernel ends
         end_children()
         worker.join(timeout=5)
         run.half.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Computes one shard of a stage; the Snakefile calls this for every shard before the stage's notebook.
+"""Compute one shard of a stage; the Snakefile calls this for every shard before the stage's notebook.
 
     python -m csp_utils.pipeline.run_shard outputs/paper/.plan.json notebook_02_mask 3 1
 
@@ -22,7 +22,7 @@ from csp_utils.results.stage import Job, Shard
 
 
 class Progress:
-    """Wraps the items of a stage and says, at most every half minute, how far it is."""
+    """Iterate over the items of a stage and print the progress, at most once in 30 seconds."""
 
     def __init__(self, title: str) -> None:
         self.title, self.start, self.reported = title, time.monotonic(), time.monotonic()
@@ -41,12 +41,12 @@ class Progress:
 
 
 def failure_file(step: graph.Step, shard: Shard) -> Path:
-    """Return where the reason of a failure is left."""
+    """Return the file that stores why a shard failed."""
     return step.paths.notebooks / "failed" / f"{step.name}.{shard.name}.txt"
 
 
 def main(arguments: list[str]) -> int:
-    """Compute the shard that the command line names, unless the stage's results are there; return the exit status."""
+    """Compute the shard that the command line names, unless the stage's results are current; return the exit status."""
     plan = graph.read_plan(arguments[0])
     step = next(step for step in plan if step.rule == arguments[1])
     number, gpu = int(arguments[2]), int(arguments[3])

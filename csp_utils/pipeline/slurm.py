@@ -1,7 +1,8 @@
-"""Notebooks as Slurm jobs: what ./run_all.sh has to do around Snakemake's executor plugin (docs/cluster.md).
+"""Run notebooks as Slurm jobs: what ./run_all.sh adds to Snakemake's executor plugin for Slurm (docs/cluster.md).
 
-The plugin submits the jobs and asks Slurm how they are. It prints nothing of what they say, and a Snakemake that is
-killed leaves its jobs in the queue; both are seen to here. Where no profile asks for Slurm, nothing of this runs.
+The plugin submits jobs and asks Slurm for their state. It does not print the jobs' output, and a killed Snakemake
+leaves its jobs in the queue. This module prints the output and cancels the jobs. It is used only if the profile or the
+options ask for Slurm.
 """
 
 import hashlib
@@ -20,23 +21,24 @@ import yaml
 from csp_utils.base.errors import UserError
 
 PLUGIN = "snakemake-executor-plugin-slurm==2.8.0"
-"""The version that was tried with this project's Snakemake. It is not among the pinned packages, as it wants a newer
-numpy than Colab has; who has a cluster adds it."""
+"""The version that was tested with this project's Snakemake. It is not among the pinned packages, because it needs a
+newer numpy than Colab has; users of a cluster install it themselves.
+"""
 
-ENDED = 120.0  # seconds that cancelled jobs have to go: Slurm itself ends them by force after KillWait, 30 s by default
+ENDED = 120.0  # seconds for cancelled jobs to end; Slurm itself kills them after KillWait, 30 s by default
 
 SUBMITTED = re.compile(r"has been submitted with SLURM jobid (\d+) \(log: (.+)\)\.$")
-"""What the plugin writes into Snakemake's log about each job."""
+"""The plugin's line about a submitted job in Snakemake's log."""
 
 REFUSED = re.compile(r"    message: ((?:SLURM|Job submission failed|Part of failed).*)")
-"""What it writes there about a job that Slurm does not take, or that Slurm ended (time, memory, scancel)."""
+"""The plugin's line about a job that Slurm refused or ended (time, memory, scancel), in the same log."""
 
 SAID = re.compile(r"\S.*  \d+:\d\d  (starting|done|FAILED|stopped)$")
-"""Lines of csp_utils.pipeline.run_notebook that are shown; of its heartbeats, many jobs would make too many."""
+"""Lines of csp_utils.pipeline.run_notebook that are printed; many jobs would write too many heartbeats."""
 
 
 def options_with_profile(options: list[str], root: Path) -> list[str]:
-    """``options`` in which ``--profile NAME`` is the folder ``root/profiles/NAME``, where there is one."""
+    """Return ``options`` with ``--profile NAME`` replaced by the folder ``root/profiles/NAME`` if it exists."""
     found = list(options)
     for position, option in enumerate(options):
         name, equals, value = option.partition("=")
@@ -50,7 +52,7 @@ def options_with_profile(options: list[str], root: Path) -> list[str]:
 
 
 def executor(options: list[str]) -> str:
-    """What runs the jobs, by the options or the profiles that they name: "local", "slurm" or another plugin's name."""
+    """Return the executor that the options or their profiles name: "local", "slurm" or the name of another plugin."""
     pairs = list(zip(options, options[1:], strict=False)) + [tuple(o.split("=", 1)) for o in options if "=" in o]
     for option, value in pairs:
         if option in ("--executor", "-e"):
@@ -64,7 +66,7 @@ def executor(options: list[str]) -> str:
 
 
 def _profile_file(name: str) -> Path | None:
-    """The file of a Snakemake profile, where Snakemake would find it; None if it would not."""
+    """Return the file of a Snakemake profile, searched as Snakemake does; None if it does not exist."""
     file = Path(name) / "config.yaml"
     if file.is_file():
         return file
@@ -75,9 +77,9 @@ def _profile_file(name: str) -> Path | None:
 
 
 def queued(prefix: str) -> list[str]:
-    """Numbers of this user's Slurm jobs, waiting or running, whose names begin with ``prefix``.
+    """Return the ids of this user's waiting and running Slurm jobs whose names begin with ``prefix``.
 
-    Raises UserError if Slurm cannot be asked.
+    Raises UserError if squeue is missing or fails.
     """
     try:
         said = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %j"], capture_output=True, text=True)
@@ -92,9 +94,10 @@ def queued(prefix: str) -> list[str]:
 
 
 def cancel(prefix: str) -> None:
-    """Ends the jobs whose names begin with ``prefix`` and waits until they are gone; does nothing if there is none.
+    """Cancel the jobs whose names begin with ``prefix``, and wait until they have left the queue.
 
-    They are told to stop (SIGTERM, upon which run_notebook clears up). Raises UserError if some stay all the same.
+    Slurm sends them SIGTERM, and run_notebook then cleans up. Raises UserError if jobs remain after :data:`ENDED`
+    seconds.
     """
     deadline, asked = time.monotonic() + ENDED, False
     while left := queued(prefix):
@@ -109,12 +112,12 @@ def cancel(prefix: str) -> None:
 
 @contextmanager
 def jobs(run_folder: Path, log: Path) -> Iterator[list[str]]:
-    """Around a Snakemake that submits to Slurm and writes ``log``: yields the options that it needs for this.
+    """Yield the options that Snakemake needs to submit to Slurm; Snakemake runs inside this block and writes ``log``.
 
-    Meanwhile the notebooks' starts, ends and failures are printed; afterwards none of its jobs is in the queue, however
-    it ended. The jobs' whole output stays in ``run_folder/slurm/rule_<name>/<job>.log``.
+    Inside the block, the starts, ends and failures of notebooks are printed. At its end, none of the jobs is left in
+    the queue, even after an error. The complete output of a job stays in ``run_folder/slurm/rule_<name>/<job>.log``.
 
-    Raises UserError at the start if jobs of an earlier call are still there: they would write the same files.
+    Raises UserError at the start if jobs of an earlier call are still in the queue: they would write the same files.
     """
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         raise UserError(f"Snakemake's plugin for Slurm is not installed; install it by `uv pip install {PLUGIN}`, as "
@@ -125,7 +128,7 @@ def jobs(run_folder: Path, log: Path) -> Iterator[list[str]]:
     if left := queued(prefix):
         raise UserError(f"Slurm jobs of an earlier ./run_all.sh still write {run_folder}: {', '.join(left)}; wait for "
                         f"them, or end them (scancel {' '.join(left)}), then start the same command again.")
-    log.write_text("")  # an earlier call's names that call's jobs
+    log.write_text("")  # the old log names the jobs of an earlier call
     over = threading.Event()
     reader = threading.Thread(target=_follow, args=(log, over), daemon=True)
     reader.start()
@@ -141,13 +144,13 @@ def jobs(run_folder: Path, log: Path) -> Iterator[list[str]]:
 
 
 class Tail:
-    """The complete lines that a file has got since it was last asked; none while it is not there."""
+    """Read the complete lines that were appended to a file since the last read; [] while the file does not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.position = path, 0
 
     def lines(self) -> list[str]:
-        """The new lines, without their ends."""
+        """Return the new lines without their line breaks."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
@@ -160,9 +163,13 @@ class Tail:
 
 
 def notable(lines: list[str], inside: bool) -> tuple[list[str], bool]:
-    """Of a job's output, what a reader is told: its notebook's start and end, and the whole of a failure's message.
+    """Select the lines of a job's output to print: starts and ends of its notebook, and whole failure messages.
 
-    ``inside`` is whether such a message had begun in earlier lines; returned is whether one goes on after these.
+    Args:
+        inside: True if the earlier lines end inside a failure message.
+
+    Returns:
+        the selected lines, and whether ``lines`` end inside a failure message.
     """
     shown = []
     for line in lines:
@@ -175,7 +182,7 @@ def notable(lines: list[str], inside: bool) -> tuple[list[str], bool]:
 
 
 def _follow(log: Path, over: threading.Event) -> None:
-    """Prints what is submitted, what the jobs say, and what Slurm did to them, until ``over``."""
+    """Print submitted jobs, the notable lines of their output, and Slurm's error messages, until ``over`` is set."""
     snakemake, tails, inside = Tail(log), {}, {}
     last = refused = False
     while not last:
@@ -187,7 +194,7 @@ def _follow(log: Path, over: threading.Event) -> None:
                 tails[number], inside[number] = Tail(file), False
                 print(f"Slurm job {number}: {file.parent.name.removeprefix('rule_')}, its output is {file}", flush=True)
             begun = REFUSED.match(line)
-            # What Slurm says itself goes on in lines of its own, until the sbatch call (long) or the job's properties.
+            # Slurm's own message can have several lines; it ends at the sbatch call (long) or the job's properties.
             refused = bool(begun) or refused and not line.startswith("    ")
             if refused:
                 reasons.append(begun[1] if begun else line)

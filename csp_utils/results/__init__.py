@@ -1,1 +1,1 @@
-"""What a stage is, and what its results are made from."""
+"""Define stages, and record what their results were made from."""

@@ -1,10 +1,10 @@
-"""Which code a result depends on: the definitions that a function uses, followed through the package.
+"""Find the code that a result depends on: the definitions that a function uses, followed through the package.
 
-A result is computed again when code changes that can change it, and only then. So this looks at *definitions*, not at
-files: from a function to everything of csp_utils whose name it mentions, and from there on. Each definition counts by
-its syntax tree without docstrings, comments, type annotations and the texts of raised errors. The rooms ``base`` and
-``results`` carry results and do not decide them. They are not followed, except for the names and number formats that
-tables and pages show.
+A result is computed again if code changed that can change the result, and only then. Therefore this module follows
+*definitions*, not files: from a function to every definition of csp_utils whose name it mentions, and so on. The digest
+of a definition is that of its syntax tree without docstrings, comments, type annotations and the texts of raised
+errors. The rooms ``base`` and ``results`` store results but do not determine them. They are not followed, except for
+the names and number formats that appear in tables and pages.
 """
 
 import ast
@@ -19,16 +19,16 @@ from csp_utils.base.run import PROJECT
 PACKAGE = "csp_utils"
 CARRIES = (f"{PACKAGE}.base", f"{PACKAGE}.results")
 DECIDES = f"{PACKAGE}.base.wording"
-"""The module of ``base`` that is followed: tables and pages show what it says."""
+"""The only module of ``base`` that is followed: tables and pages contain its texts."""
 
 
 @dataclass
 class Code:
-    """The definitions that something uses.
+    """The definitions that a computation uses.
 
     Attributes:
-        modules: dotted name of a module, or file name of a script -> digest of the definitions of it that are used.
-        libraries: top-level names of the other packages that these import.
+        modules: dotted name of a module, or file name of a script -> digest of its used definitions.
+        libraries: top-level names of the other packages that these definitions import.
     """
 
     modules: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,9 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
 
     Args:
         starts: ``module:name``, such as ``csp_utils.stages.mask:compute``.
-        files: files that are used whole, such as plugins that are loaded by path, notebooks, templates.
+        files: files that count completely, such as plugins that are loaded by path, notebooks, templates.
+
+    Raises LookupError if a module has no such definition at its top level.
     """
     used = _Used()
     for start in starts:
@@ -63,26 +65,26 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
 
 
 class _Used:
-    """Collects the names that are used, module by module."""
+    """Collect the used names of each module."""
 
     def __init__(self) -> None:
         self.names: dict[str, set[str]] = {}
         self.libraries: set[str] = set()
 
     def module(self, module: str) -> None:
-        """Take all of a module."""
+        """Add all definitions of a module."""
         found = _module(module)
         for name in found.digests:
             self.name(module, name)
 
     def name(self, module: str, name: str) -> None:
-        """Take one definition of a module, and what it uses in turn; for a name that is imported there, its origin."""
+        """Add one definition of a module and all that it uses; for an imported name, follow the import."""
         if module != DECIDES and any(module == room or module.startswith(room + ".") for room in CARRIES):
             return
         found = _module(module)
         if module not in self.names:
             self.names[module] = set()
-            self.name(module, "")  # what the module does when it is imported
+            self.name(module, "")  # the statements that run when the module is imported
         if name in found.imports and name not in found.digests:
             self._imported(*found.imports[name])
             return
@@ -96,7 +98,7 @@ class _Used:
                 self._imported(*used)
 
     def _imported(self, module: str, name: str | None) -> None:
-        """Take ``from module import name``, or all of ``module`` if the name is None."""
+        """Add ``from module import name``, or all of ``module`` if ``name`` is None."""
         if module.split(".")[0] != PACKAGE:
             self.libraries.add(module.split(".")[0])
         elif name is None:
@@ -109,9 +111,9 @@ class _Used:
 
 @dataclass
 class _Module:
-    """A parsed module: definition -> digest, definition -> what it uses, and what it imports at its top.
+    """A parsed module: definition -> digest, definition -> the names that it uses, and the imports at its top level.
 
-    "" stands for the statements that run when the module is imported and define nothing.
+    The key "" holds the statements that run at import and define nothing.
     """
 
     digests: dict[str, str]
@@ -120,7 +122,7 @@ class _Module:
 
 
 def _path(module: str) -> Path | None:
-    """Return the file of a module of the package, or of a script by its path; None if there is none."""
+    """Return the file of a module of the package, or of a script given by its path; None if it does not exist."""
     if module.startswith(PACKAGE + ".") or module == PACKAGE:
         base = PROJECT.joinpath(*module.split("."))
         return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
@@ -135,7 +137,7 @@ def _module(module: str) -> _Module:
     parts: dict[str, list[ast.AST]] = {"": []}
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom) or _only_for_types(node):
-            if isinstance(node, ast.Import):  # "import a.b" is there for what it does
+            if isinstance(node, ast.Import):  # "import a.b" is used for its side effects
                 parts[""] += [node] if any(PACKAGE + "." in alias.name for alias in node.names) else []
             continue
         names = _defined(node)
@@ -151,7 +153,7 @@ def _module(module: str) -> _Module:
 
 
 def _source(path: Path) -> str:
-    """Return Python source; of a notebook, that of its code cells without IPython's own commands."""
+    """Return Python source; for a notebook, that of its code cells without IPython's magic commands."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return text
@@ -167,7 +169,7 @@ def _only_for_types(node: ast.AST) -> bool:
 
 
 def _defined(node: ast.AST) -> list[str]:
-    """Return the names that a statement at the top of a module defines."""
+    """Return the names that a top-level statement of a module defines."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -175,7 +177,7 @@ def _defined(node: ast.AST) -> list[str]:
 
 
 def _imports_of(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str | None]]:
-    """Return what names mean that statements import: (module, name in it, or None for the module itself)."""
+    """Return imported name -> (module, name in that module); the second is None for a module itself."""
     found: dict[str, tuple[str, str | None]] = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -191,7 +193,7 @@ def _imports_of(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str | None]]:
 
 
 def _uses(node: ast.AST, imports: dict, defined: set[str]) -> set:
-    """Return what a definition uses: names of its own module, and (module, name) of others."""
+    """Return the names that a definition uses: names of its own module, and (module, name) of others."""
     inner = [one for one in ast.walk(node) if isinstance(one, ast.Import | ast.ImportFrom)]
     known = imports | _imports_of(inner)
     found: set = set()
@@ -203,7 +205,7 @@ def _uses(node: ast.AST, imports: dict, defined: set[str]) -> set:
         if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id in known:
             module, name = known[one.value.id]
             source = module if name is None else f"{module}.{name}"
-            if name is None or _path(source):  # a module: of it, this name alone
+            if name is None or _path(source):  # of a module, only this name
                 found.add((source, one.attr))
             else:
                 found.add((module, name))
@@ -215,7 +217,7 @@ def _uses(node: ast.AST, imports: dict, defined: set[str]) -> set:
 
 
 class _Strip(ast.NodeTransformer):
-    """Removes what changes no number: docstrings, type annotations, the texts of errors."""
+    """Remove everything that cannot change a number: docstrings, type annotations, the texts of errors."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node

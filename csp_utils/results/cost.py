@@ -1,7 +1,7 @@
-"""What a notebook takes at full size: arithmetic from numbers of rows, tokens and weights (docs/scale.md).
+"""Estimate the time, disk and memory of a notebook at full size, from its rows, tokens and weights (docs/scale.md).
 
-Nothing here is measured on the machine that asks. Times are those of an A100 at the assumed share of its peak, and are
-good for a factor of two; sizes are closer.
+Nothing is measured on the present machine. Times are those of an A100 at the assumed share of its peak; they can be
+wrong by a factor of two. Sizes are closer.
 """
 
 import json
@@ -12,40 +12,40 @@ from pathlib import Path
 from typing import Any
 
 PEAK = {"float32": 19.5e12, "bfloat16": 312e12, "float16": 312e12}
-"""Floating-point operations a second of an A100 (NVIDIA's data sheet, dense)."""
+"""Floating-point operations per second of an A100 (NVIDIA's data sheet, dense)."""
 TRAINING_SHARE, FORWARD_SHARE = 0.35, 0.30
-"""Share of the peak that training and plain forward passes reach."""
+"""Shares of the peak that training and plain forward passes reach."""
 STEP_SECONDS = 0.04
-"""One decoding step of transformers' generate, whatever the batch: most of it is Python and starting kernels."""
+"""Seconds of one decoding step of transformers' ``generate`` for any batch size: Python and kernel starts dominate."""
 
 PICTURE_PIXELS = 640 * 480
-"""Of a picture of RLAIF-V, as of most of COCO."""
+"""Pixels of an image of RLAIF-V and of most images of COCO."""
 PNG_BYTES = 1.62
-"""Bytes a pixel of a perturbed picture (benchmarks/picture_size.py)."""
+"""Bytes per pixel of a perturbed image (benchmarks/picture_size.py)."""
 PICTURE_SECONDS = 0.04
-"""To draw and write one, on one core (benchmarks/picture_size.py)."""
+"""Seconds to render and write one perturbed image on one core (benchmarks/picture_size.py)."""
 TEXT_TOKENS = {"keyword": 120, "training": 200, "question": 100}
-"""Of a prompt without its picture, and without what all prompts share."""
+"""Tokens of a prompt without its image and without the common start of all prompts."""
 REPLY_TOKENS = 8
 OVERHEAD_GB = 8.0
-"""Memory of a GPU beside weights, gradients and the optimizer's state: activations, logits, CUDA itself."""
+"""GPU memory besides weights, gradients and optimizer state: activations, logits, CUDA itself."""
 DETECTION_GB = 16.0
-"""Memory of a GPU for GroundingDINO Swin-T and SAM ViT-H in float32 with eight pictures a batch: an allowance."""
+"""GPU memory of GroundingDINO Swin-T and SAM ViT-H in float32 with a batch of eight images; an assumption."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one notebook takes.
+    """The cost of one notebook.
 
     Attributes:
-        work: in words.
-        gpu_hours: of an A100; None where the size of a model is not known.
-        cpu_hours: of one core, where there is noteworthy work for it.
-        disk: GB that it leaves.
-        gpu_memory: GB on each GPU it uses; 0 for none, None if not known.
-        parallel: how many GPUs can share the hours.
-        weights: of its largest model, as far as known.
+        work: description of the work.
+        gpu_hours: hours of an A100; None if the size of a model is not known.
+        cpu_hours: hours of one core, if they matter.
+        disk: size of the results in GB.
+        gpu_memory: GB on each GPU that it uses; 0 for none, None if not known.
+        parallel: maximum number of GPUs that can share the work.
+        weights: weights of its largest model, as far as known.
     """
 
     work: str
@@ -58,23 +58,23 @@ class Cost:
 
 
 Facts = dict[str, Any]
-"""What is known of a model or a data set: rows, images, questions, billions of weights, teraflops an image, tokens."""
+"""Known facts about a model or a data set: rows, images, questions, billions of weights, teraflops an image, tokens."""
 
 
 @dataclass
 class Known:
-    """Rows and facts of files that are there, or that earlier notebooks will make.
+    """Rows and facts of existing files, and of files that earlier notebooks will make.
 
     Attributes:
-        facts_of: path -> facts, of sources of the catalogue.
-        rows: path -> rows, of results that earlier notebooks will make.
+        facts_of: path of a source of the catalogue -> facts.
+        rows: path of a result that an earlier notebook will make -> its number of rows.
     """
 
     facts_of: dict[str, Facts] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
 
     def facts(self, path: str | Path | None, max_pixels: int | None = None) -> Facts:
-        """Return the facts of a source, or of a model in a folder of the user's as far as its files tell."""
+        """Return the facts of a source; for a model in the user's own folder, the facts that follow from its files."""
         if path is None:
             return {}
         if (known := self.facts_of.get(str(path))) is not None:
@@ -88,7 +88,7 @@ class Known:
         return found
 
     def of(self, path: Path | str | None) -> int:
-        """Return the rows of RLAIF-V's files, or of a table that a notebook will make; 0 if nothing tells."""
+        """Return the number of rows of RLAIF-V's files, or of a table that a notebook will make; 0 if unknown."""
         if path is None:
             return 0
         if str(path) in self.rows:
@@ -98,7 +98,7 @@ class Known:
 
 @cache
 def _weights(folder: Path) -> int | None:
-    """Return the number of weights in the safetensors files of a folder, from their headers; None without any."""
+    """Return the number of weights in a folder's safetensors files, read from their headers; None without any."""
     total = 0
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as opened:
@@ -120,20 +120,20 @@ def _table_rows(path: Path) -> int:
 
 
 def hours(operations: float, dtype: str, share: float = FORWARD_SHARE) -> float:
-    """Return the hours of an A100 for so many floating-point operations."""
+    """Return the hours that an A100 needs for ``operations`` floating-point operations."""
     return operations / (PEAK[dtype] * share) / 3600
 
 
 def billions(model: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the weights of the language part and of the vision part, in units; None if not known."""
+    """Return the numbers of weights of the language part and of the vision part; None if not known."""
     size = model.get("billions")
     return None if size is None else (size.get("language", 0) * 1e9, size.get("vision", 0) * 1e9)
 
 
 def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
-    """Notebooks 04 (one answer a row) and 05 (two): the language part is trained, the vision part only looks.
+    """Return the cost of notebook 04 (one answer a row) or 05 (two); the vision part runs forward only.
 
-    A weight costs 2 operations a token forward, 4 backward, and 2 again where activations are recomputed.
+    For each token, a weight costs 2 operations forward, 4 backward, and 2 again if activations are recomputed.
     """
     used = rows if p.n_rows is None else min(rows, p.n_rows)
     update = p.batch_size * p.gradient_accumulation_steps * p.processes
@@ -144,7 +144,7 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
     tokens = pictures["language"] + TEXT_TOKENS["training"]
     a_weight = 8 if p.gradient_checkpointing else 6
     if p.tuner_type == "lora":
-        a_weight -= 2  # no gradients of the weights themselves
+        a_weight -= 2  # the weights themselves have no gradients
     operations = used * p.epochs * answers * (a_weight * size[0] * tokens + 2 * size[1] * pictures["vision"])
     bytes_ = BYTES[p.torch_dtype]
     saved = sum(size) * bytes_ / 1e9 if p.tuner_type == "full" else 0.2
@@ -154,25 +154,25 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
 
 
 def _training_state(weights: float, bytes_: int, p: Any) -> float:
-    """GB of gradients and AdamW's state on each GPU, beside the weights."""
+    """Return the GB of gradients and of AdamW's state on each GPU, without the weights."""
     if p.tuner_type == "lora":
         return 1.0
     zero = getattr(p, "deepspeed", None)
-    if zero is None:  # in the weights' own precision, and on several GPUs a second copy of the gradients to add up
+    if zero is None:  # in the precision of the weights; several GPUs hold a second copy of the gradients for the sum
         return weights * bytes_ * (3 + (p.processes > 1)) / 1e9
-    # ZeRO: gradients, and weights and both moments in float32, spread; stage 3 spreads the weights as well.
+    # ZeRO shards the gradients and, in float32, the weights and both moments; stage 3 also shards the weights.
     spread = weights * (bytes_ + 12) / p.processes
     return (spread - (weights * bytes_ * (1 - 1 / p.processes) if "3" in zero else 0)) / 1e9
 
 
 def ask(pictures: int, prompts: int, model: dict[str, Any], p: Any, variants: int, what: str) -> Cost:
-    """Notebooks 06 and 08: every picture once a variant, then its prompts."""
+    """Return the cost of notebook 06 or 08: each variant reads every image once, then the prompts about it."""
     work = f"{what}, {prompts * variants:,} prompts"
     size, tokens = billions(model), model.get("tokens")
     if size is None or tokens is None:
         return Cost(work, None, gpu_memory=None)
     seen = tokens["language"] * 2 * size[0] + tokens["vision"] * 2 * size[1]
-    if not model.get("shared", False):  # every prompt looks at the picture anew
+    if not model.get("shared", False):  # every prompt encodes the image again
         pictures = prompts
     operations = variants * (pictures * seen + prompts * 2 * size[0] * TEXT_TOKENS["question"])
     decode = variants * prompts / p.batch_size * REPLY_TOKENS * STEP_SECONDS / 3600

@@ -1,7 +1,8 @@
-"""Digests of files and folders by their content, remembered while size, time and inode stay the same (as git does).
+"""Compute digests of files and folders from their content, and cache them by size, time and inode, as git does.
 
-Reading a data set of 14 GB takes a quarter of a minute; that is done once, not at every call. The memory is a small
-database in the folder ``outputs``. Without it (a read-only disk, a network disk that cannot lock) everything is read.
+Reading a data set of 14 GB takes a quarter of a minute; the cache avoids it at later calls. It is a small database in
+the folder ``outputs``. If the database cannot be used (a read-only disk, a network disk without locks), every file is
+read.
 """
 
 import hashlib
@@ -14,23 +15,23 @@ from functools import cache
 from pathlib import Path
 
 DATABASE = Path("outputs") / ".digests.sqlite"
-"""Relative to the current folder, which is the project's root in notebooks and pipeline."""
+"""The path is relative to the current folder, which is the project's root in notebooks and in the pipeline."""
 
 SMALL = 1 << 16
-"""Bytes up to which a file is read rather than looked up."""
+"""Files up to this size in bytes are read and not looked up."""
 
 FRESH = 2.0
-"""Seconds: a file that changed as recently could change again within the resolution of its time stamp."""
+"""Seconds. A digest is not cached if the file changed more recently: another change could leave the same time stamp."""
 
 
 AT_ONCE = 500
-"""Files that are looked up with one question to the database."""
+"""Number of files in one query of the database."""
 
 
 def digest(path: Path | str) -> str:
-    """Return 32 hex digits that depend on the content of a file, or on the names and contents in a folder.
+    """Return 32 hex digits that depend on the content of a file, or on the names and contents of the files in a folder.
 
-    Hidden files are left out of a folder. Raises FileNotFoundError if ``path`` is not there.
+    Hidden files in a folder are ignored. Raises FileNotFoundError if ``path`` does not exist.
     """
     path = Path(path)
     if not path.is_dir():
@@ -51,7 +52,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _digests(files: Sequence[str]) -> list[str]:
-    """Return the digest of each file: small ones are read, the others looked up, and read if they are not known."""
+    """Return the digest of each file; small files are read, large ones are looked up and read only if unknown."""
     found: dict[int, str] = {}
     keys: dict[int, str] = {}
     for number, file in enumerate(files):
@@ -71,7 +72,7 @@ def _digests(files: Sequence[str]) -> list[str]:
 
 
 def _read(path: str, key: str) -> str:
-    """Return the digest of a file's content, and remember it unless the file changed just now."""
+    """Return the digest of a file's content, and cache it unless the file changed just now."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[:32]
     if abs(time.time() - os.stat(path).st_mtime) > FRESH:
@@ -81,16 +82,16 @@ def _read(path: str, key: str) -> str:
 
 @cache
 def _database(process: int, thread: int) -> sqlite3.Connection:
-    """Return the open database of this process and thread; SQLite's connections belong to one of each."""
+    """Return the open database of this process and thread; a connection of SQLite may not be shared between them."""
     DATABASE.parent.mkdir(exist_ok=True)
     database = sqlite3.connect(DATABASE.resolve(), timeout=10, isolation_level=None)
-    database.execute("PRAGMA synchronous = OFF")  # what is lost with the power is only read again
+    database.execute("PRAGMA synchronous = OFF")  # after a power failure, lost digests are computed again
     database.execute("CREATE TABLE IF NOT EXISTS digests (key TEXT PRIMARY KEY, digest TEXT)")
     return database
 
 
 def _query(sql: str, *values: str) -> list[tuple]:
-    """Return the rows of an answer; [] where there is no usable database."""
+    """Return the rows of the result; [] if the database cannot be used."""
     try:
         return _database(os.getpid(), threading.get_ident()).execute(sql, values).fetchall()
     except (sqlite3.Error, OSError):

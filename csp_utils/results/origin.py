@@ -1,13 +1,13 @@
-"""What a result was made from, kept beside it: the rule by which it is used again or computed again.
+"""Record what a result was made from; the record decides whether the result is used again or computed again.
 
-The same record serves whole results of a stage, shards of one, kept replies and interrupted trainings. It holds
+The same record serves the results of a stage, its shards, cached replies and interrupted trainings. It holds
 
-* the parameters that reach the result (not where it runs, nor in how many shards),
+* the parameters that affect the result (but neither the device nor the number of shards),
 * a digest of the content of every input,
 * a digest of the code that computes it (:mod:`csp_utils.results.code`),
 * the versions of the libraries that compute it.
 
-Times, places and the order of anything are not in it.
+It does not hold times or paths, and it does not depend on any order.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from csp_utils.results.code import code_of
 from csp_utils.results.digest import digest
 
 NOT_COMPUTING = frozenset({"pandas", "pyarrow", "pydantic", "pyyaml", "tqdm", "filelock", "packaging", "papermill"})
-"""Distributions that carry values or check them; another version of one is no reason to compute again."""
+"""Distributions that store or check values; another version of them does not cause a new computation."""
 
 RECORD = "ORIGIN.json"
 """Name of the record inside a folder."""
@@ -38,10 +38,10 @@ class Origin:
     """What one result is made from. All values are plain JSON.
 
     Attributes:
-        what: name of the stage, and what of it: a shard, the replies of a model, a training.
-        parameters: those that reach the result.
-        inputs: role -> digest of the content (of a model on the hub: its id and commit).
-        code: module -> digest of the definitions that are used.
+        what: name of the stage, and the kind of result: a shard, the replies of a model, a training.
+        parameters: the parameters that affect the result.
+        inputs: role -> digest of the content (for a model on the hub: its id and commit).
+        code: module -> digest of its used definitions.
         libraries: distribution -> version.
     """
 
@@ -53,16 +53,16 @@ class Origin:
 
     @property
     def key(self) -> str:
-        """16 hex digits: the same for the same origin."""
+        """Return 16 hex digits that are equal for equal origins."""
         text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def but(self, what: str, **parameters: Any) -> "Origin":
-        """Return the origin of a part of the result: another name, and further parameters."""
+        """Return the origin of a part of the result, with another name and additional parameters."""
         return Origin(what, self.parameters | plain(parameters), self.inputs, self.code, self.libraries)
 
     def differences(self, other: "Origin") -> list[str]:
-        """Say in a few words each what ``other``, the origin now, has that differs from this one, the recorded one."""
+        """Return short sentences on how ``other``, the present origin, differs from this one, the recorded one."""
         said = []
         for name, now, then in _changes(self.parameters, other.parameters):
             said.append(f"{name} was {then!r} and is {now!r}" if len(f"{then!r}{now!r}") < 60 else f"{name} changed")
@@ -80,24 +80,21 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[tuple[
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON gives it back, so that a record that was read equals one that was made."""
+    """Return ``value`` after a round trip through JSON, so that a record that was read equals one that was made."""
     return json.loads(json.dumps(value, default=str))
 
 
 def source_digest(source: Path | str) -> str:
-    """Return what stands for an input in an origin: the digest of a file or folder, or the commit of a hub's model.
-
-    What is not there has the digest "missing".
-    """
+    """Return the digest of a file or folder, or the commit of a model on the hub; "missing" if it does not exist."""
     if isinstance(source, str) and is_hub_id(source):
         return f"{source}@{hub_commit(source)}"
     return digest(source) if Path(source).exists() else "missing"
 
 
 def hub_commit(model: str) -> str:
-    """Return the commit of a model in the hub's local cache; if it is not there yet, the hub's, which will be fetched.
+    """Return the commit of a hub model in the local cache, else the commit that would be fetched from the hub.
 
-    Returns "not fetched" if neither is known, as without a network.
+    Returns "not fetched" if neither is known, for example without a network.
     """
     from huggingface_hub import HfApi, constants
 
@@ -105,7 +102,7 @@ def hub_commit(model: str) -> str:
     if reference.is_file():
         return reference.read_text().strip()
     if not constants.HF_HUB_OFFLINE:
-        with suppress(Exception):  # no network, no such model, no right to it: loading it will say which
+        with suppress(Exception):  # no network, no such model, no access: loading it will report the reason
             return str(HfApi().model_info(model, timeout=10).sha)
     return "not fetched"
 
@@ -116,7 +113,7 @@ def code_and_libraries(starts: Iterable[str], files: Iterable[Path] = (), librar
 
     Args:
         starts, files: as for :func:`csp_utils.results.code.code_of`.
-        libraries: distributions that compute as well, but that no import names (the trainer behind a command line).
+        libraries: distributions that take part without an import, such as the trainer behind a command line.
     """
     code = code_of(starts, files)
     names = {name for top in code.libraries for name in _distributions().get(top, ())} | set(libraries)
@@ -143,12 +140,12 @@ def _version(name: str) -> str | None:
 
 
 def write_record(path: Path, origin: Origin, **more: Any) -> None:
-    """Write a record: the origin, and ``more`` that is only told (times, digests of the results)."""
+    """Write a record: the origin, and ``more`` for information only (times, digests of the results)."""
     write_json({"key": origin.key, **more, "origin": asdict(origin)}, path)
 
 
 def read_record(path: Path) -> tuple[Origin, dict[str, Any]] | None:
-    """Return the origin and all else of a record; None if there is none or it is not readable."""
+    """Return the origin and the other entries of a record; None if the file is missing or cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Origin(**content.pop("origin")), content

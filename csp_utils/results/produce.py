@@ -1,6 +1,6 @@
-"""Results that are computed once: published whole with a record of their origin, used again while it is the same.
+"""Compute results once: publish them with a record of their origin, and reuse them while the origin is the same.
 
-:func:`produce` does so for the results of a stage, :func:`cached` for a folder (a shard, the replies of a model).
+:func:`produce` does this for the results of a stage, :func:`cached` for a folder (a shard, the replies of a model).
 """
 
 import shutil
@@ -32,7 +32,7 @@ Say = Callable[[str], object]
 
 
 def origin_of(stage: Stage, p: Params, paths: RunPaths) -> Origin:
-    """Return what the results of a stage are made from with these parameters, as its inputs are now."""
+    """Return the origin that the results of a stage would have with these parameters and the present inputs."""
     inputs = stage.reads(p, paths) | {
         role: path for role, path in stage.looks_at(p, paths).items() if Path(path).exists()
     }
@@ -44,7 +44,7 @@ def origin_of(stage: Stage, p: Params, paths: RunPaths) -> Origin:
 
 
 def record_file(stage: Stage, paths: RunPaths) -> Path:
-    """Return where the record of a stage's results is."""
+    """Return the path of the record of a stage's results."""
     return paths["origins"] / f"{stage.name}.json"
 
 
@@ -54,9 +54,9 @@ def results_of(stage: Stage, p: Params, paths: RunPaths) -> list[Path]:
 
 
 def why_not_current(stage: Stage, p: Params, paths: RunPaths, origin: Origin | None = None) -> list[str]:
-    """Say in a few words each why a stage's results have to be computed (again); [] if they can be used.
+    """Return short reasons why a stage's results have to be computed (again); [] if they can be used.
 
-    A record and results that are not there say "never computed".
+    Without a record and results, the reason is "never computed".
     """
     recorded = read_record(record_file(stage, paths))
     results = results_of(stage, p, paths)
@@ -73,12 +73,12 @@ def why_not_current(stage: Stage, p: Params, paths: RunPaths, origin: Origin | N
 
 
 def produce(stage: Stage, p: Params, paths: RunPaths, progress: Progress = silent, say: Say = print) -> None:
-    """Compute the results of a stage and publish them, or leave them as they are if their origin is the same.
+    """Compute the results of a stage and publish them; do nothing if results of the same origin exist.
 
-    One process computes a stage of a run at a time; another one waits and then uses what the first has left. Inputs are
-    looked at before and after: if one has changed meanwhile, nothing is published.
+    Only one process computes a stage of a run; another one waits, then uses its results. The inputs are checked before
+    and after: if one changed in between, nothing is published.
 
-    Raises UserError if a result is not there at the end, and whatever the stage raises; older results then stay.
+    Raises UserError if a result is missing at the end, and every exception of the stage; older results then stay.
     """
     waiting = f"{stage.name} of {paths.root} is being computed by another process; waiting for it."
     with locked(paths[".locks"] / f"{stage.name}.lock", waiting, say):
@@ -94,7 +94,7 @@ def produce(stage: Stage, p: Params, paths: RunPaths, progress: Progress = silen
         with temporary_folder(paths[stage.name]) as out:
             stage.compute(Job(stage, p, paths, out, origin, progress, say))
             _publish(stage, p, paths, out, origin, time.monotonic() - start)
-        for scrap in [paths["shards"] / stage.name, *stage.scraps(p, paths)]:  # what it holds is in the results now
+        for scrap in [paths["shards"] / stage.name, *stage.scraps(p, paths)]:  # its content is now in the results
             shutil.rmtree(scrap, ignore_errors=True)
 
 
@@ -114,9 +114,9 @@ def _publish(stage: Stage, p: Params, paths: RunPaths, out: Path, origin: Origin
 
 
 def cached(folder: Path, origin: Origin, make: Callable[[Path], Any], say: Say = print) -> Path:
-    """Return ``folder`` if it was made from the same origin; else have ``make`` fill an empty one that takes its place.
+    """Return ``folder`` if it has the same origin; else have ``make`` fill an empty folder, which replaces it.
 
-    One process makes it at a time. ``say`` hears why something that is there is made again.
+    Only one process makes the folder. ``say`` prints why an existing folder is made again.
     """
     with locked(folder.with_name(f".{folder.name}.lock"), f"{folder} is being made by another process; waiting.", say):
         recorded = read_record(folder / RECORD)

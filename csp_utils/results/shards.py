@@ -1,11 +1,11 @@
-"""Shards: the rows of a long stage computed beside one another, or on several machines, and put together again.
+"""Compute the rows of a long stage in shards, in parallel or on several machines, and combine them.
 
-``shards: 7`` in a stage's section makes ./run_all.sh compute seven shards before the notebook, which then puts them
-together instead of computing its rows. A shard takes every seventh *batch*, never a part of one. A batch therefore has
-the same members, and gives the same numbers, for any number of shards.
+With ``shards: 7`` in a stage's section, ./run_all.sh computes seven shards before the notebook, which then combines
+them instead of computing its rows. A shard takes every seventh *batch*, always complete. A batch therefore has the same
+members, and gives the same numbers, for any number of shards.
 
-A shard is a folder, ``outputs/<run>/shards/<stage>/<i>of<n>``, with its rows, the files that belong to them, and the
-record of its origin. Shards of another origin are not used.
+A shard is a folder, ``outputs/<run>/shards/<stage>/<i>of<n>``, with its rows, their files, and the record of its
+origin. Shards of another origin are ignored.
 """
 
 import os
@@ -36,7 +36,7 @@ def _origin(job: Job, shard: Shard) -> Origin:
 
 
 def write_shard(job: Job, shard: Shard) -> Path:
-    """Compute one shard, unless it is there, and return its folder."""
+    """Compute one shard, unless it is current, and return its folder."""
     assert job.stage.open_shard and job.stage.schema
     open_shard, schema = job.stage.open_shard, job.stage.schema()
 
@@ -47,13 +47,13 @@ def write_shard(job: Job, shard: Shard) -> Path:
 
 
 def gather(job: Job, folder: Path) -> "pa.Table":
-    """Return the whole table of a stage: shards that are there, and the others computed here.
+    """Return the whole table of a stage from the current shards; compute the missing ones here.
 
     Args:
-        folder: takes the files that belong to the rows; those of the shards are linked (or copied) there.
+        folder: receives the files of the rows; those of existing shards are linked (or copied).
 
     Returns:
-        pyarrow table of the stage's schema, in the order of the positions.
+        pyarrow table of the stage's schema, sorted by position.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -66,7 +66,7 @@ def gather(job: Job, folder: Path) -> "pa.Table":
         there = shard_folder(job.paths, job.stage.name, shard)
         recorded = read_record(there / RECORD) if n > 1 else None
         if recorded and not recorded[0].differences(_origin(job, shard)):
-            tables.append(pq.read_table(there / TABLE).cast(with_position))  # Parquet names lists' elements otherwise
+            tables.append(pq.read_table(there / TABLE).cast(with_position))  # Parquet names list elements differently
             _link(there, folder)
         else:
             left.append(shard)
@@ -85,7 +85,7 @@ def _as_arrow(table: "pd.DataFrame", schema: "pa.Schema") -> "pa.Table":
 
 
 def _link(shard: Path, folder: Path) -> None:
-    """Put the files of a shard into ``folder`` under the same names; a second copy only where disks differ."""
+    """Link the files of a shard into ``folder`` under the same names; copy them if the folder is on another disk."""
     for file in sorted(shard.rglob("*")):
         if file.is_file() and file.name not in (TABLE, RECORD):
             target = folder / file.relative_to(shard)

@@ -1,7 +1,7 @@
-"""What a stage is: all that the project knows about one notebook, declared in one place.
+"""Define a stage: everything that the project knows about one notebook, declared in one place.
 
-The stages themselves are the modules of ``csp_utils/stages``, each with one ``STAGE``. Everything else (the check of a
-params file, the Snakefile, --plan, the sentence about a missing file, Colab's preparation) loops over :data:`stages`.
+Each module of ``csp_utils/stages`` declares one ``STAGE``. The other parts of the project (the check of a params file,
+the Snakefile, --plan, the error about a missing file, Colab's preparation) loop over :data:`stages`.
 """
 
 import importlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 T = TypeVar("T")
 Inputs = dict[str, str | Path]
-"""Role -> file or folder, or the id of a model on the hub (str)."""
+"""Role -> path of a file or folder, or the id of a model on the hub (str)."""
 
 
 class Shard(NamedTuple):
@@ -35,31 +35,31 @@ class Shard(NamedTuple):
     of: int = 1
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Return this shard's share of the items; the shares of all shards are all items."""
+        """Return this shard's items, every ``of``-th one; together the shards have all items."""
         return list(items[self.index :: self.of])
 
     @property
     def name(self) -> str:
-        """Name for people and folders: 3of7."""
+        """Name in messages and of folders: 3of7."""
         return f"{self.index + 1}of{self.of}"
 
 
 WHOLE = Shard()
 ComputeShard = Callable[[Shard, Path], "pd.DataFrame"]
-"""Computes the rows of a shard. The index is their position in the whole table; files go into the folder."""
+"""Compute the rows of a shard. The index is their position in the whole table; their files go into the folder."""
 
 
 @dataclass(frozen=True)
 class Job(Generic[P]):
-    """What a stage computes with.
+    """The arguments of a stage's ``compute``.
 
     Attributes:
         p: parameters.
-        paths: of the run; inputs are read there.
+        paths: paths of the run, from which inputs are read.
         origin: what the results are made from.
-        out: empty folder. What the stage leaves in it under the names of its ``makes`` is published, all or nothing.
+        out: empty folder. Its files and folders named in the stage's ``makes`` are published, all of them or none.
         progress: wraps long loops.
-        say: prints a line for the reader.
+        say: prints a line for the user.
     """
 
     stage: "Stage[P]"
@@ -81,25 +81,25 @@ def _tables_only(p: Any, paths: RunPaths, known: Known) -> Cost:
 
 @dataclass(frozen=True)
 class Stage(Generic[P]):
-    """One notebook and what it computes.
+    """One notebook and its computation.
 
     Attributes:
         name: name of the notebook, such as "02_mask".
         params: class of its parameters.
-        compute: computes the results into ``job.out``; imports what is heavy when it is called.
+        compute: computes the results into ``job.out``; imports heavy libraries only when it is called.
         makes: names of its results in the run's folder, files and folders.
-        reads: what it needs, by role. A parameter of the same name counts by the content, not by its value.
-        looks_at: what it uses where it is there.
+        reads: required inputs by role. A parameter of the same name counts by its content, not by its value.
+        looks_at: optional inputs, used if they exist.
         also_makes: results outside the run's folder, which ``compute`` writes itself.
-        open_shard: loads data and models and returns what computes a shard; None: not computed in shards.
-        schema: pyarrow schema of the rows that a shard computes.
-        gpu: whether it uses a GPU where there is one.
-        cost: what it takes, for --plan; notes in ``known`` how many rows it leaves.
-        libraries: distributions that compute without being imported.
+        open_shard: loads data and models, and returns the function that computes a shard; None: no shards.
+        schema: pyarrow schema of the rows of a shard.
+        gpu: True if it uses a GPU on a machine that has one.
+        cost: its cost, for --plan; adds the number of its result rows to ``known``.
+        libraries: distributions that take part without an import.
         files: files that are loaded by path: plugins, templates.
-        scraps: what it keeps in case a computation fails; removed when the results are published.
+        scraps: files that it keeps in case a computation fails; deleted when the results are published.
         follows: what it waits for: the makers of its inputs, all of its run, or all runs of the params file.
-        notebook: the file.
+        notebook: path of the notebook.
     """
 
     name: str
@@ -126,17 +126,17 @@ class Stage(Generic[P]):
 
     @cached_property
     def functions(self) -> list[str]:
-        """The functions that compute its results, as :func:`csp_utils.results.code.code_of` takes them."""
+        """The functions that compute its results, in the form of :func:`csp_utils.results.code.code_of`."""
         found = [self.compute] + ([self.open_shard] if self.open_shard else [])
         return [f"{_module_of(function)}:{function.__name__}" for function in found]
 
     def gpus(self, p: P) -> int:
-        """Return how many GPUs it uses where there are any: one for each training process, else one; 0 on a CPU."""
+        """Return the number of GPUs that it uses if there are GPUs: one per training process, else one; 0 on a CPU."""
         return getattr(p, "processes", 1) if self.gpu and getattr(p, "device", "auto") != "cpu" else 0
 
 
 def _module_of(function: Callable) -> str:
-    """Return the dotted name of a function's module, or the file of one that was loaded by its path."""
+    """Return the dotted name of a function's module, or the file if the module was loaded by its path."""
     module = function.__module__
     if module.startswith("csp_utils."):
         return module
@@ -144,16 +144,16 @@ def _module_of(function: Callable) -> str:
 
 
 stages: dict[str, Stage] = {}
-"""All stages by name, in the order in which they run. ``csp_utils.stages`` fills it."""
+"""All stages by name, in the order in which they run. ``csp_utils.stages`` fills this dictionary."""
 
 
 def register(stage: Stage) -> None:
-    """Add a stage after those that are there."""
+    """Add a stage at the end."""
     stages[stage.name] = stage
     for name in stage.makes:
         run.makers[name] = stage.name
 
 
 def classes() -> Mapping[str, type[Params]]:
-    """Return the class of every notebook's parameters."""
+    """Return name of a notebook -> class of its parameters."""
     return {name: stage.params for name, stage in stages.items()}

@@ -1,7 +1,7 @@
-"""The stages, one module a notebook: parameters, what it reads, what it makes, what it costs, and what computes it.
+"""Declare the stages, one module per notebook: its parameters, inputs, results, cost, and the function that computes.
 
-A new notebook is a new module here, its ``.ipynb``, and one name in the list below. Modules of other folders, each with
-its notebook beside it, are added by the environment variable ``CSP_STAGES`` (folders, separated as in PATH), in the
+A new notebook needs a new module here, its ``.ipynb``, and one name in the list below. The environment variable
+``CSP_STAGES`` (folders, separated as in PATH) adds modules of other folders, each with its notebook beside it, in the
 order of the notebooks' names.
 
 The modules import heavy libraries inside their functions, so that the pipeline reads the declarations in a fraction of
@@ -22,11 +22,11 @@ MODULES = (
     "tiny_world", "extract", "mask", "schedule", "perturb", "sft", "simpo", "evaluate", "correlation", "stress",
     "report", "claims",
 )  # fmt: skip
-"""In the order in which the notebooks run."""
+"""Names of the modules, in the order in which their notebooks run."""
 
 
 def load() -> dict[str, Stage]:
-    """Register all stages, once, and return them by name. Raises UserError for a module that declares none."""
+    """Register all stages once and return them by name. Raises UserError for a module without a STAGE."""
     if not stages:
         for name in MODULES:
             register(importlib.import_module(f"csp_utils.stages.{name}").STAGE)
@@ -38,7 +38,7 @@ def load() -> dict[str, Stage]:
 
 
 def _foreign(file: Path) -> Stage:
-    """Return the stage of a module outside the package; its notebook is beside it."""
+    """Return the stage of a module outside the package; its notebook is in the same folder."""
     name = f"csp_stage_{file.stem}"
     specification = importlib.util.spec_from_file_location(name, file)
     assert specification and specification.loader

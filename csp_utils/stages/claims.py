@@ -1,4 +1,4 @@
-"""Stage 11: the paper's claims, judged by what the runs of a params file measured."""
+"""Stage 11: judge the paper's claims by the measurements of all runs of a params file."""
 
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def looks_at(p: Claims, paths: RunPaths) -> Inputs:
 
 
 def compute(job: Job[Claims]) -> None:
-    """Write the tables of values, differences, checks and verdicts, and the page."""
+    """Write the tables of values, differences, checks and verdicts, and the HTML page."""
     from csp_utils.base.files import write_parquet, write_text
     from csp_utils.show.report_claims import html, load
 
@@ -52,9 +52,9 @@ def compute(job: Job[Claims]) -> None:
 
 
 def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
-    """Return the number of test images, and the tables of the runs by their names.
+    """Return the number of test images, and name -> table of the runs.
 
-    If words were left out of a training, the questions are split anew into those about these words and all others.
+    If words were left out of a training, the questions about these words and all others are also evaluated separately.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Stage 07: internal against verbalized confidence."""
+"""Stage 07: compare internal and verbalized confidence."""
 
 from csp_utils.base.params import Compared, Resampling
 from csp_utils.base.run import RunPaths

@@ -1,4 +1,4 @@
-"""Stage 06: every variant asked about POPE and AMBER, and the measures of its answers."""
+"""Stage 06: ask every variant about POPE and AMBER, and measure its answers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -93,7 +93,7 @@ def schema() -> "pa.Schema":
 
 
 def open_shard(job: Job[Eval]) -> ComputeShard:
-    """Read the questions and return what asks a shard of the prompts."""
+    """Read the questions, and return the function that asks the prompts of a shard."""
     from functools import partial
 
     from csp_utils.asking.evaluation import ask, questions
@@ -104,7 +104,7 @@ def open_shard(job: Job[Eval]) -> ComputeShard:
 
 
 def compute(job: Job[Eval]) -> None:
-    """Ask, and write the tables of answers and of measures."""
+    """Ask the questions, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
     from csp_utils.base.files import write_parquet
     from csp_utils.results.shards import gather
@@ -118,7 +118,7 @@ def compute(job: Job[Eval]) -> None:
 
 
 def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) -> dict[str, "pd.DataFrame"]:
-    """Return the tables of measures by their names."""
+    """Return name -> table of measures."""
     from csp_utils.measures.methods import confidences_by_method
     from csp_utils.measures.metrics import Protocol, compute, compute_measures, compute_methods, risk_coverage_table
 

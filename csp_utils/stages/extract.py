@@ -1,4 +1,4 @@
-"""Stage 01: the key object of each question and answer (paper, section 3.2; prompt A.1)."""
+"""Stage 01: find the key object of each question and answer (paper, section 3.2; prompt A.1)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +31,13 @@ class Extract(Params):
 
 
 def reads(p: Extract, paths: RunPaths) -> Inputs:
-    """Return RLAIF-V, the model, and POPE where rows are compared with it."""
+    """Return RLAIF-V, the model, and POPE if rows are compared with it."""
     pope: Inputs = {"pope": Path(p.pope)} if p.pope else {}
     return {"rlaif_v": Path(p.rlaif_v or paths["data/rlaif_v/train.parquet"]), "keyword_model": p.keyword_model} | pope
 
 
 def cost(p: Extract, paths: RunPaths, known: Known) -> Cost:
-    """Count one prompt a row; what the prompts share is computed once."""
+    """Count one prompt per row; the common start of the prompts is computed once."""
     rows = known.of(p.rlaif_v or paths["data/rlaif_v/train.parquet"])
     rows = min(rows, p.n_rows) if p.n_rows else rows
     known.rows[str(paths["keywords.parquet"])] = known.rows[str(paths["masks.parquet"])] = rows
@@ -59,7 +59,7 @@ def schema() -> "pa.Schema":
 
 
 def open_shard(job: Job[Extract]) -> ComputeShard:
-    """Open the data, load the model, and return what computes a shard."""
+    """Open the data, load the model, and return the function that computes a shard."""
     from csp_utils.data.benchmarks import read_pope
     from csp_utils.data.rlaif_v import read_rlaif_v, rows_with_benchmark_images
     from csp_utils.models.keyword_lm import extract_keywords, load_keyword_model

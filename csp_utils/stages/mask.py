@@ -1,4 +1,4 @@
-"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes)."""
+"""Stage 02: segment each row's key object (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def reads(p: Mask, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Mask, paths: RunPaths, known: Known) -> Cost:
-    """Count every image once through both models (rows that share one make it less)."""
+    """Count every image once through both models; this is too much if rows share an image."""
     rows = known.rows[str(paths["masks.parquet"])] = known.of(paths["keywords.parquet"])
     detector, sam, work = known.facts(p.grounding_dino), known.facts(p.sam), f"{rows:,} pictures at most"
     if "teraflops" not in detector or "teraflops" not in sam:
@@ -51,7 +51,7 @@ def schema() -> "pa.Schema":
 
 
 def open_shard(job: Job[Mask]) -> ComputeShard:
-    """Open the data, load the models, and return what computes a shard."""
+    """Open the data, load the models, and return the function that computes a shard."""
     from csp_utils.base.files import read_parquet
     from csp_utils.data.rlaif_v import read_rlaif_v
     from csp_utils.models.masks import load_models, mask_rows

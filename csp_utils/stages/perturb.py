@@ -1,4 +1,4 @@
-"""Stage 03: the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3)."""
+"""Stage 03: make the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3)."""
 
 import re
 from pathlib import Path
@@ -59,14 +59,14 @@ class Perturb(Params):
 
 
 def reads(p: Perturb, paths: RunPaths) -> Inputs:
-    """Return RLAIF-V, the masks, and the schedule where one is named."""
+    """Return RLAIF-V, the masks, and the schedule if one is named."""
     schedule: Inputs = {"schedule_file": Path(p.schedule_file)} if p.schedule_file else {}
     return {"rlaif_v": Path(p.rlaif_v or paths["data/rlaif_v/train.parquet"]),
             "masks_file": Path(p.masks_file or paths["masks.parquet"])} | schedule  # fmt: skip
 
 
 def cost(p: Perturb, paths: RunPaths, known: Known) -> Cost:
-    """Count an image for each row and level, twice as files: alone, and in the Hugging Face data set."""
+    """Count an image for each row and level, stored twice: as a file, and in the Hugging Face data set."""
     images = known.of(p.masks_file or paths["masks.parquet"]) * (1 if p.answers == "original" else p.draws_per_row)
     for name in ("perturbed/sft.jsonl", "perturbed/simpo.jsonl"):
         known.rows[str(paths[name])] = images
@@ -84,7 +84,7 @@ def schema() -> "pa.Schema":
 
 
 def open_shard(job: Job[Perturb]) -> ComputeShard:
-    """Open the data and return what computes a shard."""
+    """Open the data, and return the function that computes a shard."""
     from csp_utils.base.files import read_parquet
     from csp_utils.data.rlaif_v import read_rlaif_v
     from csp_utils.noise.diffusion import scheduled
@@ -97,7 +97,7 @@ def open_shard(job: Job[Perturb]) -> ComputeShard:
 
 
 def compute(job: Job[Perturb]) -> None:
-    """Write ``perturbed``: images, rows.parquet, the rows for ms-swift, and a Hugging Face data set."""
+    """Write the folder ``perturbed``: images, rows.parquet, the rows for ms-swift, and a Hugging Face data set."""
     from csp_utils.noise.diffusion import scheduled
     from csp_utils.noise.training_rows import IMAGES, write_rows
     from csp_utils.results.shards import gather

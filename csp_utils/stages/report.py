@@ -1,4 +1,4 @@
-"""Stage 09: one HTML page of all that was measured."""
+"""Stage 09: make one HTML page of all measurements."""
 
 from pydantic import Field
 
@@ -17,12 +17,12 @@ class Report(Compared):
 
 
 def reads(p: Report, paths: RunPaths) -> Inputs:
-    """Return what the page cannot do without; of all else it says what is not there."""
+    """Return the results that the page needs; the page itself names the other results that are missing."""
     return {name.split(".")[0]: paths[name] for name in ("responses.parquet", "metrics.parquet")}
 
 
 def looks_at(p: Report, paths: RunPaths) -> Inputs:
-    """Return all results of the run, and the executed notebooks, which say how they were made."""
+    """Return all results of the run, and the executed notebooks, which record how the results were made."""
     before = [stage for stage in stages.values() if stage.follows == "inputs"]
     copies = {f"notebook {stage.name}": paths.notebooks / f"{stage.name}.ipynb" for stage in before}
     return {name: paths[name] for stage in before for name in stage.makes} | copies

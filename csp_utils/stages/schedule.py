@@ -1,4 +1,4 @@
-"""Stage 10: the gamma with which the base model loses sight of the object evenly; before 03 where it is used."""
+"""Stage 10: find the gamma for which the base model loses sight of the object evenly; it runs before 03 if used."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,7 @@ def reads(p: Schedule, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Schedule, paths: RunPaths, known: Known) -> Cost:
-    """Count one question for every row and signal."""
+    """Count one question per row and signal."""
     rows = p.n_rows or known.of(p.masks_file or paths["masks.parquet"])
     images = rows * len(p.signals)
     return ask(images, images, known.facts(p.base_model, p.max_pixels), p, 1, f"{rows:,} pictures")

@@ -1,4 +1,4 @@
-"""Stage 04: supervised fine-tuning by ms-swift (paper, sections 3.3 and B.1)."""
+"""Stage 04: fine-tune with supervision by ms-swift (paper, sections 3.3 and B.1)."""
 
 from pydantic import Field
 
@@ -19,12 +19,12 @@ class Sft(Training):
 
 
 def reads(p: Sft, paths: RunPaths) -> Inputs:
-    """Return the rows with their images, and the model to start from."""
+    """Return the rows with their images, and the start model."""
     return row_inputs(p, paths) | {"model": p.model}
 
 
 def cost(p: Sft, paths: RunPaths, known: Known) -> Cost:
-    """Count one answer a row."""
+    """Count one answer per row."""
     facts = known.facts(p.model, p.max_pixels)
     known.facts_of[str(paths["sft/checkpoint"])] = facts
     return train(known.of(rows_file(p, paths)), facts, p, 1)

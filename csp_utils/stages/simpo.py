@@ -1,4 +1,4 @@
-"""Stage 05: SimPO by ms-swift, from the SFT checkpoint (paper, sections 3.3 and B.1)."""
+"""Stage 05: train with SimPO by ms-swift, from the SFT checkpoint (paper, sections 3.3 and B.1)."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,24 +29,24 @@ class Simpo(Training):
     rows: ClassVar[str] = "perturbed/simpo.jsonl"
 
     def objective(self) -> dict[str, Any]:
-        """Return SimPO's options; ms-swift's own default of ``cpo_alpha``, 1, would be CPO-SimPO, another loss."""
+        """Return SimPO's options. ``cpo_alpha`` is set because ms-swift's default of 1 is another loss, CPO-SimPO."""
         return {"--rlhf_type": "simpo", "--beta": self.beta, "--simpo_gamma": self.simpo_gamma,
                 "--cpo_alpha": self.cpo_alpha, "--warmup_ratio": self.warmup_ratio}  # fmt: skip
 
     def recorded_objective(self) -> dict[str, Any]:
-        """Return what ms-swift records: it takes SimPO as a loss of its CPO trainer."""
+        """Return the options as ms-swift records them: SimPO is a loss of its CPO trainer."""
         return {"rlhf_type": "cpo", "loss_type": "simpo", "beta": self.beta, "simpo_gamma": self.simpo_gamma,
                 "cpo_alpha": self.cpo_alpha, "warmup_ratio": self.warmup_ratio}  # fmt: skip
 
 
 def reads(p: Simpo, paths: RunPaths) -> Inputs:
-    """Return the pairs with their images, and the model to start from."""
+    """Return the pairs with their images, and the start model."""
     model: str | Path = paths["sft/checkpoint"] if p.model is None else p.model
     return row_inputs(p, paths) | {"model": model}
 
 
 def cost(p: Simpo, paths: RunPaths, known: Known) -> Cost:
-    """Count two answers a row."""
+    """Count two answers per row."""
     facts = known.facts(p.model or paths["sft/checkpoint"], p.max_pixels)
     if p.model:
         known.facts_of[str(paths["sft/checkpoint"])] = facts

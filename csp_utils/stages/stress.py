@@ -1,4 +1,4 @@
-"""Stage 08: verbalized confidence while the evidence for an answer is taken away."""
+"""Stage 08: measure verbalized confidence while noise removes the evidence for an answer."""
 
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ class Stress(Resampling, Finder, Asking):
 
 
 def reads(p: Stress, paths: RunPaths) -> Inputs:
-    """Return POPE, the models that find the objects, and the variants' models."""
+    """Return POPE, the models that find the objects, and the models of the variants."""
     models = {"base_model" if name == "base" else f"checkpoint of {name}": model
               for name, model in checkpoints_of(p, paths).items()}  # fmt: skip
     return {"pope": Path(p.pope or paths["data/pope"]), "grounding_dino": Path(p.grounding_dino),
@@ -46,7 +46,7 @@ def reads(p: Stress, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
-    """Count three prompts for every object, level and region."""
+    """Count three prompts per object, level and region."""
     images = known.facts(p.pope or str(paths["data/pope"])).get("images") or known.of(p.pope or paths["data/pope"])
     images = min(images, p.n_images or images)
     shown = images * len(p.levels) * len(p.regions)
@@ -55,7 +55,7 @@ def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
 
 
 def compute(job: Job[Stress]) -> None:
-    """Ask, and write stress.parquet and the curves, correlations and differences of it."""
+    """Ask the prompts, and write stress.parquet and its curves, correlations and differences."""
     from functools import partial
 
     from csp_utils.asking import stress

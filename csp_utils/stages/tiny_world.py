@@ -1,4 +1,4 @@
-"""Stage 00: the tiny world's data, and its four models trained or scored."""
+"""Stage 00: make the tiny world's data, and train or score its four models."""
 
 from pathlib import Path
 from typing import Literal
@@ -40,25 +40,25 @@ def models_folder(p: TinyWorld, paths: RunPaths) -> Path:
 
 
 def reads(p: TinyWorld, paths: RunPaths) -> Inputs:
-    """Return the models that are scored and not trained."""
+    """Return the models that are scored but not trained."""
     folder, trained = models_folder(p, paths), set(p.train)
     return {f"model {name}": folder / name for name in MODELS if name not in trained}
 
 
 def also_makes(p: TinyWorld, paths: RunPaths) -> list[Path]:
-    """Return the folders of the models that are trained."""
+    """Return the folders of the trained models."""
     return [models_folder(p, paths) / name for name in p.train]
 
 
 def cost(p: TinyWorld, paths: RunPaths, known: Known) -> Cost:
-    """Note how many rows and images later notebooks will have."""
+    """Store the numbers of rows and images that later notebooks will have."""
     known.rows[str(paths["data/rlaif_v/train.parquet"])] = p.n_train_scenes * p.rows_per_scene
     known.rows[str(paths["data/pope"])] = known.rows[str(paths["data/amber"])] = p.n_test_scenes
     return Cost("trains " + ", ".join(p.train) if p.train else f"{p.n_train_scenes + p.n_test_scenes} drawn scenes")
 
 
 def compute(job: Job[TinyWorld]) -> None:
-    """Write the data, train the models that are asked for, and score all four."""
+    """Write the data, train the models named in ``train``, and score all four."""
     from csp_utils.base.files import write_parquet
     from csp_utils.tiny_world.models.quality import quality_table, score_models, train_models, write_manifest
     from csp_utils.tiny_world.world.data import write_world

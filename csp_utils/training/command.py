@@ -1,18 +1,18 @@
-"""Supervised fine-tuning and SimPO by ms-swift (paper, sections 3.3 and B.1).
+"""Build the command line of ms-swift for supervised fine-tuning and SimPO (paper, sections 3.3 and B.1).
 
-The training itself is ms-swift's: this module writes its command line, runs it as a subprocess and keeps what it
-leaves (:mod:`csp_utils.training.run`). The paper's hyperparameters are the defaults of
-:class:`csp_utils.stages.sft.Sft` and :class:`csp_utils.stages.simpo.Simpo`. What the paper does not mention is left at
-ms-swift's default, as in the paper. "Full" training therefore leaves the vision tower and the aligner frozen.
+ms-swift does the training itself; :mod:`csp_utils.training.run` runs it as a subprocess. The paper's hyperparameters
+are the defaults of :class:`csp_utils.stages.sft.Sft` and :class:`csp_utils.stages.simpo.Simpo`. Options that the paper
+does not mention keep ms-swift's default, as in the paper. "Full" training therefore freezes the vision tower and the
+aligner.
 
 SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --cpo_alpha 0``), is the mean over pairs of
 
     -log sigmoid(beta / |y_w| log p(y_w | x) - beta / |y_l| log p(y_l | x) - gamma),
 
-where y are the tokens of the answer and of what ends the turn in ms-swift's template (Qwen2-VL: ``<|im_end|>`` and the
-line break after it), and |y| is their number: "75%" with one token a digit has |y| = 5. So the end of the turn, which
-both answers share, counts two fifths. An update whose accumulation is not full (the last one, if the number of pairs is
-no multiple) is divided by the full number all the same: its gradient and its logged loss are that much smaller.
+where y are the tokens of the answer and of the end of the turn in ms-swift's template (Qwen2-VL: ``<|im_end|>`` and the
+line break after it), and |y| is their number: "75%" with one token per digit has |y| = 5. The end of the turn, which
+both answers share, therefore has a weight of two fifths. The last update may have fewer pairs than a full accumulation,
+but it is still divided by the full number: its gradient and its logged loss are smaller by that factor.
 """
 
 import importlib.util
@@ -30,14 +30,14 @@ from csp_utils.models import checkpoints, families
 from csp_utils.training.results import DEEPSPEED_CPU, PLUGIN_FILES
 
 DEEPSPEED = "deepspeed==0.18.9"
-"""The version that ms-swift 4.6 names; not among this project's packages (scripts/try_deepspeed.sh adds it)."""
+"""The version that ms-swift 4.6 names; it is not among the pinned packages (scripts/try_deepspeed.sh installs it)."""
 
 
 def model_arguments(p: Training, model: str) -> list[str]:
-    """How ms-swift is told to start from ``model``: a whole model by ``--model``, an adapter by ``--adapters`` as well.
+    """Return the options for the start model: ``--model`` for a whole model, and also ``--adapters`` for an adapter.
 
-    Raises UserError if ``model`` was trained with another ``max_pixels``, is an adapter to be trained in full, or is of
-    a family for which this environment lacks something.
+    Raises UserError if ``model`` was trained with another ``max_pixels``, is an adapter but all weights are to be
+    trained, or belongs to a family that needs a package which is not installed.
     """
     checkpoints.check_max_pixels(model, p.max_pixels)
     base = checkpoints.adapter_base(model)
@@ -56,7 +56,7 @@ def model_arguments(p: Training, model: str) -> list[str]:
 
 
 def without_deepspeed(p: Any) -> str | None:
-    """A sentence if DeepSpeed is asked for and not installed."""
+    """Return a sentence if DeepSpeed is asked for but not installed, else None."""
     if getattr(p, "deepspeed", None) is None or importlib.util.find_spec("deepspeed") is not None:
         return None
     return (f"deepspeed is {p.deepspeed!r}, and the package is not installed (it is not among this project's own); "
@@ -64,18 +64,19 @@ def without_deepspeed(p: Any) -> str | None:
 
 
 def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
-    """The command line of ms-swift.
+    """Return the command line of ms-swift.
 
-    ``swift sft`` is a launcher that imports torch only to start this module; without it a run is four seconds shorter.
-    With DeepSpeed or several processes (or NPROC_PER_NODE or NNODES set by hand) it is used, because it calls torchrun.
+    ``swift sft`` is a launcher that imports torch only to start this module; without the launcher a run is four seconds
+    shorter. With DeepSpeed or several processes (or NPROC_PER_NODE or NNODES in the shell) the launcher is used,
+    because it calls torchrun.
 
     Args:
         p: parameters of notebook 04 (SFT) or 05 (SimPO).
-        model: folder or hub id of the model to start from.
-        data: JSON lines in ms-swift's format.
-        output_dir: where ms-swift works.
+        model: folder or hub id of the start model.
+        data: path of JSON lines in ms-swift's format.
+        output_dir: ms-swift's work folder.
 
-    Raises UserError as :func:`model_arguments`, and if DeepSpeed is asked for and not installed.
+    Raises UserError as :func:`model_arguments` does, and if DeepSpeed is asked for but not installed.
     """
     if missing := without_deepspeed(p):
         raise UserError(missing)
@@ -86,11 +87,11 @@ def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
     for name, value in arguments.items():
         values = value if isinstance(value, list) else [value]
         words += [name, *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
-    return words + p.extra_args  # last, so that they win
+    return words + p.extra_args  # last, so that they override the others
 
 
 def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
-    """Return what every training is told, whatever it optimises and wherever it runs."""
+    """Return the options that do not depend on the objective or on the device."""
     return {
         "--dataset": data,
         "--tuner_type": p.tuner_type,
@@ -102,16 +103,16 @@ def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
         "--learning_rate": p.learning_rate,
         "--seed": p.seed,
         "--data_seed": p.seed,
-        "--strict": True,  # a row that cannot be encoded stops the run; otherwise it would be dropped without a word
+        "--strict": True,  # a row that cannot be encoded stops the run; otherwise ms-swift drops it silently
         "--split_dataset_ratio": 0,  # every row is for training
         "--eval_strategy": "no",
         "--logging_steps": 1,
-        "--disable_tqdm": True,  # its bar and the log lines would overwrite each other in a file
+        "--disable_tqdm": True,  # in a file, its progress bar and the log lines would overwrite each other
         "--report_to": "none",
         "--save_strategy": "epoch",
         "--save_total_limit": 1,
         "--save_only_model": True,
-        "--check_model": False,  # asks ModelScope's server for a newer version: 8 s without a network
+        "--check_model": False,  # the check asks ModelScope's server for a newer version: 8 s without a network
         "--dataset_num_proc": 1,
         "--dataloader_num_workers": 0,
         "--external_plugins": plugins(p),
@@ -121,23 +122,23 @@ def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
 
 
 def plugins(p: Training) -> list[str]:
-    """Return the files that ms-swift loads by their paths."""
+    """Return the files that ms-swift loads by path."""
     more = [DEEPSPEED_CPU] if p.deepspeed and _without_gpu(p) else []
     return [portable(file) for file in (*PLUGIN_FILES, *more)]
 
 
 def _precision(p: Training, spread: bool) -> dict[str, Any]:
-    """Return the options of precision and spreading that depend on whether there is a GPU.
+    """Return the options of precision and distribution, which depend on whether there is a GPU.
 
-    That is asked only where it matters, because it imports torch, which takes four seconds.
+    This is checked only if it matters, because it imports torch, which takes four seconds.
     """
     arguments: dict[str, Any] = {}
     matters = spread or p.torch_dtype != "float32" or p.device == "cpu"
     without_gpu = matters and _without_gpu(p)
     if p.torch_dtype == "float32" or (p.deepspeed and without_gpu):
-        arguments["--fp16"] = False  # else ms-swift trains float32 weights in float16 (mixed precision) on a GPU
+        arguments["--fp16"] = False  # otherwise ms-swift trains float32 weights in float16 (mixed precision) on a GPU
     if without_gpu:
-        # Without it bfloat16 is refused, and of several processes each trains a model of its own, which nothing says.
+        # Without it ms-swift refuses bfloat16, and each of several processes silently trains its own model.
         arguments["--use_cpu"] = True
     if p.deepspeed:
         arguments["--deepspeed"] = p.deepspeed
@@ -145,23 +146,23 @@ def _precision(p: Training, spread: bool) -> dict[str, Any]:
 
 
 def environment(p: Training, model: str, work: Path) -> dict[str, str]:
-    """Environment variables of the run that matter to its result or its speed; they are part of command.txt.
+    """Return the environment variables that affect the result or the speed of a training; command.txt includes them.
 
-    Raises UserError if ``device`` asks for a GPU that is not there, and as
-    :func:`csp_utils.models.checkpoints.image_variables`.
+    Raises UserError if ``device`` names a GPU that does not exist, and as
+    :func:`csp_utils.models.checkpoints.image_variables` does.
     """
     base = checkpoints.adapter_base(model) or model
-    variables = {"USE_HF": "1"}  # ids mean the Hugging Face hub, not ModelScope
+    variables = {"USE_HF": "1"}  # ids refer to the Hugging Face hub, not to ModelScope
     variables |= checkpoints.image_variables(p.max_pixels)
     if not is_hub_id(base):
-        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # nothing to look up: wait for no network
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # do not wait for a network
     if p.processes > 1 or p.deepspeed:
         variables["NPROC_PER_NODE"] = str(p.processes)
     if p.deepspeed and _without_gpu(p):
         variables["DS_ACCELERATOR"] = "cpu"
-    variables["HF_DATASETS_CACHE"] = str(work / "cache")  # goes away with the work folder
-    # Threads only get in each other's way on small matrices (five times slower on a busy machine with two cores), and
-    # a GPU needs none; torchrun has the same default.
+    variables["HF_DATASETS_CACHE"] = str(work / "cache")  # is deleted with the work folder
+    # On small matrices threads only slow each other down (five times on a busy machine with two cores), and a GPU
+    # does not need them; torchrun has the same default.
     variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
     return variables | _device(p.device)
 
@@ -171,7 +172,7 @@ def _without_gpu(p: Training) -> bool:
 
 
 def _device(device: str) -> dict[str, str]:
-    """CUDA_VISIBLE_DEVICES for "auto" (whatever is there), "cpu", "cuda" or "cuda:N"."""
+    """Return CUDA_VISIBLE_DEVICES for "auto" (not set), "cpu", "cuda" or "cuda:N"."""
     name, _, index = device.partition(":")
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
@@ -182,7 +183,7 @@ def _device(device: str) -> dict[str, str]:
 
 
 def shell(words: list[str], variables: dict[str, str]) -> str:
-    """The command with its environment variables, quoted for a shell, one option a line."""
+    """Return the command with its environment variables, quoted for a shell, one option per line."""
     lines = [" ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())]
     for word in map(shlex.quote, words):
         if word.startswith("--") or len(lines) == 1:
@@ -193,9 +194,9 @@ def shell(words: list[str], variables: dict[str, str]) -> str:
 
 
 def recorded(args: dict[str, Any], p: Training) -> None:
-    """Checks that ms-swift recorded the parameters that were asked for; ``args`` is its args.json.
+    """Check that ms-swift recorded the given parameters; ``args`` is the content of its args.json.
 
-    What ``extra_args`` changes on purpose is not compared. Raises UserError naming the first that differs.
+    Options in ``extra_args`` are not compared. Raises UserError that names the first difference.
     """
     names = {
         "tuner_type": p.tuner_type, "num_train_epochs": p.epochs, "per_device_train_batch_size": p.batch_size,

@@ -1,4 +1,4 @@
-"""Reads what ms-swift logs: the table of updates, the line that a reader is shown, the error that ended it."""
+"""Read ms-swift's logs: the table of updates, the lines to print, and the error that ended a training."""
 
 import ast
 import re
@@ -11,10 +11,13 @@ from csp_utils.base.files import read_jsonl
 
 
 def read_logging(path: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Read ms-swift's logging.jsonl: one dict of numbers for each update (``step``, ``loss``, ...), and a summary.
+    """Read ms-swift's logging.jsonl.
 
     Returns:
-        the updates in order; seconds, parameters (ms-swift's sentence), steps (updates), seconds_per_step.
+        the updates in order, one dict of numbers each (``step``, ``loss``, ...); and a summary with seconds, parameters
+        (ms-swift's sentence), steps (number of updates), seconds_per_step.
+
+    Raises UserError if the file has no update.
     """
     steps: dict[int, dict[str, float]] = {}
     summary: dict[str, Any] = {}
@@ -35,13 +38,13 @@ def read_logging(path: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
 
 
 def sparse(lines: int = 12) -> Callable[[str], str | None]:
-    """Return a filter for :func:`csp_utils.base.process.stream`: about ``lines`` updates, and what went wrong.
+    """Return a filter for :func:`csp_utils.base.process.stream` that shows about ``lines`` updates, and all errors.
 
-    The filter never raises: what it cannot read is in swift.log all the same.
+    The filter never raises. A line that it cannot parse is still in swift.log.
     """
 
     def show(line: str) -> str | None:
-        if re.match(r"\[ERROR|(\w+\.)*\w*Error: ", line):  # warnings are many, and in swift.log
+        if re.match(r"\[ERROR|(\w+\.)*\w*Error: ", line):  # warnings are too many; swift.log has them
             return line[:300]
         if "model_parameter_info:" in line:
             return "model: " + line.split("model_parameter_info:")[1].strip()
@@ -49,14 +52,14 @@ def sparse(lines: int = 12) -> Callable[[str], str | None]:
             return None
         try:
             return _update(line, lines)
-        except Exception:  # such as nan, which is no literal of Python; a training must not end for a line
+        except Exception:  # for example nan, which is not a Python literal; a log line must not end a training
             return line.strip()[:300]
 
     return show
 
 
 def _update(line: str, lines: int) -> str | None:
-    """Return what is shown of an update's line in ms-swift's log; None for one that is left out."""
+    """Return the text to print for an update's line in ms-swift's log; None if the line is skipped."""
     entry = ast.literal_eval(line.strip())
     step, last = map(int, entry["global_step/max_steps"].split("/"))
     if step not in (1, last) and step % max(1, last // lines):
@@ -67,9 +70,9 @@ def _update(line: str, lines: int) -> str | None:
 
 
 def last_error(text: str) -> str | None:
-    """Return the last line of a log that ends a traceback, with its exception's own words; None if there is none.
+    """Return the last exception line of a log, with the exception's own message; None if there is no traceback.
 
-    torchrun writes a process's number before its lines, and at the end an error of its own that says nothing.
+    torchrun prefixes lines with the number of a process, and adds a final error of its own without information.
     """
     line = re.compile(r"^(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE)
     errors = line.findall(text)

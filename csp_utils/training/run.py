@@ -1,7 +1,7 @@
-"""Runs ms-swift's training as a subprocess and keeps what it leaves.
+"""Run ms-swift's training as a subprocess and publish its results.
 
-The weights come to safety first. As soon as ms-swift has ended well they are in ``checkpoint.unchecked``; only then is
-compared what it recorded. Whatever goes wrong from there on, the same command goes on from these weights.
+The weights are saved first. When ms-swift has ended without an error, they are moved to ``checkpoint.unchecked``; only
+then are the arguments that it recorded compared. After any later error, the same command resumes from these weights.
 """
 
 import json
@@ -30,14 +30,14 @@ TRAIN = "train.jsonl"
 
 
 def start_model(p: Training, paths: RunPaths) -> str:
-    """Return the folder or hub id that training starts from: the parameter's, or this run's SFT checkpoint."""
+    """Return the folder or hub id of the start model: the parameter's, or this run's SFT checkpoint."""
     return portable(paths["sft/checkpoint"]) if p.model is None else p.model
 
 
 def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
     """Return the first ``n_rows`` (None: all) training rows of a JSON lines file.
 
-    Raises UserError if there is none, or if an image of theirs is missing.
+    Raises UserError if the file has no rows, or if one of their images is missing.
     """
     rows = read_jsonl(path)[:n_rows]
     if not rows:
@@ -50,9 +50,9 @@ def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
 
 
 def prepare(p: Training, paths: RunPaths) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
-    """Return command line, environment and training rows, before anything runs.
+    """Return command line, environment and training rows; run nothing.
 
-    Raises UserError for data or a device that are missing, or a model that does not fit the parameters.
+    Raises UserError if data or a device is missing, or if a model does not fit the parameters.
     """
     folder, data = paths[p.folder], rows_file(p, paths)
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
@@ -65,19 +65,19 @@ def prepare(p: Training, paths: RunPaths) -> tuple[list[str], dict[str, str], li
 
 
 def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
-    """Train, and leave :data:`csp_utils.training.results.FILES` under the training's folder in ``job.out``.
+    """Train, and write :data:`csp_utils.training.results.FILES` to the training's folder in ``job.out``.
 
     A training that fails or is interrupted leaves ``swift.failed.log``. If ``extra_args`` asked for checkpoints with
-    the optimizer's state (``--save_only_model false --save_strategy steps --save_steps N``), the same command goes on
-    from the last one. A training that ended, but whose bookkeeping failed, is not repeated: its weights are taken from
-    ``checkpoint.unchecked``.
+    the optimizer state (``--save_only_model false --save_strategy steps --save_steps N``), the same command resumes
+    from the last one. If the training ended but a later step failed, the training is not repeated: the weights are read
+    from ``checkpoint.unchecked``.
 
     Args:
-        show: what to print of a log line; default :func:`csp_utils.training.log.sparse`.
+        show: returns the text to print for a log line; default :func:`csp_utils.training.log.sparse`.
 
     Raises:
-        UserError: ms-swift stopped, recorded something else than was asked for, or an interrupted training was one of
-            other rows or of another start model.
+        UserError: ms-swift failed, it recorded other arguments than the given ones, or an interrupted training used
+            other rows or another start model.
     """
     p, folder = job.p, job.paths[job.p.folder]
     words, variables, rows = prepare(p, job.paths)
@@ -103,9 +103,9 @@ def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
 
 
 def weights_origin(job: Job) -> Origin:
-    """Return what the weights are made from: of this package's code, only what writes the command and the plugins.
+    """Return the origin of the weights; its only code is that of this package's command line and plugins.
 
-    The bookkeeping after a training is not among it: mending it must not cost a training.
+    The code that runs after a training is not part of it: a correction there must not cost a training.
     """
     command = [f"{training.__name__}:{name}" for name in ("command", "environment")]
     code, libraries = code_and_libraries(command, PLUGIN_FILES, COMPUTED_BY)
@@ -114,7 +114,7 @@ def weights_origin(job: Job) -> Origin:
 
 def _run(job: Job, origin: Origin, words: list[str], variables: dict[str, str], rows: list[dict[str, Any]],
          show: Callable[[str], str | None]) -> None:
-    """Have ms-swift train in the work folder, from the last checkpoint of an interrupted training if there is one."""
+    """Train with ms-swift in the work folder; resume from the last checkpoint of an interrupted training, if any."""
     p, folder = job.p, job.paths[job.p.folder]
     work = folder / WORK
     resume = _resumable(work)
@@ -124,7 +124,7 @@ def _run(job: Job, origin: Origin, words: list[str], variables: dict[str, str], 
         shutil.rmtree(work, ignore_errors=True)
     write_record(work / RECORD, origin)
     if p.n_rows is not None:
-        write_jsonl(rows, folder / TRAIN)  # stays: command.txt names it
+        write_jsonl(rows, folder / TRAIN)  # is kept, because command.txt names it
     words = [*words, *(["--resume_from_checkpoint", str(resume)] if resume else [])]
     try:
         _stream(words, work / "swift.log", variables | _meeting_point(p), show, folder / "swift.failed.log")
@@ -135,9 +135,9 @@ def _run(job: Job, origin: Origin, words: list[str], variables: dict[str, str], 
 
 
 def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
-    """Say whether the interrupted training in ``work`` is this one.
+    """Return True if the interrupted training in ``work`` can be resumed, because its origin is the same.
 
-    Raises UserError if its rows or its start model are others now: going on would mix two data sets, and deleting would
+    Raises UserError if its rows or its start model have changed: resuming would mix two data sets, and deleting would
     lose what may be hours of work.
     """
     recorded = read_record(work / RECORD)
@@ -158,10 +158,10 @@ def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
 
 
 def _meeting_point(p: Training) -> dict[str, str]:
-    """A free port where the processes of a training meet: two trainings on one machine would else both take 29500.
+    """Return a free port for the processes of a training; otherwise two trainings on one machine would both use 29500.
 
-    Not in command.txt, as it is another one each time. MASTER_PORT in the shell goes before it, and with NNODES the
-    nodes have to agree on one.
+    It is not in command.txt, because it differs each time. MASTER_PORT in the shell has priority, and with NNODES all
+    nodes have to agree on one port.
     """
     if {"MASTER_PORT", "NNODES"} & set(os.environ) or (p.processes == 1 and p.deepspeed is None):
         return {}
@@ -172,7 +172,7 @@ def _meeting_point(p: Training) -> dict[str, str]:
 
 def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callable[[str], str | None],
             failed: Path) -> None:
-    """Run the command; an exception inside ms-swift becomes one sentence with the exception's own words."""
+    """Run the command; convert an exception inside ms-swift to one sentence with the exception's own message."""
     try:
         stream(words, log, env=variables, show=show, failed=failed)
     except UserError:
@@ -186,9 +186,9 @@ def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callab
 
 
 def _check_and_keep(p: Training, work: Path, out: Path, text: str, n_rows: int) -> None:
-    """Check what a finished training left in ``work`` and put the results into ``out``.
+    """Check the results of a finished training in ``work`` and write them to ``out``.
 
-    The weights are linked, not moved: if anything fails later, ``work`` still holds them.
+    The weights are linked, not moved: after any later error, ``work`` still has them.
     """
     checkpoint = max(work.glob("checkpoint-*"), key=_step)
     args = read_args(work / "args.json")
@@ -209,7 +209,7 @@ def _check_and_keep(p: Training, work: Path, out: Path, text: str, n_rows: int) 
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """Return the arguments that ms-swift recorded. Raises UserError if the file is missing or no JSON."""
+    """Return the arguments that ms-swift recorded. Raises UserError if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -217,7 +217,7 @@ def read_args(path: Path) -> dict[str, Any]:
 
 
 def _link(source: str, target: str) -> None:
-    """Link a file; copy it where the disk knows no links."""
+    """Link a file, or copy it if the disk does not support links."""
     try:
         os.link(source, target)
     except OSError:
@@ -229,7 +229,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _resumable(work: Path) -> Path | None:
-    """The last checkpoint in ``work`` that holds the optimizer's state as well, if there is one."""
+    """Return the last checkpoint in ``work`` that includes the optimizer state; None if there is none."""
     found = [
         path
         for path in work.glob("checkpoint-*")

@@ -1,4 +1,4 @@
-"""One params file for many runs: what a branch changes, what it shares, and how the pipeline sees them."""
+"""Test branches: what each changes and shares in a params file, and how the pipeline runs them."""
 
 import re
 from pathlib import Path

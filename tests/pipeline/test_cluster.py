@@ -1,4 +1,4 @@
-"""What surrounds Snakemake when notebooks are Slurm jobs; scripts/try_slurm.sh tries all of it on a real Slurm."""
+"""Test the code around Snakemake for Slurm jobs; scripts/try_slurm.sh tests all of it on a real Slurm."""
 
 import shutil
 import threading
@@ -18,7 +18,7 @@ SLURM = str(ROOT / "profiles" / "slurm")
 @pytest.mark.parametrize(("options", "expected"), [
     (["-n", "--profile", "slurm"], ["-n", "--profile", SLURM]),
     (["--profile=slurm", "-n"], [f"--profile={SLURM}", "-n"]),
-    (["--profile", "mine"], ["--profile", "mine"]),  # of the user's own, which Snakemake knows where to find
+    (["--profile", "mine"], ["--profile", "mine"]),  # a profile of the user, which Snakemake finds itself
     (["--profile", "/a/slurm"], ["--profile", "/a/slurm"]),
     (["--forcerun", "slurm"], ["--forcerun", "slurm"]),
     (["--profile"], ["--profile"]),
@@ -30,7 +30,7 @@ def test_a_profile_of_the_project_is_found_by_its_name(options, expected):
 @pytest.mark.parametrize(("options", "expected"), [
     ([], "local"),
     (["--profile", SLURM], "slurm"),
-    ([f"--profile={SLURM}", "--executor", "local"], "local"),  # as in Snakemake, the command line goes before it
+    ([f"--profile={SLURM}", "--executor", "local"], "local"),  # as in Snakemake, the command line has priority
     (["--executor=slurm"], "slurm"),
     (["-e", "kubernetes"], "kubernetes"),
     (["--cores", "2", "--forcerun", "notebook_06_eval"], "local"),
@@ -46,7 +46,7 @@ def test_a_profile_of_the_users_own_is_found_where_snakemake_finds_it(tmp_path, 
     (folder / "config.v8+.yaml").write_text("executor: slurm\njobs: 3\n")
     assert slurm.executor(["--profile", "at_home"]) == "slurm"
     assert slurm.executor(["--profile", "at_home", "--executor", "local"]) == "local"
-    assert slurm.executor(["--profile", "not_there"]) == "local"  # Snakemake will say that it is not there
+    assert slurm.executor(["--profile", "not_there"]) == "local"  # Snakemake reports that it does not exist
     assert slurm.executor([]) == "local"
     monkeypatch.setenv("SNAKEMAKE_PROFILE", "at_home")
     assert slurm.executor([]) == "slurm"
@@ -63,7 +63,7 @@ def test_the_profile_holds_options_of_snakemake_only():
 
 
 def run_of() -> run_notebook.Run:
-    """A notebook's run that has reached the third of nine cells."""
+    """Return a notebook's run that has reached the third of nine cells."""
     run = run_notebook.Run(Step("02_mask", "notebooks/02_mask.ipynb", "mini", {}), "[2/9] a.0 02_mask")
     run.cell, run.cells, run.heading = 3, 9, "Boxes"
     return run
@@ -84,7 +84,7 @@ def test_of_a_job_its_starts_ends_and_failures_are_told_and_nothing_else(tmp_pat
     message = "\n".join(told[2:])
     assert message.startswith("Notebook 02_mask failed in cell 3 of 9") and "a.png is truncated" in message
     assert len(told) == 2 + len(run_notebook.failure(run).strip().splitlines())
-    # The same when it comes in two pieces, cut within the message.
+    # The result is the same for two pieces, split inside the message.
     first, inside = slurm.notable(lines[:-4], False)
     assert inside and first + slurm.notable(lines[-4:], True)[0] == told
 
@@ -109,7 +109,7 @@ def test_jobs_are_followed_from_the_line_that_submits_them(tmp_path, capsys):
         log.write_text(f"Using shell\nJob 3 has been submitted with SLURM jobid 17 (log: {output}).\n")
         time.sleep(1.2)
         output.parent.mkdir(parents=True)
-        output.write_text("noise\n[2/9] 02_mask  0:21  done\n")  # just before the end: must not be lost
+        output.write_text("noise\n[2/9] 02_mask  0:21  done\n")  # written just before the end; it must not be lost
     finally:
         over.set()
         reader.join()
@@ -118,7 +118,7 @@ def test_jobs_are_followed_from_the_line_that_submits_them(tmp_path, capsys):
 
 
 def test_why_slurm_took_no_job_or_ended_one_is_told(tmp_path, capsys):
-    """Text of Snakemake's log under Slurm 22.05: a partition that is not there, then a job ended by scancel."""
+    """The text is from Snakemake's log under Slurm 22.05: an unknown partition, then a job ended by scancel."""
     log, over = tmp_path / "snakemake.log", threading.Event()
     log.write_text("""Error in rule notebook_01_extract:
     message: SLURM sbatch failed. The error message was 'sbatch: error: invalid partition specified: nowhere

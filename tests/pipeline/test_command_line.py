@@ -1,4 +1,4 @@
-"""The command line of ./run_all.sh: the params file that is meant, options that there are not, the version."""
+"""Test the command line of ./run_all.sh: the choice of the params file, unknown options, the version, targets."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from csp_utils.pipeline.graph import Step
 
 @pytest.fixture
 def started(monkeypatch):
-    """What would have been run: (params file, options)."""
+    """Return the list of (params file, options) that would have been run."""
     found = []
     monkeypatch.setattr(pipeline, "run", lambda path, options: found.append((path, options)) or 0)
     monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
@@ -46,7 +46,7 @@ def test_a_file_that_is_there_goes_before_one_in_params(tmp_path, monkeypatch):
         (tmp_path / one).touch()
     assert pipeline.params_path("tiny.yaml", tmp_path) == tmp_path / "tiny.yaml"
     assert pipeline.params_path("tiny", tmp_path) == tmp_path / "params" / "tiny.yaml"
-    assert pipeline.params_path("gone", tmp_path) == tmp_path / "gone"  # for the sentence about it
+    assert pipeline.params_path("gone", tmp_path) == tmp_path / "gone"  # for the error message about it
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
     assert pipeline.params_path("tiny", tmp_path) == tmp_path / "params" / "tiny.yaml"
@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_is_one_sentence_with_those_that_are(monkeypatc
     [], ["-n"], ["--dry-run"], ["--plan"], ["--anyway", "--cores", "2"], ["--cores=2"],
     ["--forcerun", "notebook_06_eval"],
     ["-c", "1", "-k"], ["--profile", "slurm"], ["--executor=slurm"], ["--resources", "gpu=2"], ["--unlock"],
-    ["--dry"],  # a beginning of an option, which Snakemake takes
+    ["--dry"],  # the beginning of an option, which Snakemake accepts
 ])
 def test_options_that_there_are_pass(options):
     pipeline.check_options(options)
@@ -130,7 +130,7 @@ def test_version_without_git_is_the_number(monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "9.8.7"\n')
     monkeypatch.setattr(pipeline, "PROJECT", tmp_path)
     assert pipeline.version() == "csp-reproduction 9.8.7"
-    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    monkeypatch.setenv("PATH", str(tmp_path))  # git is not installed
     assert pipeline.version() == "csp-reproduction 9.8.7"
 
 
@@ -148,7 +148,7 @@ def test_as_a_program():
 
 
 def step(name: str, *after: str) -> Step:
-    """A step of a plan that waits for others."""
+    """Return a step of a plan that waits for others."""
     return Step(name, f"notebooks/{name}.ipynb", "r", {}, [f"outputs/r/notebooks/{one}.ipynb" for one in after])
 
 
@@ -162,11 +162,11 @@ PLAN = [step("01_extract"), step("02_mask", "01_extract"), step("03_perturb", "0
     (["--cores", "1", "outputs/r/notebooks/02_mask.ipynb", "-k"], {"01", "02"}),
     (["notebook_03_perturb"], {"01", "02", "03"}),
     (["--until", "notebook_02_mask"], {"01", "02"}),
-    (["--forcerun", "notebook_02_mask"], {"01", "02", "03", "04", "08"}),  # is no target
+    (["--forcerun", "notebook_02_mask"], {"01", "02", "03", "04", "08"}),  # not a target
     (["--omit-from", "notebook_04_sft"], {"01", "02", "03", "04", "08"}),
 ])
 def test_what_a_target_does_not_need_is_not_run(options, expected):
-    """Snakemake takes every rule that it is forced to run for a target: all stale ones would be."""
+    """Snakemake makes a target of every rule of --forcerun, so all stale rules would run."""
     stale = {one.rule: ["it has not run"] for one in PLAN}
     named, _ = pipeline._without(options, pipeline.FORCE | {"--omit-from"})
     assert {rule.split("_")[1] for rule in graph.only_wanted(PLAN, stale, named)} == expected

@@ -1,4 +1,4 @@
-"""GPUs are handed to one notebook at a time, and counted where Snakemake counts."""
+"""Test that each GPU is reserved for one notebook at a time, and that Snakemake reserves the right numbers."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ def test_no_two_get_the_same_one_and_a_dead_one_lets_go(three):
     waiting = holder(2)
     time.sleep(1.5)
     assert waiting.poll() is None
-    second.kill()  # as a notebook that is killed
+    second.kill()  # like a killed notebook
     assert sorted(waiting.stdout.readline().strip().split(",")) == sorted(taken[1])
     for process in (first, waiting):
         process.communicate("\n", timeout=30)
@@ -65,9 +65,9 @@ def test_no_two_get_the_same_one_and_a_dead_one_lets_go(three):
 def test_what_was_set_comes_back_and_none_is_none(three):
     with gpus.held(0) as mine:
         assert mine == [] and os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    with gpus.held(None) as mine:  # started by hand
+    with gpus.held(None) as mine:  # a notebook that is started by hand
         assert len(mine) == 3 and os.environ["CUDA_VISIBLE_DEVICES"] == "0,GPU-5f,7"
-    with gpus.held(1, "cuda:1") as mine:  # the user's own choice: its index stays right
+    with gpus.held(1, "cuda:1") as mine:  # the user's choice: its index stays valid
         assert mine == ["GPU-5f"] and os.environ["CUDA_VISIBLE_DEVICES"] == "0,GPU-5f,7"
     with gpus.held(2):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,GPU-5f"
@@ -91,12 +91,12 @@ def test_gpus_are_counted_where_there_are_some(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     using = {name for name, step in steps.items() if graph.gpu(step)}
     assert using == {"01_extract", "02_mask", "04_sft", "05_simpo", "06_eval", "08_stress"}
-    assert graph.threads([*steps.values()], 32, steps["02_mask"]) == 8  # so that four can work side by side
+    assert graph.threads([*steps.values()], 32, steps["02_mask"]) == 8  # so that four can run in parallel
     assert graph.threads([*steps.values()], 32, steps["03_perturb"]) == 8
 
 
 def test_a_slurm_job_has_its_gpus_for_itself(three, monkeypatch):
-    """Under control groups every job's GPUs are numbered from 0: a lock by number would keep jobs of others waiting."""
+    """Under control groups every job numbers its GPUs from 0, so locks by number would block unrelated jobs."""
     process = holder(3)
     process.stdout.readline()
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -1,4 +1,4 @@
-"""Pages, tables and images are made from a finished run by a command."""
+"""Test the command that makes pages, tables and images from a finished run."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from csp_utils.pipeline import pages
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
-    """A run folder with everything in it but the report."""
+    """Return a run folder with all results except the report."""
     return make_run(tmp_path_factory.mktemp("outputs"), n=24)
 
 

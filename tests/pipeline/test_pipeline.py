@@ -1,4 +1,4 @@
-"""The pipeline on a project of two small stages: what runs, what runs again, what survives, how failures look."""
+"""Test the pipeline on a project of two small stages: runs, reruns, kept results and failure messages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ TWO_HOURS = 7200
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Project, str]:
-    """A project whose pipeline has run, and what it said."""
+    """Return a project whose pipeline has run, and its output."""
     project = Project(tmp_path_factory.mktemp("finished"))
     run = project.run()
     assert run.returncode == 0, run.stdout
@@ -33,14 +33,14 @@ def finished(tmp_path_factory) -> tuple[Project, str]:
 
 
 def reruns(project: Project) -> set[str]:
-    """The notebooks that a dry run would run."""
+    """Return the notebooks that a dry run would run."""
     run = project.run("--dry-run")
     assert run.returncode == 0, run.stdout
     return set(re.findall(r"rule notebook_(\w+):", run.stdout))
 
 
 def running(project: Project, module: str = "run_notebook") -> list[psutil.Process]:
-    """The processes of a module of the pipeline that belong to the project."""
+    """Return the processes of a pipeline module that belong to the project."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -133,7 +133,7 @@ def test_a_second_run_has_nothing_to_do_and_says_so_at_once(finished):
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run = finished[0].run()
     assert run.returncode == 0 and "nothing to do" in run.stdout and "[1/2]" not in run.stdout
-    # Of processor time, which a busy machine does not stretch.
+    # This is processor time, which does not depend on the load of the machine.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
 
 
@@ -162,7 +162,7 @@ def test_what_changed_runs_again_with_what_depends_on_it_and_nothing_else(finish
 
 @pytest.mark.slow
 def test_a_notebook_that_runs_again_computes_only_what_changed(project):
-    """A caption changes: the notebook runs again and shows it, and nothing is computed. Before, all of it was."""
+    """A caption changes: the notebook runs again and shows it, but nothing is computed. Formerly, everything was."""
     assert project.run().returncode == 0
     path = project.folder / "stages/20_count.ipynb"
     path.write_text(path.read_text().replace("Part 2", "Another caption"))
@@ -195,7 +195,7 @@ def test_a_result_or_a_notebook_that_is_lost_is_made_again(project, lost):
     (project.folder / lost).unlink()
     run = project.run()
     assert run.returncode == 0 and (project.folder / lost).exists()
-    again = ["count mini"] if lost.endswith("txt") else []  # its content is the same, so that nothing follows from it
+    again = ["count mini"] if lost.endswith("txt") else []  # its content is the same, so nothing else has to run
     assert project.computed() == ["count mini", "copy mini", *again]
 
 
@@ -203,7 +203,7 @@ def test_a_result_or_a_notebook_that_is_lost_is_made_again(project, lost):
 @pytest.mark.parametrize("late", ["csp_utils/words/mark.py", "rows.csv", "stages/20_count.ipynb",
                                   "outputs/mini/notebooks/20_count.ipynb", "outputs/mini/count.txt"])
 def test_a_file_that_is_dated_in_the_future_is_a_file_like_others(project, late):
-    """Before, every notebook ran to its end and Snakemake then deleted what it had made, at each call."""
+    """Formerly, every notebook ran completely at each call, and then Snakemake deleted its output."""
     if late.startswith("outputs"):
         assert project.run().returncode == 0
     ahead = time.time() + TWO_HOURS
@@ -221,7 +221,7 @@ def test_a_file_that_is_dated_in_the_future_is_a_file_like_others(project, late)
 
 @pytest.mark.slow
 def test_a_cell_that_fails_after_the_computation_loses_nothing(project):
-    """Before, Snakemake deleted the results of a notebook whose last figure failed, and those of the run before."""
+    """Formerly, Snakemake deleted the results of a notebook whose last figure failed, and the older results too."""
     project.notebook("20_count", "notebook.compute(p)", "1 / 0")
     run = project.run()
     assert run.returncode == 1 and "ZeroDivisionError" in run.stdout
@@ -249,8 +249,10 @@ def test_a_rerun_that_fails_leaves_the_results_of_the_run_before(project):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["snakemake", "pipeline"])
 def test_what_a_killed_pipeline_leaves_ends_and_the_next_call_computes_alone(project, victim):
-    """kill -9 of Snakemake, or of ./run_all.sh: before, the notebook went on, its temporary files were cleared away
-    under it, and the next call computed a second time beside it."""
+    """Test kill -9 of Snakemake or of ./run_all.sh.
+
+    Formerly, the notebook continued, its temporary files were deleted, and the next call computed in parallel to it.
+    """
     (project.folder / "stages/counting.py").write_text(COUNT.replace(
         "    (job.out", "    import time\n    while not Path('go').exists():\n        time.sleep(0.1)\n    (job.out"))
     process = subprocess.Popen(project.command(), cwd=project.folder, env=project.env, text=True,
@@ -328,8 +330,10 @@ STAGE = Stage("30_own", Own, compute, makes=("own.txt",), reads=reads, cost=cost
 
 @pytest.mark.slow
 def test_a_stage_of_ones_own_is_one_module_and_its_notebook(project, tmp_path_factory):
-    """It runs, is in --plan, in the check of a params file and in the sentence about a missing file; nothing else of
-    the project is edited."""
+    """The new stage runs, and --plan, the check of a params file and the error about a missing file include it.
+
+    No other file of the project is edited.
+    """
     folder = tmp_path_factory.mktemp("own")
     (folder / "own.py").write_text(OWN)
     notebook = project.notebook("30_own", "notebook.compute(p)", "print(paths['own.txt'].read_text())")

@@ -1,4 +1,4 @@
-"""The plan: its arithmetic, what it says a machine lacks, and that it does nothing."""
+"""Test the plan: its arithmetic, the problems of a machine that it reports, and that it changes nothing."""
 
 import importlib.util
 import os
@@ -58,7 +58,7 @@ def jobs_update(path: str) -> int:
 
 
 def cost_of(name: str, rows: int, p) -> cost.Cost:
-    """What a stage takes whose inputs have so many rows, with models of known size."""
+    """Return the cost of a stage whose inputs have ``rows`` rows each, with models of known size."""
     paths = RunPaths("r")
     made = ("data/rlaif_v/train.parquet", "keywords.parquet", "masks.parquet", "perturbed/sft.jsonl")
     facts = {Mask().grounding_dino: {"teraflops": 0.5}, Mask().sam: {"teraflops": 3.0},
@@ -103,7 +103,7 @@ def test_the_facts_of_qwen2_vl_are_those_of_its_code():
     facts = params_file.sources("params/paper/qwen2_vl_7b.yaml")[-1].facts
     height, width = smart_resize(480, 640, factor=28)
     assert facts["tokens"] == {"language": height * width // 28**2, "vision": height * width // 14**2}
-    text = Qwen2VLConfig().text_config  # its defaults are those of a larger model; the 7B's numbers are from its card
+    text = Qwen2VLConfig().text_config  # defaults of a larger model; the numbers of the 7B are from its card
     assert text.model_type == "qwen2_vl_text"
 
 
@@ -165,12 +165,12 @@ def test_a_run_that_cannot_end_well_does_not_begin(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="--anyway starts all the same.*\n.*No GPU"):
         pipeline.run("params/paper/qwen2_vl_7b.yaml", [])
     assert not fetched and not started and not (tmp_path / "cache").exists()
-    assert pipeline.run("params/paper/qwen2_vl_7b.yaml", ["-n"]) == 0 and not fetched  # a dry run looks only
+    assert pipeline.run("params/paper/qwen2_vl_7b.yaml", ["-n"]) == 0 and not fetched  # a dry run fetches nothing
     assert started and os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_server_that_does_not_answer_is_named_once(monkeypatch):
-    """With what would come from it; that the hub is offline by a variable is something else."""
+    """The message lists the sources of the server. A hub that is offline by a variable gives another message."""
     import requests
 
     def refuse(address, **_):
@@ -201,6 +201,6 @@ def test_the_least_hours_are_all_work_spread_evenly_or_the_longest_chain():
     least = [plan.hours(todo, cards) for cards in (1, 2, 4, 8, 64)]
     assert least[0] == pytest.approx(total) and least == sorted(least, reverse=True)
     by_name = {job.step.name: job.cost.gpu_hours for job in todo}
-    trainings = (by_name["04_sft"] + by_name["05_simpo"]) / 4  # in four processes, however many GPUs there are
+    trainings = (by_name["04_sft"] + by_name["05_simpo"]) / 4  # in four processes for any number of GPUs
     chain = by_name["01_extract"] / 4 + by_name["02_mask"] / 8 + trainings
-    assert least[-1] == pytest.approx(chain + max(by_name["06_eval"] / 4, by_name["08_stress"]))  # beside each other
+    assert least[-1] == pytest.approx(chain + max(by_name["06_eval"] / 4, by_name["08_stress"]))  # in parallel

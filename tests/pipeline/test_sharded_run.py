@@ -1,4 +1,4 @@
-"""Shards under Snakemake: computed beside one another, put together by the notebook, gone on with after a kill."""
+"""Test shards under Snakemake: computed in parallel, combined by the notebook, resumed after a kill."""
 
 import json
 import signal
@@ -71,7 +71,7 @@ STAGE = Stage("30_rows", Rows, compute, makes=("table",), reads=reads, open_shar
 
 @pytest.fixture
 def sharded(project: Project) -> Project:
-    """The project with the stage of twelve rows alone."""
+    """Return the project with only the stage of twelve rows."""
     project.write("stages/rows.py", ROWS_MODULE)
     path = project.notebook("30_rows", "notebook.compute(p)")
     book = json.loads(path.read_text())
@@ -91,8 +91,8 @@ def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(sharded):
     assert sharded.run().returncode == 0
     whole = digest(run_folder / "table")
     assert len(list((run_folder / "table").iterdir())) == 13
-    ask_for(sharded, 3, 0.5)  # another parameter, so that everything is computed again
-    # Killed outright, as by a machine that goes down, while shards are being computed.
+    ask_for(sharded, 3, 0.5)  # a changed parameter, so that everything is computed again
+    # It is killed while shards are being computed, as in a power failure.
     process = subprocess.Popen(sharded.command("--cores", "2"), cwd=sharded.folder, env=sharded.env,
                                stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)  # fmt: skip
     deadline = time.monotonic() + 200

@@ -1,6 +1,6 @@
-"""DeepSpeed: the command line; where the package is installed, ZeRO against one process without it (slow).
+"""Test DeepSpeed's command line; where the package is installed, compare ZeRO with one process without it (slow).
 
-`scripts/try_deepspeed.sh` makes an environment with it and runs this module. There ZeRO works among two processes
+`scripts/try_deepspeed.sh` makes an environment with DeepSpeed and runs this module. There, ZeRO runs in two processes
 without a GPU; GPUs, NCCL and models that need them are not tested.
 """
 
@@ -22,7 +22,7 @@ HERE = importlib.util.find_spec("deepspeed") is not None
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, installed: bool, device: str) -> None:
-    """Whether DeepSpeed is installed, and what device there is."""
+    """Simulate whether DeepSpeed is installed, and which device exists."""
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: name if installed else None)
     monkeypatch.setattr(training, "pick_device", lambda device_asked: device)
 
@@ -54,7 +54,7 @@ def test_where_it_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def trained(kind: type, tmp_path: Path, deepspeed: str | None, processes: int) -> tuple[list[float], Path]:
-    """Losses and checkpoint of four updates of SFT, or two of SimPO, of 16 rows each."""
+    """Return losses and checkpoint of four updates of SFT, or two of SimPO, of 16 rows each."""
     paths = RunPaths(f"{deepspeed}-{processes}", tmp_path)
     write_rows(paths, 72)
     p = kind(model=VLM, n_rows=64 if kind is Sft else 32, batch_size=2, learning_rate=1e-3, device="cpu",
@@ -66,7 +66,7 @@ def trained(kind: type, tmp_path: Path, deepspeed: str | None, processes: int) -
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[type, tuple[list[float], Path]]:
-    """Both trainings by one process without DeepSpeed."""
+    """Return both trainings by one process without DeepSpeed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).resolve().parents[2])
         return {kind: trained(kind, tmp_path_factory.mktemp(kind.__name__), None, 1) for kind in (Sft, Simpo)}
@@ -78,7 +78,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[type, tuple[list[flo
 @pytest.mark.parametrize("deepspeed, processes", [("zero2", 1), ("zero2", 2), ("zero3", 2)])
 def test_zero_trains_as_one_process_does(kind: type, deepspeed: str, processes: int, alone: dict, tmp_path: Path
                                          ) -> None:
-    """The same losses; the checkpoint is whole, loads, and its weights are those of one process but for rounding."""
+    """The losses are the same; the checkpoint is complete and loads, and its weights differ only by rounding."""
     from safetensors.torch import load_file
     from transformers import Qwen2VLForConditionalGeneration
 
@@ -92,4 +92,4 @@ def test_zero_trains_as_one_process_does(kind: type, deepspeed: str, processes: 
     frozen = [name for name in one if name.startswith("visual")]
     assert frozen and all((other[name] == start[name].float()).all() for name in frozen)
     _, loading = Qwen2VLForConditionalGeneration.from_pretrained(checkpoint, output_loading_info=True)
-    assert not any(loading.values())  # no key is missing or too many
+    assert not any(loading.values())  # no key is missing or unexpected

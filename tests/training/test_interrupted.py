@@ -1,6 +1,6 @@
-"""Trainings that are interrupted, and trainings whose bookkeeping fails: no finished update is computed twice.
+"""Test interrupted trainings, and trainings whose bookkeeping fails: no finished update is computed twice.
 
-ms-swift is pretended by a function that leaves the files it would leave, but for the last two tests (slow).
+A function replaces ms-swift and writes its files, except in the last two tests (slow).
 """
 
 import json
@@ -28,12 +28,12 @@ from csp_utils.training.results import FILES, UNCHECKED, WORK
 
 
 class Swift:
-    """Stands for the subprocess: leaves a checkpoint, args.json, logging.jsonl and swift.log; counts the trainings.
+    """Replace the subprocess: write a checkpoint, args.json, logging.jsonl and swift.log, and count the trainings.
 
     Attributes:
-        recorded: what args.json says otherwise than the parameters.
-        rows: number of rows that swift.log speaks of; None: it does not.
-        ends: what is raised after the first checkpoint with the optimizer's state; None: the training ends well.
+        recorded: values in args.json that differ from the parameters.
+        rows: number of rows in swift.log; None: swift.log does not contain it.
+        ends: exception after the first checkpoint with the optimizer state; None: the training succeeds.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def swift(monkeypatch) -> Swift:
 
 
 def published(paths: RunPaths) -> str:  # noqa: F811
-    """Return the weights that the stage has published, all else being there as well."""
+    """Return the weights that the stage has published, and check that all other results exist."""
     assert {path.name for path in paths["sft"].iterdir()} - {"train.jsonl"} == {*FILES}
     return (paths["sft/checkpoint"] / "model.safetensors").read_text()
 
@@ -78,14 +78,14 @@ def published(paths: RunPaths) -> str:  # noqa: F811
 
 
 def test_an_option_with_an_equals_sign_is_understood(swift, paths):  # noqa: F811
-    """Was: compared with the parameter's value all the same, refused, and the weights deleted."""
+    """Formerly, it was compared with the parameter's value and refused, and the weights were deleted."""
     swift.recorded = {"learning_rate": 2e-5}
     run_stage(Sft(extra_args=["--learning_rate=2e-5"], device="cpu"), paths)
     assert published(paths) == "weights of training 1" and swift.commands[0][-1] == "--learning_rate=2e-5"
 
 
 def fails_once(monkeypatch, owner: Any, name: str, error: Exception) -> None:
-    """Have a function raise when it is called for the first time."""
+    """Make a function raise at its first call."""
     function, calls = getattr(owner, name), []
 
     def failing(*arguments: Any, **named: Any) -> Any:
@@ -104,7 +104,7 @@ def fails_once(monkeypatch, owner: Any, name: str, error: Exception) -> None:
     (training_run.checkpoints, "record_max_pixels", OSError(5, "Input/output error"), None),
 ])  # fmt: skip
 def test_weights_survive_bookkeeping_that_fails(swift, paths, monkeypatch, owner, name, error, said):  # noqa: F811
-    """Was: the work folder with hours of training was deleted by whatever failed after it."""
+    """Formerly, any later failure deleted the work folder with hours of training."""
     fails_once(monkeypatch, owner, name, error)
     p = Sft(device="cpu")
     with pytest.raises(UserError if said else type(error), match=said) as raised:
@@ -119,7 +119,7 @@ def test_weights_survive_bookkeeping_that_fails(swift, paths, monkeypatch, owner
 
 
 def test_a_log_that_does_not_say_the_rows_costs_no_weights(swift, paths):  # noqa: F811
-    """Was: an AttributeError of None, and no weights."""
+    """Formerly, this raised an AttributeError of None, and the weights were lost."""
     swift.rows = None
     p = Sft(device="cpu")
     for _ in range(2):
@@ -132,7 +132,7 @@ def test_a_log_that_does_not_say_the_rows_costs_no_weights(swift, paths):  # noq
 
 
 def test_mending_the_bookkeeping_costs_no_training(swift, paths, monkeypatch):  # noqa: F811
-    """The code that checks and keeps the weights may change between the two calls; that which trains may not."""
+    """The code that checks and stores the weights may change between the two calls; the code that trains may not."""
     from csp_utils.results import code
 
     source = code._source
@@ -176,7 +176,7 @@ def test_weights_of_another_training_are_not_taken(swift, paths, monkeypatch):  
     with pytest.raises(UserError, match="ms-swift stopped"):
         run_stage(other, paths)
     kept = paths["sft"] / UNCHECKED / "checkpoint-2" / "model.safetensors"
-    assert kept.read_text() == "weights of training 1"  # until others are whole
+    assert kept.read_text() == "weights of training 1"  # until the new weights are complete
     swift.ends = None
     said = run_stage(other, paths)
     assert any("another training (learning_rate was 1e-05 and is 0.001)" in line for line in said)
@@ -196,7 +196,7 @@ def test_older_results_stay_until_new_ones_are_whole(swift, paths, monkeypatch):
 
 
 def test_nothing_is_trained_again_where_nothing_changed(swift, paths):  # noqa: F811
-    for device in ("cpu", "cpu", "auto"):  # where it runs is no reason
+    for device in ("cpu", "cpu", "auto"):  # the device is no reason to train again
         run_stage(Sft(device=device), paths)
     assert len(swift.commands) == 1
 
@@ -206,7 +206,7 @@ def test_nothing_is_trained_again_where_nothing_changed(swift, paths):  # noqa: 
 
 @pytest.fixture
 def interrupted(swift, paths) -> RunPaths:  # noqa: F811
-    """A training that was stopped after its first checkpoint."""
+    """Return the paths of a training that was interrupted after its first checkpoint."""
     swift.ends = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run_stage(Sft(device="cpu"), paths)
@@ -225,7 +225,7 @@ def test_an_interrupted_training_goes_on(swift, interrupted):
 
 @pytest.mark.parametrize("changed", ["the training rows", "their images", "the start model"])
 def test_an_interrupted_training_of_other_data_is_neither_continued_nor_deleted(swift, interrupted, changed, tmp_path):
-    """Was: continued on other rows without a word, so that one half had learned other answers than the other."""
+    """Formerly, it silently resumed with other rows, so its two halves learned different answers."""
     p = Sft(device="cpu")
     if changed == "the training rows":
         write_rows(interrupted, 5)
@@ -251,7 +251,7 @@ def test_another_learning_rate_is_trained_from_the_start(swift, interrupted):
 
 
 def test_a_training_of_unknown_origin_is_not_continued(swift, interrupted):
-    """As one that an older version of this project has left."""
+    """An older version of this project leaves such trainings."""
     (interrupted["sft"] / WORK / "ORIGIN.json").unlink()
     said = run_stage(Sft(device="cpu"), interrupted)
     assert any("unknown origin" in line for line in said) and "--resume_from_checkpoint" not in swift.commands[1]
@@ -262,7 +262,7 @@ def test_a_training_of_unknown_origin_is_not_continued(swift, interrupted):
 
 @pytest.mark.slow
 def test_real_weights_survive_a_full_disk(paths, monkeypatch):  # noqa: F811
-    """One real training; what is published after the failure are its weights, and no second training runs."""
+    """After one real training and the failure, its weights are published, and no second training runs."""
     p = Sft(n_rows=None, device="cpu")
     fails_once(monkeypatch, pq, "write_table", OSError(28, "No space left on device"))
     with pytest.raises(UserError, match="The disk is full"):
@@ -280,7 +280,7 @@ RESUMABLE = ["--save_only_model", "false", "--save_strategy", "steps", "--save_s
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
-    """Killed outright after the first checkpoint; the same call goes on and makes as many updates as were planned."""
+    """It is killed after the first checkpoint; the same call resumes it and makes all planned updates."""
     paths = RunPaths("r", tmp_path)  # noqa: F811
     write_rows(paths, 60)
     p = Sft(n_rows=None, batch_size=1, gradient_accumulation_steps=1, device="cpu", model=VLM, extra_args=RESUMABLE)
@@ -303,4 +303,4 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     table = pd.read_parquet(paths["sft/log.parquet"])
     assert table["step"].tolist() == list(range(1, 61))
     updates = [line for line in log.splitlines() if line.startswith("{'loss'")]
-    assert 0 < len(updates) < 60  # those before the checkpoint are not in the second training's log
+    assert 0 < len(updates) < 60  # the second training's log lacks the updates before the checkpoint

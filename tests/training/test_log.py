@@ -1,4 +1,4 @@
-"""What is read from ms-swift's logs, and shown of them: no line of them ends a training."""
+"""Test how ms-swift's logs are read and printed: no line of a log ends a training."""
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def test_logging_jsonl_of_a_resumed_training_keeps_the_later_step(tmp_path):
 
 @pytest.mark.parametrize("loss", ["nan", "inf", "-inf", "1e999", "'high'", "None"])
 def test_a_loss_that_is_no_number_does_not_end_a_training(loss):
-    """Was: literal_eval's ValueError on ``nan`` ended the training in its middle."""
+    """Formerly, literal_eval raised a ValueError for ``nan`` and ended the training."""
     line = (f"{{'loss': {loss}, 'grad_norm': nan, 'learning_rate': 1e-05, 'global_step/max_steps': '1/9', "
             "'elapsed_time': '1s', 'remaining_time': '2s'}")  # fmt: skip
     assert "loss" in sparse()(line)

@@ -1,4 +1,4 @@
-"""ms-swift's command line and what a training leaves; ms-swift's SimPO loss against the paper's formula (slow)."""
+"""Test ms-swift's command line, the results of a training, and SimPO's loss against the paper's formula (slow)."""
 
 import json
 import math
@@ -31,14 +31,14 @@ VLM = "assets/tiny_world/vlm"
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
-    """Notebooks work in the project root; no variable of this shell reaches the training."""
+    """Change to the project root, as notebooks do, and remove the shell's variables that affect a training."""
     monkeypatch.chdir(ROOT)
     for name in ("NPROC_PER_NODE", "NNODES", *checkpoints.image_variables(12544)):
         monkeypatch.delenv(name, raising=False)
 
 
 def write_rows(paths: RunPaths, n: int = 6) -> None:
-    """``n`` training rows about noise, in ms-swift's format; c = 50 among them."""
+    """Write ``n`` training rows about noise, in ms-swift's format; one level is c = 50."""
     paths["perturbed/images"].mkdir(parents=True, exist_ok=True)
     sft, simpo = [], []
     for i, c in zip(range(n), [90, 50, 7, 100, 0, 35, 64, 21] * 9, strict=False):
@@ -54,19 +54,19 @@ def write_rows(paths: RunPaths, n: int = 6) -> None:
 
 @pytest.fixture
 def paths(tmp_path):
-    """A run with training rows."""
+    """Return the paths of a run with training rows."""
     paths = RunPaths("r", tmp_path)
     write_rows(paths)
     return paths
 
 
 def options(words: list[str]) -> dict[str, str]:
-    """--name value pairs of a command line."""
+    """Return the --name value pairs of a command line."""
     return {word: words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
 
 
 def test_the_default_command_waits_for_no_import_of_torch():
-    """Four seconds at the start of every training; what it would tell changes nothing for one float32 process."""
+    """The import takes four seconds at the start of every training, and does not matter for one float32 process."""
     code = ("import sys; from csp_utils.stages.sft import Sft; from csp_utils.training import command; "
             "command.command(Sft(), 'm', 'd', 'o'); "
             "sys.exit('torch' in sys.modules)")  # fmt: skip
@@ -124,7 +124,7 @@ def test_what_the_shell_says_about_images_is_not_taken_in_silence(tmp_path, monk
 
 
 def test_float32_weights_are_not_trained_in_float16():
-    """ms-swift's own choice for them, on a GPU, is mixed precision."""
+    """On a GPU, ms-swift's default for them is mixed precision."""
     for stage in (Sft, Simpo):
         assert options(training.command(stage(), VLM, "d", "o"))["--fp16"] == "false"
         for other in ("bfloat16", "float16"):
@@ -149,7 +149,7 @@ def test_command_txt_can_be_pasted_into_a_shell():
 
 
 def test_max_pixels_travels_with_the_checkpoint(tmp_path):
-    checkpoints.check_max_pixels(tmp_path, 12544)  # nothing recorded, nothing to compare
+    checkpoints.check_max_pixels(tmp_path, 12544)  # nothing is recorded, so nothing is compared
     checkpoints.record_max_pixels(tmp_path, 12544)
     checkpoints.check_max_pixels(tmp_path, 12544)
     for other in (50176, None):
@@ -175,7 +175,7 @@ def test_recorded_arguments_are_compared():
             "cpo_alpha": 0.0, "warmup_ratio": 0.03, "fp16": False}  # fmt: skip
     training.recorded(args, p)
     with pytest.raises(UserError, match="fp16 True, not False"):
-        training.recorded(args | {"fp16": True}, p)  # ms-swift's own choice for float32 weights
+        training.recorded(args | {"fp16": True}, p)  # ms-swift's default for float32 weights
     with pytest.raises(UserError, match="cpo_alpha 1.0, not 0.0"):
         training.recorded(args | {"cpo_alpha": 1.0}, p)  # ms-swift's default: CPO-SimPO
 
@@ -195,7 +195,7 @@ def test_missing_data_is_said_before_anything_runs(paths):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """SFT, then SimPO on its checkpoint with one update on all pairs; a few rows each."""
+    """Train SFT, then SimPO on its checkpoint with one update on all pairs; a few rows each."""
     os.chdir(ROOT)
     paths = RunPaths("r", tmp_path_factory.mktemp("training"))
     write_rows(paths)
@@ -237,7 +237,10 @@ def test_simpo_was_the_papers(trained):
 
 
 def log_likelihood(model, processor, row: dict, answer: str) -> tuple[float, int]:
-    """Sum of log p over the tokens of ``answer``, <|im_end|> and a line break, and their number; by transformers."""
+    """Return the sum of log p over the tokens of ``answer``, <|im_end|> and a line break, and their number.
+
+    It is computed with transformers.
+    """
     import torch
 
     text = row["messages"][0]["content"].removeprefix("<image>")
@@ -254,7 +257,7 @@ def log_likelihood(model, processor, row: dict, answer: str) -> tuple[float, int
 
 @pytest.mark.slow
 def test_simpo_loss_is_the_papers_formula(trained):
-    """The equation of section 3.3, with beta 2 and lambda 1, over the four pairs of the first update."""
+    """The equation of section 3.3, with beta 2 and lambda 1, is computed over the four pairs of the first update."""
     from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     paths, _, _ = trained
@@ -293,12 +296,14 @@ def test_a_row_that_does_not_encode_stops_the_training_and_leaves_the_old_checkp
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Sft, Simpo])
 def test_two_processes_train_as_one_does(kind, tmp_path):
-    """The same rows in each update, divided among two processes: the same losses. Without a word, ms-swift would train
-    two models on a machine without a GPU; --use_cpu makes them one."""
+    """Each update has the same rows, divided among two processes, and therefore the same losses.
+
+    Without --use_cpu, ms-swift would silently train two separate models on a machine without a GPU.
+    """
     losses = {}
     for processes in (1, 2):
         paths = RunPaths(f"p{processes}", tmp_path)
-        write_rows(paths, 36)  # 32 pairs: an update that is not full pads its rows
+        write_rows(paths, 36)  # 32 pairs, because an incomplete update pads its rows
         p = kind(model=VLM, n_rows=32 if kind is Sft else 16, batch_size=2, learning_rate=1e-3, device="cpu",
                  gradient_accumulation_steps=8 // processes, processes=processes)  # fmt: skip
         run_stage(p, paths)

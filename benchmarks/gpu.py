@@ -1,0 +1,216 @@
+"""How fast the paper's large models are on a GPU, and how much memory they take, with random weights.
+
+    scripts/try_gpu.sh speed             on the GPU, in their official sizes (two minutes on an H100, 80 GB)
+    scripts/try_gpu.sh --small speed     on the CPU, in the tiny world's sizes: does it run?
+
+SAM, GroundingDINO and Qwen2-VL are built from their configurations (benchmarks/flops.py) and called through the
+functions that the stages call. What a model sees and says means nothing: images are noise, Qwen2-VL reads with the tiny
+world's tokenizer, and with random weights every reply has all of its eight tokens.
+"""
+
+import contextlib
+import io
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.flops import official_grounding_dino, qwen2_vl_config
+from csp_utils.asking.elicitation import Plan
+from csp_utils.base.memory import free_models
+from csp_utils.models.grounding_dino import as_detector, build_grounding_dino, detect, preprocess, read_config
+from csp_utils.models.sam import build_sam, encode_in, segment
+from csp_utils.models.sam import read_config as read_sam_config
+
+Rows = list[dict[str, Any]]
+WORDS = ("dog", "cat", "sheep", "car", "boat", "plane", "tree", "cup", "clock")
+"""Asked about in every image: POPE and AMBER have nine or ten questions an image."""
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a Markdown table with a column for each key."""
+    print(f"\n## {title}\n\n| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
+        print("| " + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+def device_name(device: str) -> str:
+    """Return the name of the card or of the processor."""
+    return torch.cuda.get_device_name() if device != "cpu" else f"CPU, {platform.machine()}"
+
+
+def timed(work: Callable[[], Any], times: int, device: str) -> dict[str, float | str]:
+    """Return the seconds of one call, after one call to warm up, and the GPU's peak memory in GB (10^9 bytes)."""
+    for count in (1, times):
+        if device != "cpu":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.monotonic()
+        for _ in range(count):
+            work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+    seconds = (time.monotonic() - start) / times
+    return {"s a call": seconds, "peak GB": torch.cuda.max_memory_allocated() / 1e9 if device != "cpu" else "-"}
+
+
+def noise(n: int, width: int, height: int) -> list[Image.Image]:
+    """Return ``n`` images of noise."""
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+def sam(device: str, small: bool) -> Rows:
+    """Time SAM as stage 02 uses it: one image at a time, with one box and with eight."""
+    from segment_anything import SamPredictor
+
+    config = read_sam_config("assets/tiny_world/sam") if small else {"model_type": "vit_h"}
+    (image,), rows = noise(1, 640, 480), []
+    for dtype in ("float32", "bfloat16"):
+        with torch.device(device):
+            predictor = SamPredictor(build_sam(config))
+        if dtype != "float32":
+            encode_in(dtype, predictor.model)
+        for n in (1, 8):
+            boxes = np.tile(np.array([100, 100, 300, 300], np.float32), (n, 1))
+            seen = timed(lambda p=predictor, boxes=boxes: segment(p, image, boxes), 2 if small else 10, device)
+            rows.append({"model": "SAM ViT-H", "type": dtype, "batch": f"1 image, {n} boxes", "what": "images",
+                         "a second": 1 / seen["s a call"], **seen})  # fmt: skip
+        del predictor
+        free_models()
+    return rows
+
+
+def grounding_dino(device: str, small: bool) -> Rows:
+    """Time GroundingDINO as stage 02 uses it, and its forward pass alone (images are resized on the CPU)."""
+    if small:
+        folder = Path("assets/tiny_world/grounding_dino")
+        config = read_config(folder)
+        model = build_grounding_dino(config, folder)
+    else:
+        model, config = official_grounding_dino(), {}
+    detector, rows = as_detector(model.to(device), config), []
+    for n in (1, 8):
+        images, words = noise(n, 640, 480), ["dog"] * n
+        pixels = [preprocess(image, detector.image_size, detector.image_max_size) for image in images]
+        stacked = torch.stack(pixels).to(device)
+        for what, work in (
+            ("images", lambda images=images, words=words, n=n: detect(detector, images, words, batch_size=n)),
+            ("forward passes", lambda stacked=stacked, n=n: detector.model(stacked, captions=["dog."] * n)),
+        ):
+            with torch.no_grad():
+                seen = timed(work, 2 if small else 10, device)
+            rows.append({"model": "GroundingDINO Swin-T", "type": "float32", "batch": n, "what": what,
+                         "a second": n / seen["s a call"], **seen})  # fmt: skip
+    return rows
+
+
+def new_qwen2_vl(device: str, small: bool, folder: Path) -> tuple[Any, Any]:
+    """Return a Qwen2-VL of random bfloat16 weights and ms-swift's template; the tokenizer is the tiny world's."""
+    from swift.model import get_model_processor
+    from swift.template import get_template
+    from transformers import Qwen2VLForConditionalGeneration
+    from transformers.utils.logging import set_verbosity_error
+
+    import csp_utils.models.swift_plugins.image_tokens  # noqa: F401  (takes effect on import)
+    from csp_utils.tiny_world.models.vlm import new_vlm
+
+    set_verbosity_error()
+    logging.getLogger("swift").setLevel(logging.ERROR)
+    tiny, _ = new_vlm(folder)
+    config = tiny.config
+    if small:
+        config.text_config.vocab_size = 1000  # more than the tokenizer knows, as at full size
+    else:
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        config = qwen2_vl_config(**{name: getattr(tiny.config, name) for name in names})
+    config.save_pretrained(folder)
+    with torch.device(device):
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model.generation_config = tiny.generation_config
+    _, processor = get_model_processor(str(folder), torch_dtype=torch.bfloat16, model_type="qwen2_vl", use_hf=True,
+                                       load_model=False)  # fmt: skip
+    return model, get_template(processor, template_type="qwen2_vl")
+
+
+def qwen2_vl(device: str, small: bool) -> Rows:
+    """Time Qwen2-VL as stage 06 asks it, three prompts about each question, and as stage 04 trains it."""
+    from csp_utils.models.vlm.load import TransformersVLM
+
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as home:
+        model, template = new_qwen2_vl(device, small, Path(home))
+        vlm, plan, prompts = TransformersVLM(model, template), Plan(), []
+        for number, image in enumerate(noise(2 if small else 12, *((224, 168) if small else (640, 480)))):
+            path = Path(home) / f"{number}.png"
+            image.save(path)
+            prompts += [plan.prompt(str(path), f"Is there a {word} in the image?", *pair)
+                        for pair in plan.asked() for word in WORDS]  # fmt: skip
+        for engine in ("shared", "plain"):
+            for n in (27, 108):
+                rows += asking_speed(lambda some, tokens, e=engine, n=n: vlm.ask(some, n, tokens, engine=e), prompts,
+                                     {"model": f"Qwen2-VL-7B, engine {engine}", "type": "bfloat16", "batch": n},
+                                     device)  # fmt: skip
+        return rows + training(model, template, Image.open(prompts[0].image), device, small)
+
+
+def asking_speed(ask: Callable[[list[Any], int], Any], prompts: list[Any], row: dict[str, Any], device: str) -> Rows:
+    """Time all prompts with replies of eight tokens, and one decoding step of one batch."""
+    whole = timed(lambda: ask(prompts, 8), 1, device)
+    one, eight = (timed(lambda tokens=tokens: ask(prompts[: row["batch"]], tokens), 3, device) for tokens in (1, 8))
+    step = (eight["s a call"] - one["s a call"]) / 7
+    return [{**row, "what": "prompts", "a second": len(prompts) / whole["s a call"], **whole},
+            {**row, "what": "decoding steps", "a second": 1 / step, "s a call": step, "peak GB": eight["peak GB"]}]
+
+
+def training(model: Any, template: Any, image: Image.Image, device: str, small: bool) -> Rows:
+    """Time updates of 16 rows as stage 04 makes them on one GPU, but by a loop of its own in place of ms-swift's.
+
+    Trained is the language part, by AdamW in bfloat16; activations are recomputed.
+    """
+    template.set_mode("train")
+    text = " ".join(["Is there a dog in the image?"] * 15)
+    row = template.encode({"messages": [{"role": "user", "content": f"<image>{text}"},
+                                        {"role": "assistant", "content": "100%"}], "images": [image]})  # fmt: skip
+    model.train()
+    model.model.visual.requires_grad_(False)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device != "cpu")
+    rows, of = [], 4 if small else 16
+    for n in (2, 4):
+        given = template.data_collator([dict(row) for _ in range(n)])  # it empties them
+        given = {key: value.to(device) for key, value in given.items() if isinstance(value, torch.Tensor)}
+        given["pixel_values"] = given["pixel_values"].to(torch.bfloat16)
+
+        def update(given: dict[str, Any] = given, n: int = n) -> None:
+            for _ in range(of // n):
+                (model(**given, use_cache=False).loss * n / of).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        seen = timed(update, 1 if small else 2, device)
+        rows.append({"model": f"Qwen2-VL-7B, SFT, {len(row['input_ids'])} tokens a row", "type": "bfloat16", "batch": n,
+                     "what": "rows", "a second": of / seen["s a call"], **seen})  # fmt: skip
+    return rows
+
+
+MODELS = {"SAM": sam, "GroundingDINO": grounding_dino, "Qwen2-VL": qwen2_vl}
+
+
+def speed(device: str, small: bool) -> None:
+    """Print a table for each of the models; ``small``: each in the tiny world's size."""
+    for name, measure in MODELS.items():
+        with contextlib.redirect_stdout(io.StringIO()):
+            rows = measure(device, small)
+        table(f"{name}{', tiny' if small else ''}, random weights: {device_name(device)}", rows)
+        free_models()

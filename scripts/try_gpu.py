@@ -50,7 +50,9 @@ def rows_of(name: str, paths: RunPaths, **parameters: Any) -> tuple[pd.DataFrame
     free_models()
     start = time.monotonic()
     rows = stage.open_shard(job)(WHOLE, job.out)
-    return rows, time.monotonic() - start
+    seconds = time.monotonic() - start
+    print(f"{name}, {p.torch_dtype} on {p.device}: {len(rows)} rows in {seconds:.1f} s", flush=True)
+    return rows, seconds
 
 
 def write_data(cpu: RunPaths, small: bool) -> None:

@@ -4,8 +4,9 @@
 #   training    SFT and SimPO by ms-swift on the GPU, in float32 and bfloat16, beside the CPU in float32
 #   speed       SAM ViT-H, GroundingDINO Swin-T and Qwen2-VL-7B with random weights: how fast, and how much memory
 #
-#   Hardware  one GPU of 80 GB, 16 GB of memory; with --small the CPU alone, where everything is tiny
-#   Time      under eight minutes; with --small two to five minutes on two cores
+#   Hardware  one GPU of 80 GB, 32 GB of memory; with --small the CPU alone, where everything is tiny
+#   Disk      17 GB in the temporary folder (TMPDIR) while Qwen2-VL-7B is trained; with --small next to nothing
+#   Time      about seven minutes on an H100; with --small three to six minutes on two cores
 #
 # Usage: scripts/try_gpu.sh [--small] [PART ...]          (default: all three parts)
 #

@@ -74,5 +74,6 @@ def test_all_of_it_runs_in_small_on_the_cpu() -> None:
     replies = {row["type"]: row for row in found["Stage"]}  # of stage 06, the last
     assert replies["float32"]["replies that differ"] == "0"
     assert int(replies["bfloat16"]["replies"]) > 50
+    assert any("by ms-swift" in row["model"] for row in found["Qwen2-VL,"])
     for model in ("SAM", "GroundingDINO", "Qwen2-VL"):
         assert all(float(row["a second"]) > 0 for row in found[f"{model},"])

@@ -6,7 +6,7 @@
 #
 #   Hardware  one GPU of 80 GB, 32 GB of memory; with --small the CPU alone, where everything is tiny
 #   Disk      17 GB in the temporary folder (TMPDIR) while Qwen2-VL-7B is trained; with --small next to nothing
-#   Time      about seven minutes on an H100; with --small three to six minutes on two cores
+#   Time      about seven minutes on an H100; with --small three to nine minutes on two cores
 #
 # Usage: scripts/try_gpu.sh [--small] [PART ...]          (default: all three parts)
 #

@@ -2,7 +2,7 @@
 #     snakemake --cores all --config params=params/tiny.yaml
 # The output of a rule is the executed notebook, and its inputs are executed notebooks. Results are neither: Snakemake
 # deletes the outputs of a job that fails, and of one that it starts again. Each stage keeps its own results, with a
-# record of what they were made from (csp_utils/base/results.py), and computes only what is not there.
+# record of what they were made from (csp_utils/results/produce.py), and computes only what is not there.
 import sys
 
 sys.path.insert(0, workflow.basedir)

@@ -11,10 +11,11 @@
 # Usage: ./run_all.sh [PARAMS_FILE] [SNAKEMAKE OPTIONS]
 #
 #   ./run_all.sh                         the tiny world (params/tiny.yaml); ends with outputs/tiny/report.html
-#   ./run_all.sh params/mine.yaml        other parameters; what is up to date is not run again
+#   ./run_all.sh params/mine.yaml        other parameters; what is up to date is not run again (or only: mine)
 #   ./run_all.sh params/mine.yaml --plan says what it needs: downloads, rows, GPU hours, disk, and what is missing here
 #   ./run_all.sh params/mine.yaml -n     only shows what would run, and why (--dry-run)
 #   ./run_all.sh params/mine.yaml --forcerun notebook_06_eval    runs that notebook again, and what follows from it
+#   ./run_all.sh --version               the version and the commit
 #   ./run_all.sh --help                  this text
 #
 # Results go to outputs/<run>/, where <run> is named in the params file. A run that is stopped with Ctrl-C, or by a

@@ -8,7 +8,7 @@
 # Usage: ./run_tests.sh [unit | notebooks | e2e] [PYTEST OPTIONS]
 #
 #   ./run_tests.sh              all three
-#   ./run_tests.sh unit         style (ruff), then the unit tests, the slow ones last
+#   ./run_tests.sh unit         style (ruff, import-linter), then the unit tests, the slow ones last
 #   ./run_tests.sh notebooks    notebooks 00 to 11 in order with their default parameters (nbval), into outputs/demo
 #   ./run_tests.sh e2e          the smallest whole run (params/smoke.yaml), twice: the second has nothing to do
 #
@@ -45,6 +45,8 @@ check() {
 
 unit() {
     check "style" "$python" -m ruff check .
+    check "layers of the package" "$(dirname "$python")/lint-imports" --no-cache
+    check "sizes" "$python" scripts/sizes.py
     # Test modules run at the same time, one per core, without threads of their own. There are at most four, because each
     # needs 2 GB; -n 0 runs them one after the other. nbval's plugin loads slowly and collects no Python test.
     local pytest=(env OMP_NUM_THREADS=1 "$python" -m pytest -p no:nbval -n logical --maxprocesses 4 --dist loadfile)

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from csp_utils.asking.elicitation import KINDS, prompt_of, read_questions, unique_questions
 from csp_utils.base.devices import pick_device
 from csp_utils.data.images import load_image
-from csp_utils.models.vlm.load import VLM, load_vlm
-from csp_utils.models.vlm.reply import Prompt
+from csp_utils.models.vlm.load import VLM, ModelChoice, load_vlm
+from csp_utils.models.vlm.reply import Asking, Prompt
 from csp_utils.notebook import OFFLINE
 
 MAX_NEW_TOKENS = 8
@@ -70,13 +70,14 @@ def main() -> None:
     parser.add_argument("--torch-dtype", default="float32")
     options = parser.parse_args()
     logging.getLogger("swift").setLevel(logging.ERROR)
-    vlm = load_vlm(options.model, "qwen2_vl", "qwen2_vl", 12544, options.torch_dtype, pick_device("auto"), "shared")
+    choice = ModelChoice(options.model, "qwen2_vl", "qwen2_vl", 12544, options.torch_dtype, pick_device("auto"))
+    vlm = load_vlm(choice, "shared")
     with tempfile.TemporaryDirectory() as folder:
         prompts = drawn_prompts(Path(folder), options.images)
         engine = swift_engine(vlm, options.batch_size)
         ways: dict[str, Callable[[list[Prompt]], list[str]]] = {
-            "shared": lambda p: [r.text for r in vlm.ask(p, options.batch_size, MAX_NEW_TOKENS)],
-            "generate, one by one": lambda p: [r.text for r in vlm.ask(p, 1, MAX_NEW_TOKENS, engine="plain")],
+            "shared": lambda p: [r.text for r in vlm.ask(p, Asking(options.batch_size, MAX_NEW_TOKENS))],
+            "generate, one by one": lambda p: [r.text for r in vlm.ask(p, Asking(1, MAX_NEW_TOKENS), engine="plain")],
             "ms-swift, batched": engine,
         }
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

@@ -25,9 +25,18 @@ from PIL import Image
 from benchmarks.flops import official_grounding_dino, qwen2_vl_config
 from csp_utils.asking.elicitation import Plan
 from csp_utils.base.memory import free_models
-from csp_utils.models.grounding_dino import as_detector, build_grounding_dino, detect, preprocess, read_config
+from csp_utils.models.grounding_dino import (
+    IMAGE_MAX_SIZE,
+    IMAGE_SIZE,
+    Detector,
+    build_grounding_dino,
+    detect,
+    preprocess,
+    read_config,
+)
 from csp_utils.models.sam import build_sam, encode_in, segment
 from csp_utils.models.sam import read_config as read_sam_config
+from csp_utils.models.vlm.reply import Asking
 
 Rows = Iterator[dict[str, Any]]
 WORDS = ("dog", "cat", "sheep", "car", "boat", "plane", "tree", "cup", "clock")
@@ -105,7 +114,8 @@ def grounding_dino(device: str, small: bool) -> Rows:
         model = build_grounding_dino(config, folder)
     else:
         model, config = official_grounding_dino(), {}
-    detector, times = as_detector(model.to(device), config), 2 if small else 10
+    sizes = config.get("image_size", IMAGE_SIZE), config.get("image_max_size", IMAGE_MAX_SIZE)
+    detector, times = Detector(model.to(device), *sizes), 2 if small else 10
     for n in (1, 8):
         images, words = noise(n, 640, 480), ["dog"] * n
         pixels = [preprocess(image, detector.image_size, detector.image_max_size) for image in images]
@@ -176,11 +186,11 @@ def asking(vlm: Any, engine: str, prompts: list[Any], device: str) -> Rows:
     """Time an engine: all prompts with replies of eight tokens, a decoding step, and the encoding on the CPU."""
     row = {"model": f"Qwen2-VL-7B, engine {engine}", "type": "bfloat16"}
     few = len(WORDS) * 3
-    vlm.ask(prompts[:few], few, 8, engine=engine)
+    vlm.ask(prompts[:few], Asking(few, 8), engine)
     for n in (few, 4 * few):
-        whole = timed(lambda n=n: vlm.ask(prompts, n, 8, engine=engine), 1, device, warm=True)
+        whole = timed(lambda n=n: vlm.ask(prompts, Asking(n, 8), engine), 1, device, warm=True)
         yield {**row, "batch": n, "what": "prompts", "a second": len(prompts) / whole["s a call"], **whole}
-    one, eight = (timed(lambda tokens=tokens: vlm.ask(prompts[:few], few, tokens, engine=engine), 1, device, warm=True)
+    one, eight = (timed(lambda tokens=tokens: vlm.ask(prompts[:few], Asking(few, tokens), engine), 1, device, warm=True)
                   for tokens in (1, 8))  # fmt: skip
     step = (eight["s a call"] - one["s a call"]) / 7
     yield {**row, "batch": few, "what": "decoding steps", "a second": 1 / step, "s a call": step, "peak GB": "-"}

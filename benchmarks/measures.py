@@ -2,7 +2,7 @@
 
     python benchmarks/measures.py [--pairs 100000] [--bootstrap 1000]
 
-All run on one thread, on the same resamples of one cell (6 questions an image, as in POPE). The libraries take one
+All run on one thread, on the same resamples of one split (6 questions an image, as in POPE). The libraries take one
 sample at a time: they are called on a few, and their time for all is extrapolated, which the output says. Times are CPU
 seconds, the best of a few repetitions, so that the ratios hold on a busy machine, too.
 """
@@ -25,8 +25,9 @@ from netcal.metrics.confidence import ECE  # noqa: E402
 from sklearn import metrics as sk  # noqa: E402
 from torchmetrics.functional import classification as tm  # noqa: E402
 
-from csp_utils.measures.bootstrap import resampled_images  # noqa: E402
-from csp_utils.measures.metrics import MEASURES, Cell, Protocol  # noqa: E402
+from csp_utils.measures.bootstrap import image_weights  # noqa: E402
+from csp_utils.measures.counts import Counts, Protocol  # noqa: E402
+from csp_utils.measures.metrics import MEASURES, compute  # noqa: E402
 
 
 def responses(n_questions: int) -> pd.DataFrame:
@@ -60,20 +61,24 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=1000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cell = Cell(responses(args.pairs // 2), Protocol())
-    n_images = len(cell.images)
-    draw = seconds(lambda: resampled_images.__wrapped__(n_images, args.bootstrap, 0), 2)
-    weights = resampled_images(n_images, args.bootstrap, 0)
-    product = seconds(lambda: cell.resample(weights), 5)
-    resampled = cell.resample(weights)
-    measure = seconds(lambda: cell.measures(resampled), 5)
+    counts = Counts(responses(args.pairs // 2), Protocol())
+    n_images = len(counts.images)
+    draw = seconds(lambda: image_weights.__wrapped__(n_images, args.bootstrap, 0), 2)
+    weights = image_weights(n_images, args.bootstrap, 0)
+    product = seconds(lambda: counts.resample(weights), 5)
+    resampled = counts.resample(weights)
+    measure = seconds(lambda: counts.measures(resampled), 5)
     ours = product + measure
     print(f"{args.pairs} pairs, {n_images} images, {args.bootstrap} resamples, one thread, CPU seconds")
     print(f"ours, all {len(MEASURES)} measures: {ours:.3f} s (counts {product:.3f}, measures {measure:.3f})")
-    print(f"drawing the resamples, once for all variants, tables and splits with as many images: {draw:.3f} s\n")
+    print(f"drawing the resamples, once for all variants, tables and splits with as many images: {draw:.3f} s")
+    table = responses(5000).assign(model="m", variant="base", split="s", raw="")
+    table["internal"] = np.random.default_rng(1).random(len(table))  # a constant has no rank correlation to compute
+    whole = seconds(lambda: compute(table, Protocol(), args.bootstrap), 1)
+    print(f"the paper's metrics of 5,000 questions, with the two rank correlations: {whole:.1f} s\n")
 
-    counts = resampled.pairs[1]  # one resample as rows, for the libraries
-    label, percent = np.divmod(np.repeat(np.arange(202), counts.ravel().astype(int)), 101)
+    rows = resampled.pairs[1]  # one resample as rows, for the libraries
+    label, percent = np.divmod(np.repeat(np.arange(202), rows.ravel().astype(int)), 101)
     order = np.random.default_rng(0).permutation(len(label))
     y, p = label[order], percent[order] / 100
     y_tensor, p_tensor = torch.from_numpy(y), torch.from_numpy(p)

@@ -1,11 +1,12 @@
 """What the protocol's open points change on the tiny world: the same answers scored, the same rows masked, otherwise.
 
-    python benchmarks/open_points.py outputs/tiny
+    python benchmarks/open_points.py outputs/tiny [--rows 300]
 
-needs a finished ./run_all.sh. No model is asked anew for the metrics; the masks of the first 300 rows are made again
-with each setting (about a minute each on two cores), and held against the truth that notebook 00 wrote.
+It needs a finished ./run_all.sh. The metrics are computed from the saved replies. The masks of the first rows are made
+again with each setting (about a minute each on two cores) and compared with the truth that notebook 00 wrote.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,16 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from csp_utils.base.files import read_parquet
-from csp_utils.base.params import Mask  # noqa: E402
+from csp_utils.base.files import read_parquet  # noqa: E402
+from csp_utils.base.progress import silent  # noqa: E402
 from csp_utils.base.run import RunPaths  # noqa: E402
 from csp_utils.data.rlaif_v import read_rlaif_v  # noqa: E402
 from csp_utils.data.rle import decode_mask  # noqa: E402
 from csp_utils.measures.counts import Protocol  # noqa: E402
 from csp_utils.measures.metrics import compute  # noqa: E402
 from csp_utils.models import masks  # noqa: E402
+from csp_utils.stages.mask import Mask  # noqa: E402
 
-SPLIT, ROWS = "pope_adversarial", 300
+SPLIT = "pope_adversarial"
 PROTOCOLS = {
     "the defaults": Protocol(),
     "ties: first": Protocol(ties="first"),
@@ -52,13 +54,14 @@ def scored(responses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("setting")
 
 
-def masked(paths: RunPaths) -> pd.DataFrame:
+def masked(paths: RunPaths, n_rows: int) -> pd.DataFrame:
     """Of the first rows: the share that is kept, and the mean IoU of their masks with the visible named objects."""
-    keywords, data = read_parquet(paths["keywords.parquet"]).head(ROWS), read_rlaif_v(paths["data/rlaif_v/train.parquet"])
-    models, truth = masks.load_models(Mask()), read_parquet(paths["data/truth/objects.parquet"])
+    keywords = read_parquet(paths["keywords.parquet"]).head(n_rows)
+    data, truth = read_rlaif_v(paths["data/rlaif_v/train.parquet"]), read_parquet(paths["data/truth/objects.parquet"])
+    models = masks.load_models(Mask())
     rows = []
     for name, setting in MASKS.items():
-        table = masks.mask_rows(keywords, data, models, Mask(**setting), lambda items, *_, **__: items)
+        table = masks.mask_rows(keywords, data, models, Mask(**setting), silent)
         kept = table[table["drop_reason"].isna()]
         ious = []
         for row in kept.itertuples():
@@ -68,16 +71,20 @@ def masked(paths: RunPaths) -> pd.DataFrame:
                 named = np.any([decode_mask(rle, row.width, row.height) for rle in meant["rle"]], axis=0)
                 found = decode_mask(row.rle_counts, row.width, row.height)
                 ious.append((found & named).sum() / (found | named).sum())
-        rows.append({"setting": name, "kept": len(kept) / ROWS, "IoU": np.mean(ious),
+        rows.append({"setting": name, "kept": len(kept) / len(keywords), "IoU": np.mean(ious),
                      "area": kept["area_fraction"].mean()})  # fmt: skip
     return pd.DataFrame(rows).set_index("setting")
 
 
-def main(folder: str) -> None:
-    paths = RunPaths(Path(folder).name, Path(folder).parent)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--rows", type=int, default=300, help="rows of keywords.parquet whose masks are made again")
+    options = parser.parse_args()
+    paths = RunPaths(options.run_folder.name, options.run_folder.parent)
     print(scored(read_parquet(paths["responses.parquet"])).round(3).to_string(), "\n")
-    print(masked(paths).round(3).to_string())
+    print(masked(paths, options.rows).round(3).to_string())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,4 +1,4 @@
-"""How large perturbed pictures are, and what it takes to write one or to draw it anew.
+"""How large perturbed images are, and what it takes to write one or to draw it anew.
 
     python benchmarks/picture_size.py FOLDER_OF_PHOTOGRAPHS
 
@@ -11,17 +11,19 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from csp_utils.data.images import load_image
-from csp_utils.noise.diffusion import perturb_row
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from csp_utils.data.images import load_image  # noqa: E402
+from csp_utils.noise.diffusion import perturb_row  # noqa: E402
 
 LEVELS = range(0, 101, 10)
 
 
 def ellipse(height: int, width: int, area: float) -> np.ndarray:
-    """A mask, bool (height, width), in the middle: an ellipse of the picture's shape that covers ``area`` of it."""
+    """A mask, bool (height, width), in the middle: an ellipse of the image's shape that covers ``area`` of it."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return x**2 + y**2 <= 4 * area / np.pi
 

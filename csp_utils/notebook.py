@@ -11,9 +11,9 @@ from csp_utils.base.files import check_manifest
 from csp_utils.base.memory import free_models
 from csp_utils.base.params import Params, build, is_hub_id
 from csp_utils.base.progress import headless, progress
-from csp_utils.base.results import produce
 from csp_utils.base.run import RunPaths, missing, project_root
-from csp_utils.base.stage import Stage, classes
+from csp_utils.results.produce import produce
+from csp_utils.results.stage import Stage, classes
 from csp_utils.stages import stages
 
 __all__ = ["begin", "compute", "end", "headless", "progress"]
@@ -78,7 +78,7 @@ def end() -> None:
 
 
 def check_inputs(stage: Stage, p: Params, paths: RunPaths) -> None:
-    """Raise UserError for the first input that is missing, and for a model folder that is not what its manifest lists."""
+    """Raise UserError for the first input that is missing, or a model folder that is not what its manifest lists."""
     for source in stage.reads(p, paths).values():
         if isinstance(source, str) and is_hub_id(source):
             continue

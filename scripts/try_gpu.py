@@ -26,10 +26,10 @@ from benchmarks import gpu  # noqa: E402
 from benchmarks.gpu import device_name, table  # noqa: E402
 from csp_utils.base.files import write_parquet  # noqa: E402
 from csp_utils.base.memory import free_models  # noqa: E402
-from csp_utils.base.results import origin_of, produce  # noqa: E402
 from csp_utils.base.run import RunPaths  # noqa: E402
-from csp_utils.base.stage import WHOLE, Job  # noqa: E402
 from csp_utils.data.rle import decode_mask  # noqa: E402
+from csp_utils.results.produce import origin_of, produce  # noqa: E402
+from csp_utils.results.stage import WHOLE, Job  # noqa: E402
 from csp_utils.stages import stages  # noqa: E402
 
 LEAST_IOU = 0.98

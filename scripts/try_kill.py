@@ -10,7 +10,6 @@ by SHA-256. Not compared: logs and executed notebooks, which hold times.
 
 import argparse
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -27,17 +26,18 @@ from csp_utils.base.files import sha256  # noqa: E402
 from csp_utils.pipeline.params_file import read  # noqa: E402
 
 COMPARED = {".parquet", ".jsonl", ".png", ".json", ".safetensors", ".txt"}
-TIMED = {"args.json", "log.parquet", "trainer_state.json", "state.json", "settings.json"}
+TIMED = {"args.json", "log.parquet", "trainer_state.json", "state.json", "settings.json", "summary.json",
+         "asked_by.json", "ORIGIN.json"}  # fmt: skip
 """Files that hold times, paths of temporary folders or speeds."""
-KEY = re.compile(r"-[0-9a-f]{16}(?=\.)")
-"""In the names of kept replies; it depends on when the model's files were written."""
+OURS = {"notebooks", "origins"}
+"""Folders of copies and records, which hold times as well."""
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of results, by its path in the run's folder."""
+    """Return the SHA-256 of every file of results, by its path in the run's folder."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix in COMPARED]
-    return {KEY.sub("", str(file.relative_to(folder))): sha256(file) for file in files
-            if file.name not in TIMED and "notebooks" not in file.parts}  # fmt: skip
+    return {str(file.relative_to(folder)): sha256(file) for file in files
+            if file.name not in TIMED and not file.name.startswith(".") and not OURS & set(file.parts)}  # fmt: skip
 
 
 def start(params: str) -> subprocess.Popen:

@@ -1,5 +1,6 @@
 """What several test modules share: the project's root, a small project with notebooks of its own, and a model."""
 
+import lzma
 import os
 import shutil
 import signal
@@ -37,7 +38,7 @@ from pathlib import Path
 from pydantic import Field
 
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Count(Params):
@@ -67,7 +68,7 @@ STAGE = Stage("20_count", Count, compute, makes=("count.txt",), reads=reads)
 
 COPY = '''"""A stage that copies what the other has counted, into a file and a folder."""
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Copy(Params):
@@ -163,6 +164,16 @@ class Project:
 def project(tmp_path: Path) -> Project:
     """A small project of its own."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pope/ and amber/: their authors' own files, which this repository holds compressed."""
+    folder = tmp_path_factory.mktemp("official")
+    for file in (ROOT / "tests" / "data" / "official").glob("*/*.xz"):
+        (folder / file.parent.name).mkdir(exist_ok=True)
+        (folder / file.parent.name / file.stem).write_bytes(lzma.decompress(file.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="module")

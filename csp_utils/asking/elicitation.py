@@ -1,23 +1,23 @@
-"""What a VLM says: the confidence it puts into words, its plain answer, and the probabilities behind that answer.
+"""Ask a VLM about benchmark images: its verbalized confidence, its plain answer, and the probabilities behind it.
 
-Any model that ms-swift loads, with its chat template (paper, section 4.1 and appendix A.2; docs/fidelity.md). Always
-asked are the paper's three prompts per unique (image, question), greedily: prompt A.2 with the response Yes, prompt A.2
-with the response No, and the question itself. A :class:`Plan` adds other prompts and other ways to read a confidence.
+Any model that ms-swift loads can be asked, with its own chat template (paper, section 4.1 and appendix A.2;
+docs/fidelity.md). Each unique (image, question) gets the paper's three prompts, decoded greedily: prompt A.2 with the
+response Yes, prompt A.2 with the response No, and the question itself. A :class:`Plan` adds other prompts and other
+ways to read a confidence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, draw_seed
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
-from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 PLAIN, BLURRED, PAPER, BOTH = "plain", "blurred", "third_person", "both"
 KINDS = (*CANDIDATES, PLAIN)
@@ -25,15 +25,15 @@ KINDS = (*CANDIDATES, PLAIN)
 
 
 def prompt_of(question: str, kind: str) -> str:
-    """The text that the model is shown, beside the image, for one of :data:`KINDS`."""
+    """Return the text of the prompt for one of :data:`KINDS`."""
     return plain_question(question) if kind == PLAIN else confidence_question(question, kind)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of each (image, question); the plain question and prompt A.2 (greedy) always are.
+    """The prompts for each (image, question); the plain question and prompt A.2 (greedy) are always among them.
 
-    The fields are those of :class:`csp_utils.base.params.Eval`.
+    The fields are those of :class:`csp_utils.stages.evaluate.Eval`.
     """
 
     prompts: tuple[str, ...] = (PAPER,)
@@ -44,9 +44,9 @@ class Plan:
     seed: int = 0
 
     def asked(self) -> list[tuple[str, str]]:
-        """(prompt, kind) of everything that is asked of one question.
+        """Return (name, kind) of all prompts of one question.
 
-        The kind is a candidate, plain or both; of the plain question about a blurred image, the blur.
+        The kind is a candidate, plain or both. For the plain question about a blurred image it is the blur.
         """
         others = [name for name in dict.fromkeys(self.prompts) if name != PAPER]
         pairs = [(PAPER, c) for c in CANDIDATES] + [(PLAIN, PLAIN)] + [(BLURRED, f"{blur:g}") for blur in self.blurs]
@@ -55,7 +55,7 @@ class Plan:
         return pairs
 
     def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
-        """What the model is asked; a draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
+        """Return one prompt. A draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""
         if name == BLURRED:
             return Prompt(Blurred(Path(path), float(kind)), plain_question(question))
         if name == PLAIN:
@@ -73,7 +73,7 @@ class Plan:
 
 
 def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> pd.DataFrame:
-    """POPE's and AMBER's questions with the path of each one's image.
+    """Read POPE's and AMBER's questions with the path of each one's image.
 
     Args:
         pope, amber: the benchmarks' folders; no AMBER if that is None.
@@ -98,30 +98,29 @@ def read_questions(pope: Path, amber: Path | None, n_questions: int | None) -> p
 
 
 def unique_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The (path, question) pairs to ask: each once, however many splits hold it."""
+    """Return the (path, question) pairs, each once, however many splits hold it."""
     return questions[["path", "question"]].drop_duplicates(ignore_index=True)
 
 
-def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: int,
-           progress: Progress = lambda batches, _: batches, description: str = "asking", plan: Plan = Plan(),
-           shard: Shard = WHOLE) -> pd.DataFrame:
+def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(), shard: Shard = WHOLE
+           ) -> pd.DataFrame:
     """Ask everything once.
 
     Args:
         questions: with the columns path (image file) and question.
-        shard: which part of the batches.
+        shard: the shard of the batches.
 
     Returns:
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`, indexed by position: path,
         question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
-        raw, p_yes and p_no (probabilities of the two candidates as the first token of the reply), levels (list of 101
-        probabilities; of 202 for both: Yes, then No; empty if not asked) and samples (list of replies).
+        raw, p_yes and p_no (probabilities, 0..1, of the two candidates as the first token of the reply), levels (list
+        of 101 probabilities; 202 for kind both: Yes, then No; empty without method expected) and samples (list of
+        replies).
     """
     pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
     asked = unique_questions(questions).merge(pairs, how="cross")
     prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
-    replies = vlm.ask(prompts, batch_size, max_new_tokens, progress, description, temperature=plan.temperature,
-                      shard=shard)
+    replies = vlm.ask(prompts, replace(asking, temperature=plan.temperature), shard=shard)
     asked["prompt"] = [prompt.text for prompt in prompts]
     asked = asked[[reply is not None for reply in replies]].copy()
     replies = [reply for reply in replies if reply is not None]
@@ -131,29 +130,3 @@ def elicit(vlm: VLM, questions: pd.DataFrame, batch_size: int, max_new_tokens: i
     for name, values in said.items():  # with types, as a shard may have no rows
         asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
     return asked
-
-
-def responses_table(asked: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str) -> pd.DataFrame:
-    """The rows of responses.parquet for one variant (columns: :mod:`csp_utils.measures.metrics`).
-
-    Args:
-        asked: as :func:`elicit` returns it.
-        questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
-    """
-    asked = asked[asked["name"].isin([PAPER, PLAIN])]
-    said = {(row.path, row.question, row.kind): row for row in asked.itertuples()}
-    rows = []
-    for q in questions.itertuples():
-        plain = said[q.path, q.question, PLAIN]
-        total = plain.p_yes + plain.p_no
-        for candidate, p in (("Yes", plain.p_yes), ("No", plain.p_no)):
-            raw = said[q.path, q.question, candidate].raw
-            rows.append(
-                {
-                    "model": model, "variant": variant, "split": q.split, "question_id": q.question_id,
-                    "image": q.image, "question": q.question, "label": int(q.label == candidate.lower()),
-                    "candidate": candidate, "raw": raw, "verbalized": parse_confidence(raw),
-                    "internal": p / total if total > 0 else None, "plain_answer": parse_yes_no(plain.raw),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})

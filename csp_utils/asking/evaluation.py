@@ -1,6 +1,6 @@
-"""Notebook 06's questions and answers: asks every variant about the benchmarks, and makes the tables of answers.
+"""Ask every variant about the benchmarks, and make the tables of answers (notebook 06).
 
-What is asked of a model is said in :mod:`csp_utils.asking.elicitation`.
+:mod:`csp_utils.asking.elicitation` makes the prompts.
 """
 
 from collections.abc import Mapping
@@ -11,22 +11,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from csp_utils.asking.elicitation import (
-    KINDS,
-    Plan,
-    elicit,
-    prompt_of,
-    read_questions,
-    responses_table,
-    unique_questions,
-)
-from csp_utils.asking.elicitation_table import elicitations_table
+from csp_utils.asking.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, unique_questions
+from csp_utils.asking.tables import elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import POSITION
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models.vlm.load import VLM
+from csp_utils.models.vlm.reply import Asking
+from csp_utils.results.shards import POSITION
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 
 SCHEMA = pa.schema(
@@ -34,34 +27,38 @@ SCHEMA = pa.schema(
     + [("p_yes", pa.float64()), ("p_no", pa.float64())]
     + [("levels", pa.list_(pa.float64())), ("samples", pa.list_(pa.string()))]
 )
-"""Columns of the replies: the variant, and those of :func:`csp_utils.asking.elicitation.elicit`."""
+"""Columns of the replies: the variant, and the columns of :func:`csp_utils.asking.elicitation.elicit`."""
 
 
 def questions(p: Any, paths: RunPaths) -> pd.DataFrame:
-    """Return the questions of notebook 06's parameters, as :func:`csp_utils.asking.elicitation.read_questions` does."""
+    """Return the questions of the benchmarks, as :func:`csp_utils.asking.elicitation.read_questions` does."""
     amber = Path(p.amber or paths["data/amber"]) if "amber" in p.benchmarks else None
     return read_questions(Path(p.pope or paths["data/pope"]), amber, p.n_questions)
 
 
 def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path, progress: Progress = silent,
         shard: Shard = WHOLE) -> pd.DataFrame:
-    """Return what the variants reply to the prompts of a shard.
+    """Return the replies of the variants to the prompts of a shard.
 
     Args:
         p: parameters of notebook 06.
         models: variant -> folder or hub id.
         questions: as :func:`questions` returns them.
-        folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`, whose errors this raises).
+        folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).
 
     Returns:
-        rows of :data:`SCHEMA`; the index is their position among those of all shards.
+        rows of :data:`SCHEMA`; the index is their position in the table of all shards.
+
+    Raises:
+        UserError: as :func:`csp_utils.asking.variants.ask_variants`.
     """
     plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
     pairs = unique_questions(questions)
     first = pairs.head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
 
     def of_one(vlm: VLM, variant: str) -> pd.DataFrame:
-        replies = elicit(vlm, questions, p.batch_size, p.max_new_tokens, progress, f"asking {variant}", plan, shard)
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        replies = elicit(vlm, questions, asking, plan, shard)
         return replies.reset_index(names=POSITION)
 
     asked = Questionnaire(

@@ -1,4 +1,4 @@
-"""What the base model still sees of an object under noise: the question that notebook 10 asks and its answers."""
+"""Ask the base model whether it still sees an object under noise of several strengths (notebook 10)."""
 
 import tempfile
 from pathlib import Path
@@ -10,31 +10,32 @@ from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_fil
 from csp_utils.base.progress import Progress, silent
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import Prompt, draw_seed
-from csp_utils.noise.noised_view import Noised
-from csp_utils.noise.training_rows import kept
+from csp_utils.models.vlm.reply import Asking, Prompt, draw_seed
+from csp_utils.noise.diffusion import Diffusion
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
+from csp_utils.noise.training_rows import rows_with_masks
 from csp_utils.words.english import article
 from csp_utils.words.prompts import plain_question
 from csp_utils.words.reading import parse_yes_no
 
 
 def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
-    """Rows with a mask, one for each image and key object, in an order drawn by the seed; the first ``n_rows``."""
-    rows = kept(masks).drop_duplicates(["image_path", "keyword"])
+    """Return the first ``n_rows`` rows with a mask, one for each image and object, in an order drawn by the seed."""
+    rows = rows_with_masks(masks).drop_duplicates(["image_path", "keyword"])
     order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
     return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)
 
 
 def question(keyword: str) -> str:
-    """POPE's question about an object."""
+    """Return POPE's question about an object."""
     return f"Is there {article(keyword)} in the image?"
 
 
 def ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, progress: Progress = silent) -> pd.DataFrame:
-    """Return what the base model answers about every row at every signal.
+    """Return the base model's answers about every row at every signal.
 
     Args:
-        rows: of :func:`choose`.
+        rows: as :func:`choose` returns them.
         data: the RLAIF-V rows that the masks were made from.
         p: parameters of notebook 10.
         folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).
@@ -51,17 +52,17 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
     for row in rows.itertuples():
         path = images / f"{row.row_id}.png"
         data.image(row.row_id).save(path)
+        mask = EncodedMask(row.rle_counts, int(row.width), int(row.height))
         for signal in p.signals:
             # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
-            shown = path if signal == 1 else Noised(path, 0, row.row_id, p.seed, 1, 1 - signal, row.rle_counts,
-                                                    int(row.width), int(row.height))  # fmt: skip
+            shown = path if signal == 1 else NoisyImage(path, 0, row.row_id, p.seed, Diffusion(1, 1 - signal), mask)
             prompts.append(Prompt(shown, plain_question(question(row.keyword))))
             keys.append((row.row_id, row.keyword, signal))
             facts.append((*keys[-1], row.rle_counts, prompts[-1].text))
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
-        return pd.DataFrame({"raw": [reply.text for reply in said]})
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        return pd.DataFrame({"raw": [reply.text for reply in vlm.ask(prompts, asking)]})
 
     asked = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},
                           {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip

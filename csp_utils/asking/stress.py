@@ -1,9 +1,9 @@
-"""Stage 08: what a model says of its certainty while the evidence for an answer is taken away.
+"""Ask for confidence while noise takes away the evidence for an answer (notebook 08, the stress test).
 
-CSP teaches a model to say c % about an object that is left visible to c % (paper, section 3.2). Here the same noise
-goes over objects of held-out benchmark images, whose questions POPE answers with yes: does the spoken confidence in the
-right answer (Yes) follow c, and what becomes of the wrong one (No)? Three controls say what a change means: the same
-noise beside the object, another image that lacks the object, and no image at all.
+CSP teaches a model to say c % about an object under the noise of level c (paper, section 3.2). Here the same noise goes
+over objects of held-out benchmark images. POPE's answer to the question about each of them is yes. Does the verbalized
+confidence in the right answer (Yes) follow c? What happens to the confidence in the wrong one (No)? Three controls say
+what a change means: the same noise beside the object, another image without the object, and no image at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,8 @@ import pandas as pd
 from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
-from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.base.params import Finder
 from csp_utils.base.progress import Progress, silent
-from csp_utils.base.results import cached
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
 from csp_utils.data.images import load_image
@@ -27,19 +25,21 @@ from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
 from csp_utils.models.masks import MaskResult, load_models, mask_images
 from csp_utils.models.vlm.load import VLM
-from csp_utils.models.vlm.reply import CANDIDATES, Prompt, draw_seed
-from csp_utils.noise.diffusion import generator
-from csp_utils.noise.noised_view import Noised
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
+from csp_utils.noise.diffusion import Diffusion, generator
+from csp_utils.noise.noised_view import EncodedMask, NoisyImage
+from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.results.produce import cached
 from csp_utils.words.prompts import confidence_question, plain_question
 from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 REGIONS = ("object", "elsewhere", "everywhere")
-"""Where the noise is: in the object's mask, in the same mask moved to where the object is not, in the whole image."""
+"""Places of the noise: the object's mask, the same mask moved away from the object, the whole image."""
 CONDITIONS = (*REGIONS, "swapped", "removed")
 ANSWERS = {"Yes": "right", "No": "wrong"}
-"""What a candidate is about the unchanged image; about a swapped one it is the other way round."""
+"""Whether a candidate is right about the unchanged image; about a swapped one it is the other way round."""
 MOST_OVERLAP = 0.05
-"""Part of the object that the moved mask may still cover; a question without such a place has no "elsewhere"."""
+"""Largest share of the object that the moved mask may cover; without such a place there is no "elsewhere"."""
 
 _OBJECT = r"^Is there an? (.+) in the image\?$"
 _TRIES = 200
@@ -49,22 +49,22 @@ _TRIES = 200
 
 
 def read_objects(folder: Path, n_images: int | None, seed: int) -> pd.DataFrame:
-    """:func:`choose` on POPE's own folder. Raises UserError if a file or an image is missing or damaged."""
+    """Call :func:`choose` on the questions in POPE's folder. Raises UserError for a file that is missing or damaged."""
     questions = read_pope(folder)
     files = find_images(folder, questions)
     return choose(questions.assign(path=[str(files[name]) for name in questions["image"]]), n_images, seed)
 
 
 def choose(questions: pd.DataFrame, n_images: int | None, seed: int) -> pd.DataFrame:
-    """One question about a present object for each image, drawn by the seed, and an image that lacks the object.
+    """Draw one question about a present object for each image, and an image without that object.
 
     Args:
         questions: POPE's, with the column path; a question of several splits counts once.
-        n_images: images; None for all.
+        n_images: number of images; None for all.
 
     Returns:
-        image, question, object, path, other_path (an image about which the same question is answered with no; null if
-        POPE has none), row_id (of the noise). Questions of another form than POPE's are left out.
+        image, question, object, path, other_path (an image about which POPE answers the same question with no; null if
+        there is none), row_id (key of the noise). Questions of another form than POPE's are left out.
     """
     asked = questions.drop_duplicates(["image", "question"])
     absent = asked[asked["label"] == "no"].groupby("question")["path"].agg(list).to_dict()
@@ -83,10 +83,10 @@ def choose(questions: pd.DataFrame, n_images: int | None, seed: int) -> pd.DataF
 
 
 def moved_mask(mask: np.ndarray, seed: int, row_id: str) -> np.ndarray | None:
-    """The mask, bool (H, W), moved to where it covers the object least, of 200 places drawn by the seed.
+    """Move a mask, bool (H, W), to the one of 200 random places where it covers the object least.
 
-    It may leave the image on one side and come in on the other. None if it covers more than :data:`MOST_OVERLAP` of the
-    object wherever it is put.
+    A mask that leaves the image on one side comes in on the other. Returns None if it covers more than
+    :data:`MOST_OVERLAP` of the object at every place.
     """
     rng = generator(seed, row_id, "elsewhere")
     height, width = mask.shape
@@ -101,7 +101,7 @@ def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataF
     The table is cached in ``outputs/<run>/stress/objects`` under its origin.
 
     Returns:
-        as :func:`with_masks`, dropped objects included.
+        the table of :func:`with_masks`, dropped objects included.
     """
     pope = Path(p.pope or paths["data/pope"])
     names = (*Finder.model_fields, "n_images", "torch_dtype")
@@ -125,11 +125,11 @@ def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataF
 
 
 def with_masks(objects: pd.DataFrame, found: Sequence[MaskResult], seed: int) -> pd.DataFrame:
-    """The table of :func:`choose` with what GroundingDINO and SAM found for each object.
+    """Add the masks of GroundingDINO and SAM, and the moved masks, to the table of :func:`choose`.
 
     Returns:
-        further columns rle_counts (COCO's run lengths), width, height, drop_reason (null if there is a mask) and moved:
-        the run lengths of :func:`moved_mask`, null where there is no place for it.
+        the table with the columns rle_counts (COCO's run lengths), width, height (pixels), drop_reason (null if there
+        is a mask) and moved (the run lengths of :func:`moved_mask`, null if there is no place for it).
     """
     columns = {name: [getattr(one, name) for one in found] for name in ("rle_counts", "width", "height", "drop_reason")}
     objects = objects.assign(**columns)
@@ -142,8 +142,8 @@ def with_masks(objects: pd.DataFrame, found: Sequence[MaskResult], seed: int) ->
     return objects.assign(moved=pd.Series(moved, dtype=object))
 
 
-def kept(objects: pd.DataFrame) -> pd.DataFrame:
-    """The objects that have a mask. Raises UserError if there is none."""
+def objects_with_masks(objects: pd.DataFrame) -> pd.DataFrame:
+    """Return the objects that have a mask. Raises UserError if no object has one."""
     left = objects[objects["drop_reason"].isna()].reset_index(drop=True)
     if left.empty:
         why = ", ".join(f"{n} {reason}" for reason, n in objects["drop_reason"].value_counts().items()) or "no question"
@@ -152,25 +152,26 @@ def kept(objects: pd.DataFrame) -> pd.DataFrame:
 
 
 def label(condition: str, c: int | None) -> str:
-    """What stands above a picture."""
+    """Return the heading of an image in a figure."""
     return f"c = {c} %, {condition}" if c is not None and c < 100 else "original" if c == 100 else condition
 
 
 def views(row: Any, moved: str | None, p: Any) -> dict[tuple[str, int | None], Shown]:
-    """What is shown for one question, by (condition, level): level 100 of "object" is the image itself.
+    """Return the images to show for one question by (condition, level); level 100 of "object" is the image itself.
 
     Args:
-        row: of :func:`choose`, with rle_counts, width and height of the object's mask.
-        moved: the run lengths of the moved mask; None leaves "elsewhere" out.
+        row: a row of :func:`with_masks`.
+        moved: run lengths of the moved mask; None leaves "elsewhere" out.
     """
     path = Path(row.path)
-    masks = {"object": row.rle_counts, "elsewhere": moved, "everywhere": None}
-    noise = (row.row_id, p.seed, p.t_max, p.gamma)
+    masks = {region: counts and EncodedMask(counts, row.width, row.height)
+             for region, counts in (("object", row.rle_counts), ("elsewhere", moved), ("everywhere", None))}
+    noise = (row.row_id, p.seed, Diffusion(p.t_max, p.gamma))
     shown: dict[tuple[str, int | None], Shown] = {("object", 100): path}
     for region in p.regions:
         for c in p.levels:
             if c < 100 and (masks[region] is not None or region == "everywhere"):
-                shown[region, c] = Noised(path, c, *noise, masks[region], row.width, row.height)
+                shown[region, c] = NoisyImage(path, c, *noise, masks[region])
     if row.other_path is not None:
         shown["swapped", None] = Path(row.other_path)
     shown["removed", None] = None
@@ -182,10 +183,10 @@ def views(row: Any, moved: str | None, p: Any) -> dict[tuple[str, int | None], S
 
 def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: Path, progress: Progress = silent
         ) -> pd.DataFrame:
-    """Return what every variant replies under every condition.
+    """Return the replies of every variant under every condition.
 
     Args:
-        objects: as :func:`choose` returns it, with rle_counts, width, height and moved (run lengths or null).
+        objects: as :func:`objects_with_masks` returns it.
         checkpoints: variant -> folder or hub id.
         p: parameters of notebook 08.
         folder: cache of the replies (:func:`csp_utils.asking.variants.ask_variants`).
@@ -203,7 +204,8 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: P
             keys.append((row.image, row.question, row.object, condition, c))
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
-        said = vlm.ask(prompts, p.batch_size, p.max_new_tokens, progress, f"asking {variant}")
+        asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
+        said = vlm.ask(prompts, asking)
         rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
                 for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
         return pd.DataFrame(rows, columns=["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"])

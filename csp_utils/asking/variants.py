@@ -1,13 +1,14 @@
-"""Asks every variant, one model in memory at a time; caches the replies of a finished one, and checks the engine.
+"""Ask every variant, one model in memory at a time; cache the replies of each, and check the engine that asks.
 
-What is asked is the business of the stages (:mod:`csp_utils.asking.elicitation`, :mod:`csp_utils.asking.stress`).
+The prompts come from :mod:`csp_utils.asking.elicitation`, :mod:`csp_utils.asking.stress` and
+:mod:`csp_utils.asking.schedule`.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,28 +16,30 @@ from typing import Any, Protocol
 import pandas as pd
 
 from csp_utils.base.devices import pick_device
-from csp_utils.base.digest import digest
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet
 from csp_utils.base.memory import free_models
-from csp_utils.base.origin import Origin, code_and_libraries, plain, source_digest
-from csp_utils.base.results import cached
-from csp_utils.base.stage import WHOLE, Shard
-from csp_utils.models.vlm.load import VLM, Engine, load_vlm
-from csp_utils.models.vlm.reply import TOLERANCE, Prompt, Reply
+from csp_utils.models.checkpoints import adapter_base
+from csp_utils.models.vlm.load import VLM, EngineName, ModelChoice, load_vlm
+from csp_utils.models.vlm.reply import TOLERANCE, Asking, Prompt, Reply
+from csp_utils.models.vlm.variants import ASKED_BY
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
+from csp_utils.results.digest import digest
+from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
+from csp_utils.results.produce import cached
+from csp_utils.results.stage import WHOLE, Shard
 
 MOST_DIFFERENT = {"float32": 0.01, "bfloat16": 0.1, "float16": 0.05}
-"""Part of the greedy replies that vLLM may give otherwise than the plain engine: two tokens that are equally likely but
-for rounding change places, which is rare in float32 and is not in 16 bits. The shared engine is held to the
-probabilities alone; too few replies are compared for a share."""
+"""Largest share of greedy replies in which vLLM may differ from the plain engine. Rounding decides between two tokens
+that are equally probable, which is rare in float32 and common in 16 bits. For the shared engine only probabilities are
+compared: :data:`FEW` questions are too few for a share."""
 CHECKED = {"vllm": 50}
-"""Questions on which an engine is compared with the plain one; :data:`FEW` for one that is not named."""
+"""Number of questions on which an engine is compared with the plain one; :data:`FEW` for all other engines."""
 FEW = 2
 
 
 class Settings(Protocol):
-    """The parameters that say how a model is loaded and asked; see :class:`csp_utils.base.params.Eval`."""
+    """The parameters that say how a model is loaded and asked; see :class:`csp_utils.base.params.Asking`."""
 
     model_type: str | None
     template: str | None
@@ -44,19 +47,19 @@ class Settings(Protocol):
     torch_dtype: str
     batch_size: int
     max_new_tokens: int
-    engine: Engine
+    engine: EngineName
     device: str
 
 
 @dataclass(frozen=True)
 class Questionnaire:
-    """What every variant is asked, and what the replies depend on besides the model.
+    """The prompts for every variant, and all that the replies depend on besides the model.
 
     Attributes:
-        ask: (model, variant) -> the table of replies; of a shard, its own rows.
-        code: the function that asks, as :func:`csp_utils.base.code.code_of` takes it; its code belongs to the cache key.
-        facts: further values of the cache key; short ones are also written to settings.json.
-        inputs: role -> digest of data that the prompts are made of, such as the images; part of the cache key.
+        ask: (model, variant) -> the table of replies; for a shard, its own rows.
+        code: the function that asks, as :func:`csp_utils.results.code.code_of` takes it. Its code is in the cache key.
+        facts: further values of the cache key; settings.json shows the short ones.
+        inputs: role -> digest of the data behind the prompts, such as the images; in the cache key.
         checks: prompts on which the engine is compared with the plain one.
     """
 
@@ -74,15 +77,17 @@ def digest_of_files(files: Iterable[str | Path]) -> str:
 
 
 def checked_prompts(engine: str, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """What the engines are compared on: of each prompt six levels and a draw, for the plain one's sake; no draw of
-    vLLM's, which has a random generator of its own."""
+    """Return the prompts on which engines are compared: each with six levels and one draw, as the plain engine is slow.
+
+    For vLLM there is no draw: it has a random generator of its own.
+    """
     return [p._replace(answers=p.answers[::20], seeds=() if engine == "vllm" else p.seeds[:1]) for p in prompts]
 
 
 def compare(one: Sequence[Reply], two: Sequence[Reply]) -> dict[str, Any]:
-    """How far the replies agree: {"prompts", "replies", "different_replies", "largest_difference"}.
+    """Compare the replies of two engines: {"prompts", "replies", "different_replies", "largest_difference"}.
 
-    The difference is between probabilities, 0..1, of first tokens and of whole answers.
+    The largest difference is one between probabilities, 0..1, of first tokens or of whole answers.
     """
     texts = [pair for x, y in zip(one, two, strict=True)
              for pair in zip((x.text, *x.samples), (y.text, *y.samples), strict=True)]
@@ -92,15 +97,15 @@ def compare(one: Sequence[Reply], two: Sequence[Reply]) -> dict[str, Any]:
             "largest_difference": max(numbers, default=0.0)}
 
 
-def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_tokens: int, torch_dtype: str,
+def check_engine(vlm: VLM, prompts: Sequence[Prompt], asking: Asking, torch_dtype: str,
                  reference: Sequence[Reply] | None = None) -> dict[str, Any]:
-    """Compares the engine with the plain one on a few ``prompts``.
+    """Compare the engine with the plain one on a few ``prompts``.
 
     Args:
-        reference: what the plain engine said to :func:`checked_prompts`; None if it is among ``vlm``'s engines.
+        reference: the plain engine's replies to :func:`checked_prompts`; None if ``vlm`` has a plain engine.
 
     Returns:
-        :func:`compare`'s, for vLLM with :meth:`csp_utils.models.vlm.vllm.SwiftEngine.told`'s; with the plain engine
+        :func:`compare`'s, for vLLM with :meth:`csp_utils.models.vlm.vllm.SwiftEngine.report`'s; with the plain engine
         {"not_compared": why}.
 
     Raises:
@@ -111,8 +116,8 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
         return {"not_compared": vlm.why_not_shared or "engine plain was asked for"}
     prompts = checked_prompts(vlm.engine, prompts)
     if reference is None:
-        reference = vlm.ask(prompts, batch_size, max_new_tokens, engine="plain")
-    found = compare(reference, vlm.ask(prompts, batch_size, max_new_tokens))
+        reference = vlm.ask(prompts, asking, engine="plain")
+    found = compare(reference, vlm.ask(prompts, asking))
     instead = "auto" if vlm.engine == "vllm" else "plain"
     if found["largest_difference"] > TOLERANCE[torch_dtype]:
         raise UserError(f"engine {vlm.engine} differs from engine plain by {found['largest_difference']:.3g} in a "
@@ -122,7 +127,7 @@ def check_engine(vlm: VLM, prompts: Sequence[Prompt], batch_size: int, max_new_t
     if found["different_replies"] > MOST_DIFFERENT[torch_dtype] * found["replies"]:
         raise UserError(f"engine vllm gives {found['different_replies']} of {found['replies']} replies otherwise than "
                         f"engine plain ({torch_dtype}); set engine to auto")
-    return found | vlm.engines["vllm"].told()
+    return found | vlm.engines["vllm"].report()
 
 
 SETTINGS = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size", "max_new_tokens", "engine")
@@ -133,17 +138,17 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
                  shard: Shard = WHOLE) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield (variant, its replies) for every variant, one model in memory at a time.
 
-    The replies of a variant are cached in ``folder`` under the origin that made them: model, prompts, images, settings,
-    code of the engines and versions of the libraries. A run that was cut asks only what is not there.
+    The replies of a variant are cached in ``folder`` with the record of their origin: model, prompts, images, settings,
+    code of the engines, and versions of the libraries. After an interruption only variants without replies are asked.
 
     Args:
         checkpoints: variant -> folder or hub id.
-        folder: of the cache. Its settings.json (of a shard settings.1of7.json and so on) says how each variant was
-            asked, by which engine, and how far the engines agree.
+        folder: of the cache. Its settings.json (for a shard, settings.1of7.json) says how each variant was asked, by
+            which engine, and how far the engines agree.
 
     Raises:
         UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
-            engine cannot ask the model or give what is wanted, or differs from the reference.
+            engine cannot ask the model, cannot give what a method needs, or differs from the plain engine.
     """
     device = pick_device(p.device)
     if p.engine == "vllm":  # before the first of the variants is asked for an hour
@@ -151,11 +156,12 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
         for checkpoint in checkpoints.values():
             refuse_vllm(checkpoint, device)
     settings = {name: getattr(p, name) for name in SETTINGS}
-    code, libraries = code_and_libraries([asked.code])
+    code, libraries = code_and_libraries([asked.code], libraries=ASKED_BY)
     record, part = {}, "" if shard == WHOLE else f".{shard.name}"
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
-        inputs = {"model": source_digest(checkpoint), **asked.inputs}
+        base = adapter_base(checkpoint)
+        inputs = {"model": source_digest(checkpoint), **asked.inputs} | ({"base": source_digest(base)} if base else {})
         origin = Origin(f"replies of {variant}{part}", plain(settings | dict(asked.facts) | {"shard": shard.name}),
                         inputs, code, libraries)  # fmt: skip
 
@@ -166,7 +172,7 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
 
         there = cached(folder / f"{variant}{part}", origin, make)
         replies = pd.read_parquet(there / "replies.parquet")
-        seconds = round(time.monotonic() - began, 1)  # next to nothing where the replies came from the cache
+        seconds = round(time.monotonic() - began, 1)  # almost 0 where the replies come from the cache
         asked_by = json.loads((there / "asked_by.json").read_text(encoding="utf-8"))
         record[variant] = {"checkpoint": checkpoint, "rows": len(replies), "seconds": seconds,
                            "device": asked_by.pop("device"), **settings,
@@ -180,22 +186,22 @@ def _ask_one(p: Settings, checkpoint: str, variant: str, asked: Questionnaire, d
              ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Load one model, compare its engine with the plain one, and ask it; return the replies and how it was asked.
 
-    With vLLM, the plain engine answers the checks first and leaves the memory, so that the GPU never holds both.
+    With vLLM, the plain engine answers the checks first and is then freed, so that the GPU never holds both models.
     """
-    load = partial(load_vlm, checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
-    reference = None
+    load = partial(load_vlm, ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device))
+    asking, reference = Asking(p.batch_size, p.max_new_tokens), None
     if p.engine == "vllm":
         free_models()
         prompts = checked_prompts("vllm", asked.checks)
-        reference = load("plain").ask(prompts, p.batch_size, p.max_new_tokens, description="the reference")
+        reference = load("plain").ask(prompts, replace(asking, description="the reference"))
     free_models()
     vlm = load(p.engine, p.batch_size)
     try:
-        check = check_engine(vlm, asked.checks, p.batch_size, p.max_new_tokens, p.torch_dtype, reference)
+        check = check_engine(vlm, asked.checks, asking, p.torch_dtype, reference)
         asked_by = {"engine": vlm.engine, "check": check}
         table = asked.ask(vlm, variant)
         if vlm.engine == "vllm":
-            asked_by |= vlm.engines["vllm"].told()
+            asked_by |= vlm.engines["vllm"].report()
     finally:
         if vlm.engine == "vllm":
             vlm.engines["vllm"].close()

@@ -18,7 +18,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown ``key``: the valid one that is most like it, or all of them."""
+    """End a sentence about an unknown ``key``: name the valid one that is most like it, or all of them."""
     valid = list(valid)
     near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"valid are: {', '.join(valid)}."

@@ -30,7 +30,9 @@ MANIFEST = "MANIFEST.json"
 MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 """This machine in the names of temporary files: several machines may share a disk."""
 
-_TEMPORARY = re.compile(r"^\.(?P<name>.+)\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(\.\w+)?$")
+_TEMPORARY = re.compile(
+    r"^\.(?P<name>.+)\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(?P<old>-old)?(\.\w+)?$"
+)
 
 MANY = 100
 """From so many files on, one flush of all disks is cheaper than one for each file."""
@@ -97,12 +99,19 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     If the block raises, the temporary folder is removed and an older ``path`` stays as it was. A full disk becomes a
     UserError.
     """
+    with temporary_folder(path) as temporary:
+        yield temporary
+        replace_folder(temporary, Path(path))
+
+
+@contextmanager
+def temporary_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` that is removed at the end. A full disk becomes a UserError."""
     path = Path(path)
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        replace_folder(temporary, path)
     except OSError as error:
         if sentence := _no_space(error, path):
             raise sentence from error
@@ -130,7 +139,12 @@ def replace_folder(new: Path, path: Path) -> None:
     old = _temporary(path, "-old")
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -212,10 +226,10 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         raise missing(path)
     rows = []
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line.decode()))
             except ValueError as error:
                 raise UserError(f"Line {number} of {path} is not valid JSON ({error}); make the file again.") from error
     return rows

@@ -10,30 +10,31 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-@contextmanager
-def locked(path: Path | str, waiting: str, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Hold the lock ``path``; if another process holds it, say the sentence ``waiting`` once and wait."""
+def try_lock(path: Path | str, timeout: float = 0) -> FileLock | None:
+    """Take the lock ``path`` and return it (``release()`` gives it back); return None if another process holds it.
+
+    Args:
+        timeout: seconds to wait for it; -1 waits as long as it takes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def locked(path: Path | str, waiting: str, say: Callable[[str], object] = print) -> Iterator[None]:
+    """Hold the lock ``path``; if another process holds it, say the sentence ``waiting`` once and wait."""
+    lock = try_lock(path)
+    if lock is None:
         say(waiting)
-        lock.acquire()
+        lock = try_lock(path, timeout=-1)
+    assert lock is not None
     try:
         yield
     finally:
         lock.release()
-
-
-def try_lock(path: Path | str) -> FileLock | None:
-    """Take the lock ``path`` and return it (``release()`` gives it back); return None if another process holds it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock

@@ -1,7 +1,7 @@
 """Typed parameters: the base class of every notebook's, and the groups of fields that several notebooks share.
 
-A notebook's class lies with its stage (``csp_utils/stages``). Fields and defaults are those of the notebook's parameters
-cell (a test compares them), so that JupyterLab, papermill and a params file all check the same thing.
+A notebook's class lies with its stage (``csp_utils/stages``). Fields and defaults are those of the notebook's
+parameters cell (a test compares them), so that JupyterLab, papermill and a params file all check the same thing.
 """
 
 import re

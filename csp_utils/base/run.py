@@ -9,14 +9,17 @@ PROJECT = Path(__file__).resolve().parents[2]
 """The folder that holds ``csp_utils``, wherever the program was started."""
 
 makers: dict[str, str] = {}
-"""Which notebook makes which result: name in the run's folder -> name of the notebook. ``csp_utils.stages`` fills it."""
+"""Which notebook makes which result: name in the run's folder -> name of the notebook.
+
+``csp_utils.stages`` fills it.
+"""
 
 
 class RunPaths:
     """The folder of one run, ``outputs/<run>``, and the files in it.
 
     ``paths["masks.parquet"]`` is the path of a result, relative to the project's root. Every stage says in its own
-    declaration which names it makes (:class:`csp_utils.base.stage.Stage`).
+    declaration which names it makes (:class:`csp_utils.results.stage.Stage`).
 
     Args:
         run: name of the run.
@@ -39,8 +42,8 @@ class RunPaths:
 def _result(path: Path | str) -> tuple[str, str] | None:
     """Return (run, notebook that makes it) of a result or of a file in one; None for any other path."""
     parts = Path(path).parts
-    for start in range(len(parts) - 1, 0, -1):  # the run's folder may be at any depth
-        for end in range(len(parts), start, -1):
+    for end in range(len(parts), 1, -1):  # first the whole path, then the folders that it is in
+        for start in range(1, end):  # the run's folder may be at any depth
             if maker := makers.get("/".join(parts[start:end])):
                 return parts[start - 1], maker
     return None

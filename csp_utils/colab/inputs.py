@@ -10,21 +10,22 @@ from typing import Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.process import stream
-from csp_utils.colab import setup as colab
+from csp_utils.colab import DEFAULT
 from csp_utils.data import fetching
 from csp_utils.pipeline import params_file
-from csp_utils.pipeline.graph import steps, why_stale
+from csp_utils.pipeline.graph import needed, steps, why_stale
 from csp_utils.stages import stages
 
 
-def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
+def prepare(file: str, name: str, values: Mapping[str, Any], say: Callable[[str], None] = print) -> dict[str, Any]:
     """Fetch and make the inputs of notebook ``name``; return its parameters.
 
     A value that was changed in the parameters cell wins over the params file. A value that is still the default is
     taken from the params file. If ``run`` was changed, nothing is fetched or made, because the params file describes
-    another run. Outside Colab the values are returned as they are.
+    another run.
 
     Args:
+        file: params file that the notebook's first cell names.
         name: notebook.
         values: values of the parameters cell.
         say: function that shows a sentence to the user.
@@ -32,13 +33,10 @@ def prepare(name: str, values: Mapping[str, Any], say: Callable[[str], None] = p
     Raises:
         UserError: the params file is not valid, a source cannot be fetched, or an earlier notebook failed.
     """
-    if colab.chosen is None:
-        return dict(values)
-    file = colab.chosen
     listed = params_file.load(file)[0]
     if name not in listed:
-        say(f"{file} has no section {name}, so this notebook runs as in {colab.DEFAULT}.")
-        file = colab.DEFAULT
+        say(f"{file} has no section {name}, so this notebook runs as in {DEFAULT}.")
+        file = DEFAULT
         listed = params_file.load(file)[0]
     section = listed[name].model_dump()
     defaults = {key: field.default for key, field in stages[name].params.model_fields.items()}
@@ -63,14 +61,8 @@ def _make(file: str, name: str) -> None:
     """Run the earlier notebooks whose results this notebook reads and that have to run."""
     plan = steps(file)
     step = next(step for step in plan if step.name == name and not step.branch)
-    stale = why_stale(plan)
-    waiting, needed = list(step.after), set()
-    while waiting:
-        copy = waiting.pop()
-        if copy not in needed:
-            needed.add(copy)
-            waiting += next(other.after for other in plan if other.copy == copy)
-    lacking = [other.copy for other in plan if other.copy in needed and other.rule in stale]
+    stale, before = why_stale(plan), needed(plan, step.after)
+    lacking = [other.copy for other in plan if other.copy in before and other.rule in stale]
     if not lacking:
         return
     print(f"Running the notebooks before this one, with {file}:", flush=True)

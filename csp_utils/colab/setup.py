@@ -25,12 +25,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from csp_utils.base.errors import UserError
+from csp_utils.colab import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT = "params/demo.yaml"
 
 EXACT = {"transformers", "tokenizers", "huggingface-hub", "accelerate", "peft", "trl", "datasets", "pyarrow"}
 """Packages that get the version of requirements.txt even if Colab has another. transformers 4 needs its own versions of
@@ -53,9 +54,6 @@ SHOWN = ("torch", "torchvision", "numpy", "pandas", "transformers", "ms-swift", 
          "segment-anything")  # fmt: skip
 
 Run = Callable[[list[str]], tuple[int, str]]
-
-chosen: str | None = None
-"""Params file that the first cell named. None outside Colab and in a notebook that the pipeline runs."""
 
 
 def normal(name: str) -> str:
@@ -175,15 +173,15 @@ def versions() -> str:
 
 
 def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = print) -> None:
-    """Install packages, print versions and store the name of the params file; the first cell calls this in Colab.
+    """Install packages, print versions, and have ``notebook.begin`` prepare what the params file names.
+
+    The first cell of a notebook calls this in Colab.
 
     A notebook that the pipeline runs (CSP_HEADLESS is set) needs none of this, so nothing is done.
 
     Raises:
         UserError: as :func:`install`, or there is no such params file.
     """
-    global chosen
-    chosen = None
     if os.environ.get("CSP_HEADLESS"):
         return
     if not (ROOT / params).is_file():
@@ -196,12 +194,10 @@ def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = pr
     say(versions())
     if loaded:
         say(f"Choose Runtime > Restart session and run this cell again: {', '.join(loaded)} had been loaded before.")
-    chosen = params
     from csp_utils import notebook  # both need packages that were installed just now
     from csp_utils.colab.inputs import prepare
 
-    if prepare not in notebook.before_begin:
-        notebook.before_begin.append(prepare)
+    notebook.before_begin[:] = [partial(prepare, params)]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Readers and writers of the experiment's data: RLAIF-V (training), POPE and AMBER (evaluation).
+"""Read and write the benchmarks, POPE and AMBER, in the formats of their authors.
 
-The files are the data sets' own, as their authors publish them; the tiny world is written in the same formats and
-comes in through the same readers.
-
-Both benchmarks come out as one table, one row a question:
+The tiny world is written in the same formats and read by the same functions. Both benchmarks give tables with the same
+columns, one row per question:
 
 ============  ====  ==============================================================================
 split         str   pope_random, pope_popular, pope_adversarial, amber_attribute, amber_relation
-question_id   str   unique within its split (POPE's numbers restart in every split)
+question_id   str   unique within its split (POPE numbers the questions of each split from 1)
 image         str   file name in the folder ``images/`` beside the question files
 question      str   a yes/no question
 label         str   "yes" or "no"
@@ -29,7 +27,7 @@ AMBER_KINDS = ("attribute", "relation")
 SPLITS = (*(f"pope_{kind}" for kind in POPE_KINDS), *(f"amber_{kind}" for kind in AMBER_KINDS))
 QUESTION_COLUMNS = ["split", "question_id", "image", "question", "label", "kind"]
 
-# AMBER's type names (annotations.json). Its relation questions carry one name if the truth is yes, another if it is no.
+# AMBER's type names (annotations.json). Relation questions have two: one if the truth is yes, the other if it is no.
 AMBER_TYPES = {
     "discriminative-attribute-state": "state",
     "discriminative-attribute-number": "number",
@@ -38,14 +36,11 @@ AMBER_TYPES = {
     "relation": "relation",
 }
 
-# ---------------------------------------------------------------------------------------------------------- RLAIF-V
-
-
 # ------------------------------------------------------------------------------------------------------------- POPE
 
 
 def read_pope(folder: str | Path) -> pd.DataFrame:
-    """POPE's three question files (``coco_pope_<kind>.json``, JSON lines) as the table of this module.
+    """Read POPE's three question files (``coco_pope_<kind>.json``, JSON lines) as one table.
 
     Raises:
         UserError: a file is missing, empty, or holds a line that is not a POPE question.
@@ -54,7 +49,7 @@ def read_pope(folder: str | Path) -> pd.DataFrame:
     for kind in POPE_KINDS:
         path = Path(folder) / f"coco_pope_{kind}.json"
         rows = []
-        # split, not splitlines: a question may hold U+2028
+        # split("\n"), because splitlines() also splits at U+2028, which a question may contain
         for number, line in enumerate(_text(path, "pope").split("\n"), start=1):
             if not line.strip():
                 continue
@@ -67,7 +62,11 @@ def read_pope(folder: str | Path) -> pd.DataFrame:
 
 
 def write_pope(folder: str | Path, questions: pd.DataFrame) -> None:
-    """Write POPE's three files; `questions` as :func:`read_pope` gives them (numeric question_id)."""
+    """Write POPE's three question files.
+
+    Args:
+        questions: the table of :func:`read_pope`; question_id must be numeric.
+    """
     for kind in POPE_KINDS:
         part = questions[questions["split"] == f"pope_{kind}"]
         rows = (
@@ -81,7 +80,9 @@ def write_pope(folder: str | Path, questions: pd.DataFrame) -> None:
 
 
 def read_amber(folder: str | Path) -> pd.DataFrame:
-    """AMBER's attribute and relation questions, with the truth from ``annotations.json`` (at index id-1).
+    """Read AMBER's attribute and relation questions as one table.
+
+    The truth of question ``id`` is entry id - 1 of ``annotations.json``.
 
     Raises:
         UserError: a file is missing or empty, or a question has no annotation of its own type.
@@ -106,10 +107,13 @@ def read_amber(folder: str | Path) -> pd.DataFrame:
 
 
 def write_amber(folder: str | Path, questions: pd.DataFrame) -> None:
-    """Write AMBER's query files and annotations; `questions` as :func:`read_amber` gives them.
+    """Write AMBER's two query files and its annotations.
 
-    The numbers may have gaps, as AMBER's do (its first 1,004 entries belong to the generative task); the entries of a
-    gap are of that type, so that index id-1 stays right.
+    AMBER's first 1,004 annotations belong to its generative task. Ids that ``questions`` does not use get annotations
+    of that type, so that the truth of question ``id`` stays at index id - 1.
+
+    Args:
+        questions: the table of :func:`read_amber`; question_id must be numeric.
     """
     numbers = [int(number) for number in questions["question_id"]]
     annotations = [
@@ -131,10 +135,10 @@ def write_amber(folder: str | Path, questions: pd.DataFrame) -> None:
 
 
 def find_images(folder: str | Path, questions: pd.DataFrame) -> dict[str, Path]:
-    """Path of every image of `questions`, in ``folder/images`` or, failing that, in `folder` itself.
+    """Find the images of all questions: file name -> path, in ``folder/images`` or, without that, in ``folder``.
 
     Raises:
-        UserError: images are missing; says how many and names the first ones.
+        UserError: images are missing. The message has their number and the first names.
     """
     folder = Path(folder)
     names = questions["image"].unique()
@@ -147,12 +151,14 @@ def find_images(folder: str | Path, questions: pd.DataFrame) -> dict[str, Path]:
 
 
 def _text(path: Path, parameter: str) -> str:
+    """Read a benchmark's file; ``parameter`` is the one that names its folder, for the error message."""
     if not path.is_file():
         raise UserError(f"{path} is missing; point {parameter} to the folder of the benchmark's own files")
     return path.read_text(encoding="utf-8")
 
 
 def _json(text: str, where: str):
+    """Parse JSON; ``where`` names the place in error messages."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -160,12 +166,14 @@ def _json(text: str, where: str):
 
 
 def _field(row: Mapping, name: str, where: str):
+    """Return a field. Raises UserError if it is missing or empty."""
     if not isinstance(row, Mapping) or row.get(name) in (None, ""):
         raise UserError(f"{where} lacks {name}; fetch the file again")
     return row[name]
 
 
 def _label(row: Mapping, name: str, where: str) -> str:
+    """Return a field that is "yes" or "no". Raises UserError if it is anything else."""
     value = _field(row, name, where)
     if value not in ("yes", "no"):
         raise UserError(f"{where} has the label {value!r}, which is neither yes nor no")
@@ -173,6 +181,7 @@ def _label(row: Mapping, name: str, where: str) -> str:
 
 
 def _table(rows: list[tuple], path: Path) -> pd.DataFrame:
+    """Build the table of one file. Raises UserError if it is empty or a question_id occurs twice."""
     if not rows:
         raise UserError(f"{path} holds no questions; fetch it again")
     table = pd.DataFrame(rows, columns=QUESTION_COLUMNS)

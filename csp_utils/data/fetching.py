@@ -1,7 +1,7 @@
-"""Fetches data and weights (:mod:`csp_utils.data.sources`) from the Hugging Face hub and by plain addresses.
+"""Download data and weights (:mod:`csp_utils.data.sources`) from the Hugging Face hub and from plain URLs.
 
-A fetch that was cut goes on where it stopped; a file whose hash is another one is removed; nothing counts as there
-before all of it is.
+An interrupted download is resumed where it stopped. A file with a wrong SHA-256 is removed. A source counts as present
+only when all of it is.
 """
 
 import errno
@@ -18,13 +18,17 @@ from csp_utils.base.files import sha256, write_json
 from csp_utils.data.sources import RECORD, Source
 
 TRIES = 3
-"""How often one file is asked for before a fetch gives up."""
+"""Attempts to download one file before we give up."""
 
 Say = Callable[[str], None]
 
 
 class Unreachable(UserError):
-    """A server that cannot be reached: what comes from it could not be looked for."""
+    """A server cannot be reached, so nothing is known of the files that it should have.
+
+    Attributes:
+        server: host name.
+    """
 
     def __init__(self, sentence: str, server: str) -> None:
         super().__init__(sentence)
@@ -32,11 +36,15 @@ class Unreachable(UserError):
 
 
 def fetch(source: Source, say: Say = print) -> Path:
-    """Fetches what is not there yet; returns the folder.
+    """Download a source unless it is here; return its folder.
+
+    Args:
+        source: an entry of the catalogue.
+        say: prints progress.
 
     Raises:
-        UserError: no network, no such repository or revision, a repository that has to be asked for, too little disk,
-            or a file that is not the one that is listed. What was fetched stays, and the next call goes on.
+        UserError: no network, no such repository or revision, a gated repository, too little disk space, or a file
+            with another SHA-256 than the catalogue's. Finished files are kept, and the next call resumes.
     """
     if source.here:
         return source.folder
@@ -67,7 +75,7 @@ def _fetch(source: Source, say: Say) -> Path:
 
 
 def check_disk(source: Source) -> None:
-    """Raises UserError if the disk cannot take the source."""
+    """Raise UserError if the disk has less than 1.1 times the source's size free."""
     place = next(folder for folder in (source.folder, *source.folder.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 1e9
     if free < 1.1 * source.gigabytes:
@@ -77,7 +85,7 @@ def check_disk(source: Source) -> None:
 
 @contextmanager
 def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
-    """Turns what the hub's client raises into one sentence."""
+    """Turn the exceptions of huggingface_hub into UserErrors of one sentence."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -104,7 +112,7 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
 
 
 def _repo(source: Source, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Links the files of a repository on the hub into the folder."""
+    """Download a repository of the hub into its cache, and link its files into the source's folder."""
     from huggingface_hub import snapshot_download
 
     name, revision = part["repo"], part.get("revision")
@@ -125,10 +133,11 @@ def _repo(source: Source, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ask(source: Source) -> None:
-    """Asks every server of the source whether it has what is listed, and fetches nothing.
+    """Check that every part of the source can be downloaded, without downloading anything.
 
-    Raises UserError for the first that does not answer, has no such repository, revision or file, or wants to be asked
-    for access: before gigabytes of another source were fetched.
+    A run calls this for all its sources first, so that a missing one is reported before gigabytes of the others come.
+    Raises UserError for the first server that does not answer, has no such repository, revision or file, or requires
+    permission.
     """
     import requests
     from huggingface_hub import HfApi
@@ -151,7 +160,7 @@ def ask(source: Source) -> None:
 
 
 def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]:
-    """Fetches one file, whole; one that was cut goes on where it stopped, if the server can."""
+    """Download one file completely; resume an interrupted download if the server supports ranges."""
     import requests
 
     partial = path.with_name(path.name + ".part")
@@ -163,7 +172,7 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
         headers = {"Range": f"bytes={start}-"} if start else {}
         try:
             with requests.get(url, stream=True, timeout=60, headers=headers) as got:
-                if got.status_code != 416:  # 416: all of it is there already
+                if got.status_code != 416:  # 416: nothing is left to send, the file is complete
                     got.raise_for_status()
                     with partial.open("ab" if got.status_code == 206 else "wb") as file:
                         for chunk in got.iter_content(1 << 20):
@@ -180,27 +189,27 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
 def _check(path: Path, digest: str, name: str) -> None:
     if sha256(path) != digest:
         if path.is_symlink():
-            path.resolve().unlink(missing_ok=True)  # out of the hub's cache as well, or it would come back
+            path.resolve().unlink(missing_ok=True)  # in the hub's cache, or it would be linked again
         path.unlink(missing_ok=True)
         raise UserError(f"{path.name} of the source {name} is not the file that assets/sources.yaml lists (its SHA-256 "
                         "differs); it was removed: run the same command again.")  # fmt: skip
 
 
 def _coco_images(source: Source, base: str, say: Say) -> dict[str, Any]:
-    """Fetches every picture that POPE's questions name."""
-    from csp_utils.data.benchmarks import read_pope
+    """Download every image that POPE's questions name."""
+    from csp_utils.data.benchmarks import read_pope  # here, because it imports pandas: the pipeline starts without
 
     names = sorted(read_pope(source.folder)["image"].unique())
     for number, image in enumerate(names):
         _file(source.folder / "images" / image, base + image, None, source.name)
         if number % 100 == 99:
-            say(f"{source.name}: {number + 1} of {len(names)} pictures")
+            say(f"{source.name}: {number + 1} of {len(names)} images")
     return {"images": len(names), "from": base}
 
 
 def _vlmevalkit(source: Source, name: str) -> dict[str, Any]:
-    """Turns VLMEvalKit's file into the benchmark's own files, beside it."""
-    from csp_utils.data.vlmevalkit import convert
+    """Convert VLMEvalKit's file into the benchmark's own files, beside it."""
+    from csp_utils.data.vlmevalkit import convert  # here, because it imports pandas
 
     work = source.folder / "own"
     shutil.rmtree(work, ignore_errors=True)
@@ -214,17 +223,17 @@ def _vlmevalkit(source: Source, name: str) -> dict[str, Any]:
 
 
 def own_folders(*names: str) -> str:
-    """How a params file gives folders of one's own for sources."""
+    """Return the line of a params file that names the user's own folders for sources."""
     return f"sources: {{{', '.join(f'{name}: {{path: FOLDER}}' for name in names)}}}"
 
 
 def _failed(what: str, error: BaseException, own: str) -> UserError:
-    """The sentence for a request that came to nothing; ``own`` as :func:`own_folders` says it."""
+    """Build the error of a failed request; ``own`` is the advice of :func:`own_folders`."""
     import requests
 
     cause: BaseException | None = error
     while cause and not isinstance(cause, (requests.ConnectionError, requests.Timeout)):
-        cause = cause.__cause__ or cause.__context__  # the hub's client wraps them
+        cause = cause.__cause__ or cause.__context__  # huggingface_hub wraps the network error
     server = urlsplit(getattr(getattr(cause, "request", None), "url", None) or "").hostname
     reason = f"{server} cannot be reached" if server else first_line(error)[:200]
     sentence = f"{what} ({reason}); check the network and run the same command again, or give a folder: {own}."

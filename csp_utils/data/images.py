@@ -1,6 +1,7 @@
-"""One way to open an image: whatever the file, out comes an upright 8-bit RGB picture.
+"""Open image files: whatever the format, the result is an upright 8-bit RGB image.
 
-The size that :func:`load_image` returns is the coordinate frame of every box and mask of this project.
+The size of this result is the coordinate frame of every box and mask of this project. An image of notebook 03 that is
+rendered when it is opened, and so has no file, is opened by :func:`csp_utils.noise.rendered.open_image`.
 """
 
 import io
@@ -10,7 +11,6 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from csp_utils.base.errors import UserError
-from csp_utils.noise.rendered import draw, is_drawn
 
 
 def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
@@ -18,20 +18,19 @@ def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
 
     Args:
         source: path of the file, or its bytes (JPEG, PNG, WebP, TIFF ... of any mode).
-        name: what to call the image in an error; default: its path.
+        name: how an error message names the image; by default its path.
 
     Returns:
-        PIL image, mode RGB, 8 bits a channel, turned upright by its EXIF orientation; transparent parts lie on
-        white; of an animation the first frame.
+        PIL image, mode RGB, 8 bits a channel, rotated by its EXIF orientation. Transparent parts become white. An
+        animation gives its first frame.
 
     Raises:
-        UserError: the file is missing, empty, truncated, not an image, or too large to be one in good faith.
+        UserError: the file is missing, empty, truncated, not an image, or larger than Pillow's limit against
+            decompression bombs.
     """
     name = name or (f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
         path = Path(source)
-        if is_drawn(path):
-            return draw(path)
         if not path.is_file():
             raise UserError(f"image {name} is missing; put the file there or correct the path")
         try:
@@ -47,12 +46,12 @@ def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
         raise UserError(f"image {name} is not an image that Pillow knows; fetch it again or remove its row") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"image {name} has more pixels than Pillow opens; scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged data
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise these on damaged data
         raise UserError(f"image {name} is damaged or truncated ({error}); fetch it again or remove its row") from error
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Open and decode; a truncated file is an error even if a library has told Pillow to let it pass."""
+    """Open and decode. A truncated file is an error even where a library has set Pillow's LOAD_TRUNCATED_IMAGES."""
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -64,11 +63,11 @@ def _decode(data: bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB. Pillow clips 16-bit and float images instead of scaling them, so those are scaled here."""
-    if image.mode.startswith("I"):  # 16-bit grayscale, which some formats deliver in a 32-bit mode
+    """Convert any mode to RGB. Pillow clips 16-bit and float images, so we scale those ourselves."""
+    if image.mode.startswith("I"):  # 16-bit grayscale; some formats deliver it in a 32-bit mode
         values = np.asarray(image, dtype=np.int64)
         return Image.fromarray(np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":  # grayscale floats: 0..1 by convention
+    if image.mode == "F":  # float grayscale, 0..1 by convention
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         return Image.fromarray(np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

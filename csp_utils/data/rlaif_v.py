@@ -1,4 +1,4 @@
-"""RLAIF-V, the training data: its rows, and images that are decoded when they are asked for."""
+"""Read and write RLAIF-V, the training data. Images are decoded only when they are requested."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,15 +18,15 @@ RLAIF_V_SCHEMA = pa.schema(
     + [(name, pa.string()) for name in ("question", "chosen", "rejected", "origin_dataset", "origin_split")]
     + [("idx", pa.int64()), ("image_path", pa.string())]
 )
-"""The columns of RLAIF-V (openbmb/RLAIF-V-Dataset), in its order."""
+"""The columns of RLAIF-V (openbmb/RLAIF-V-Dataset), in the order of its files."""
 
 
 class RlaifV:
-    """RLAIF-V rows with images that are decoded only when asked for.
+    """The rows of RLAIF-V as a table, and access to their images.
 
     Attributes:
-        rows: one row per RLAIF-V row: row_id (position, six digits), image_path, question, answer (RLAIF-V's
-            ``chosen``), rejected, ds_name, origin_dataset, origin_split, idx; all str but idx (int).
+        rows: data frame, one row per RLAIF-V row: row_id (position, six digits), image_path, question, answer
+            (RLAIF-V's ``chosen``), rejected, ds_name, origin_dataset, origin_split, idx; all str, except idx (int).
     """
 
     def __init__(self, rows: pd.DataFrame, groups: list[tuple[Path, int, int]]):
@@ -38,7 +38,11 @@ class RlaifV:
         return len(self.rows)
 
     def image_bytes(self, row_id: str) -> bytes:
-        """The encoded image of a row. Rows in order cost one read per parquet row group, which is kept."""
+        """Return the encoded image of a row.
+
+        The last Parquet row group is cached, so that reading rows in order reads each group once.
+        Raises UserError if the row holds no image.
+        """
         position = int(row_id)
         group = max(i for i, (_, _, start) in enumerate(self._groups) if start <= position)
         path, index, start = self._groups[group]
@@ -47,25 +51,26 @@ class RlaifV:
         cell = self._cached[1][position - start].as_py() or {}
         if cell.get("bytes"):
             return cell["bytes"]
-        beside = path.parent / cell["path"] if cell.get("path") else None  # datasets may keep the file outside
+        beside = path.parent / cell["path"] if cell.get("path") else None  # `datasets` may store only a path
         if beside is not None and beside.is_file():
             return beside.read_bytes()
         raise UserError(f"row {row_id} of {path} holds no image; fetch the file again or remove the row")
 
     def image(self, row_id: str) -> Image.Image:
-        """The image of a row: PIL, RGB, upright (:func:`csp_utils.data.images.load_image`)."""
+        """Decode the image of a row: PIL, RGB, upright (:func:`csp_utils.data.images.load_image`)."""
         return load_image(self.image_bytes(row_id), name=f"of row {row_id} ({self._groups[0][0].parent})")
 
 
 def read_rlaif_v(path: str | Path, n_rows: int | None = None) -> RlaifV:
-    """Open RLAIF-V: a parquet file, or a folder of parquet files that are taken in the order of their names.
+    """Open RLAIF-V: one Parquet file, or a folder of Parquet files, read in the order of their names.
 
     Args:
         path: file or folder.
-        n_rows: how many of the first rows to use; None for all.
+        n_rows: use only the first ``n_rows`` rows; None for all.
 
     Raises:
-        UserError: nothing there, not parquet, columns missing, no rows, or a row without a question or an answer.
+        UserError: the path is missing, a file is not Parquet or lacks a column, there are no rows, or a row has no
+            question or no answer.
     """
     path = Path(path)
     files = sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
@@ -106,19 +111,20 @@ def read_rlaif_v(path: str | Path, n_rows: int | None = None) -> RlaifV:
 
 
 def write_rlaif_v(path: str | Path, rows: Iterable[Mapping]) -> None:
-    """Write rows with RLAIF-V's columns to one parquet file (``image`` is a mapping of bytes and path)."""
+    """Write rows with RLAIF-V's columns to one Parquet file. ``image`` is a mapping with the keys bytes and path."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=RLAIF_V_SCHEMA)
     with whole_file(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=256)  # small groups, so that one image costs little to reach
+        pq.write_table(table, temporary, row_group_size=256)  # small row groups: random access reads a whole group
 
 
 def rows_with_benchmark_images(rows: pd.DataFrame, questions: pd.DataFrame) -> pd.Series:
-    """Which training rows show an image of the benchmark (RLAIF-V and POPE both draw on COCO).
+    """Find the training rows whose image is also a benchmark image: RLAIF-V and POPE both use COCO.
 
-    COCO images keep their 12-digit number under every name (COCO_val2014_000000310196.jpg, 000000310196.jpg).
+    Images are compared by COCO's 12-digit number, which is part of every COCO file name (COCO_val2014_000000310196.jpg,
+    000000310196.jpg).
 
     Returns:
-        bool Series, index of `rows`: True where the row's image is also one of `questions`' images.
+        bool Series with the index of ``rows``: True where the row's image is one of the images of ``questions``.
     """
     number = re.compile(r"(\d{12})(?=\.\w+$)")
     held_out = {match[0] for name in questions["image"].unique() if (match := number.search(name))}

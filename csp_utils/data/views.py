@@ -1,7 +1,7 @@
-"""What a model is shown of an image file: the file as it is, a changed view of it, or nothing at all.
+"""What a model is shown for one prompt: an image file, a changed view of a file, or no image.
 
-A view is a small immutable value that names its file and can draw itself, so that changed images need not be written:
-the same view is the same pixels on every machine.
+A view is a small immutable value that names its file and computes its pixels when it is loaded. Changed images are
+therefore never written to disk, and equal views have equal pixels on every machine.
 """
 
 from pathlib import Path
@@ -13,15 +13,15 @@ from csp_utils.data.images import load_image
 
 
 class View(Protocol):
-    """An image that is made of a file. Hashable; its text (``str``) names it among all views."""
+    """An image computed from a file. Hashable; its text (``str``) differs from that of every other view."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The image file."""
         ...
 
     def load(self) -> Image.Image:
-        """The picture, RGB, of the file's size."""
+        """Compute the image: RGB, with the size of the file's image."""
         ...
 
 
@@ -37,18 +37,24 @@ class Blurred(NamedTuple):
     """Standard deviation in percent of the image's shorter side, so that one number suits images of all sizes."""
 
     def load(self) -> Image.Image:
-        """The blurred picture."""
+        """Blur the image of the file."""
         image = load_image(self.path)
         return image.filter(ImageFilter.GaussianBlur(self.sigma / 100 * min(image.size)))
 
 
 def open_shown(shown: Shown) -> Image.Image | None:
-    """The picture, RGB; None for no image. Raises UserError as :func:`csp_utils.data.images.load_image`."""
+    """Load an image or a view as RGB; return None for no image.
+
+    Raises UserError as :func:`csp_utils.data.images.load_image` does.
+    """
     return None if shown is None else load_image(shown) if isinstance(shown, Path) else shown.load()
 
 
 def shown_area(shown: Shown) -> int:
-    """Pixels, from the file's header alone; -1 for no image, 0 if the file cannot be read (open_shown says why)."""
+    """Return width x height in pixels from the file's header alone; -1 for no image.
+
+    A file that cannot be read gives 0: :func:`open_shown` raises the error when the image is needed.
+    """
     if shown is None:
         return -1
     try:

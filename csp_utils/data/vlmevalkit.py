@@ -1,11 +1,11 @@
-"""POPE and AMBER in VLMEvalKit's form, one TSV file with its pictures inside, turned into the benchmarks' own files.
+"""Convert POPE or AMBER from VLMEvalKit's format, one TSV file with the images in it, to the benchmark's own files.
 
-    python -m csp_utils.data.vlmevalkit POPE.tsv data/pope       writes coco_pope_*.json and images/
-    python -m csp_utils.data.vlmevalkit AMBER.tsv data/amber     writes query_*.json, annotations.json and images/
+    python -m csp_utils.data.vlmevalkit POPE.tsv data/pope       write coco_pope_*.json and images/
+    python -m csp_utils.data.vlmevalkit AMBER.tsv data/amber     write query_*.json, annotations.json and images/
 
-A row of such a file has the columns index, image (base64, or the index of a row that holds the picture), question,
-answer (Yes or No) and category, and in most files image_path, the picture's own name. POPE's category names the splits
-that ask the question, divided by commas; AMBER's is the type of its annotations.json.
+The columns are index, image (base64, or the index of a row that contains the image), question, answer (Yes or No),
+category and, in most files, image_path (the image's file name). POPE's category lists the question's splits, separated
+by commas. AMBER's category is the type in annotations.json.
 """
 
 import base64
@@ -22,17 +22,17 @@ from csp_utils.base.files import whole_folder
 from csp_utils.data.benchmarks import AMBER_TYPES, POPE_KINDS, QUESTION_COLUMNS, write_amber, write_pope
 
 LONGEST_INDEX = 64
-"""VLMEvalKit takes a shorter text in the column image for the index of another row."""
+"""A text of at most this length in the column image is the index of another row, as in VLMEvalKit."""
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row) of a TSV file, one at a time: AMBER's has several GB.
+    """Yield (line number, row) of a TSV file one at a time, because AMBER's has several GB.
 
     Raises UserError if the file is missing or lacks a column.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing; download VLMEvalKit's TSV file of the benchmark.")
-    csv.field_size_limit(2**31 - 1)  # a picture is one field
+    csv.field_size_limit(2**31 - 1)  # an image is one field
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t")
         lacking = {"index", "image", "question", "answer", "category"} - set(reader.fieldnames or [])
@@ -43,7 +43,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def splits_of(row: dict[str, str], where: str) -> list[tuple[str, str]]:
-    """(split, kind) of a row; none for AMBER's existence questions, which the paper does not use."""
+    """List the (split, kind) of a row; empty for AMBER's existence questions, which the paper does not use."""
     kinds = [kind.strip() for kind in row["category"].split(",")]
     if set(kinds) <= set(POPE_KINDS):
         return [(f"pope_{kind}", "existence") for kind in kinds]
@@ -57,19 +57,19 @@ def splits_of(row: dict[str, str], where: str) -> list[tuple[str, str]]:
 
 
 def name_of(row: dict[str, str], index: str) -> str:
-    """File name of a picture: its own, where the file says it (COCO's numbers are in it), else its row's index."""
+    """Choose an image's file name: that of image_path (it contains COCO's number), or else the row's index."""
     own = PurePosixPath((row.get("image_path") or "").strip("[]'\" ")).name
     return own if PurePosixPath(own).suffix else f"{index}.jpg"
 
 
 def convert(path: Path, folder: Path) -> pd.DataFrame:
-    """Writes the benchmark's own files into ``folder``, whole; returns its questions.
+    """Write the benchmark's own files into ``folder``, all or none, and return its questions.
 
     Raises:
-        UserError: as :func:`rows_of`; or a row has no answer or category of these benchmarks, or a damaged picture, or
-            refers to a picture that the file does not hold before or after it.
+        UserError: as :func:`rows_of`; or a row has an unknown answer or category, a damaged image, or the index of a
+            row that contains no image.
     """
-    questions, pictures, referred = [], {}, []
+    questions, images, referred = [], {}, []
     with whole_folder(folder) as temporary:
         (temporary / "images").mkdir()
         for line, row in rows_of(path):
@@ -78,8 +78,8 @@ def convert(path: Path, folder: Path) -> pd.DataFrame:
             if answer not in ("yes", "no"):
                 raise UserError(f"{where} has the answer {row['answer']!r}, which is neither Yes nor No.")
             if len(row["image"]) > LONGEST_INDEX:
-                pictures[index] = name_of(row, index)
-                (temporary / "images" / pictures[index]).write_bytes(_picture(row["image"], where))
+                images[index] = name_of(row, index)
+                (temporary / "images" / images[index]).write_bytes(_image(row["image"], where))
                 source = index
             else:
                 source = row["image"].strip()
@@ -87,15 +87,15 @@ def convert(path: Path, folder: Path) -> pd.DataFrame:
                 questions.append((split, source, row["question"].strip(), answer, kind))
                 referred.append((source, where))
         for source, where in referred:
-            if source not in pictures:
-                raise UserError(f"{where} takes its picture from row {source!r}, which {path} does not hold; "
+            if source not in images:
+                raise UserError(f"{where} takes its image from row {source!r}, which {path} does not hold; "
                                 "download it again.")  # fmt: skip
         if not questions:
             raise UserError(f"{path} holds no question of POPE, nor about an attribute or a relation of AMBER.")
         table = pd.DataFrame(questions, columns=["split", "source", "question", "label", "kind"])
-        table["image"] = table["source"].map(pictures)
+        table["image"] = table["source"].map(images)
         amber = table["split"].str.startswith("amber")
-        numbers = table.groupby("split").cumcount() + 1  # POPE's restart in every split, AMBER's do not
+        numbers = table.groupby("split").cumcount() + 1  # POPE's restart in each split, AMBER's do not
         table["question_id"] = numbers.where(~amber, pd.Series(range(1, len(table) + 1), index=table.index)).astype(str)
         table = table[QUESTION_COLUMNS]
         if amber.all():
@@ -107,15 +107,16 @@ def convert(path: Path, folder: Path) -> pd.DataFrame:
     return table
 
 
-def _picture(text: str, where: str) -> bytes:
+def _image(text: str, where: str) -> bytes:
+    """Decode an image's base64 text."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"The picture in {where} is damaged ({error}); download the file again.") from error
+        raise UserError(f"The image in {where} is damaged ({error}); download the file again.") from error
 
 
 def main(arguments: list[str]) -> str:
-    """The command line; returns what to print."""
+    """Convert the file of a command line; return the text to print."""
     if len(arguments) != 2:
         raise UserError("usage: python -m csp_utils.data.vlmevalkit TSV_FILE FOLDER")
     path, folder = map(Path, arguments)
@@ -123,7 +124,7 @@ def main(arguments: list[str]) -> str:
         raise UserError(f"{folder} exists already; name a folder that does not, or remove it.")
     table = convert(path, folder)
     counts = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts(sort=False).items())
-    return f"{folder}: {counts}; {table['image'].nunique()} pictures"
+    return f"{folder}: {counts}; {table['image'].nunique()} images"
 
 
 if __name__ == "__main__":

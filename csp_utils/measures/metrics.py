@@ -1,11 +1,12 @@
-"""Metrics of verbalised confidence, from the table of responses (paper, section 4.2 and table 1; docs/fidelity.md).
+"""The tables of metrics, with intervals and paired differences (paper, section 4.2 and table 1; docs/fidelity.md).
 
-The table of responses has one row per (question, candidate): model, variant, split, question_id, image, question,
-label (1 if this candidate is right, else 0), candidate ("Yes" or "No"), raw (what the model said), verbalized (whole
-percent, or null if it could not be parsed), internal (probability in 0..1), plain_answer ("Yes", "No" or null).
+All are computed from the table of responses, with one row per (question, candidate): model, variant, split,
+question_id, image, question, label (1 if this candidate is right, else 0), candidate ("Yes" or "No"), raw (the reply),
+verbalized (whole percent, or null if it could not be parsed), internal (probability, 0..1) and plain_answer ("Yes",
+"No" or null).
 
-The values are made by :mod:`csp_utils.measures.counts`, for all resamples of the images (:mod:`csp_utils.measures.bootstrap`) at once. A
-metric that is undefined is null, with its reason in the column ``reason``.
+:mod:`csp_utils.measures.counts` computes the values under all resamples of the images
+(:mod:`csp_utils.measures.bootstrap`) at once. An undefined metric is null, with its reason in the column ``reason``.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +15,17 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError
-from csp_utils.measures.bootstrap import interval, p_value, resampled_images
-from csp_utils.measures.counts import Cell, Protocol, Resampled
+from csp_utils.base.wording import PAIRS
+from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
+from csp_utils.measures.counts import Counts, Protocol
+from csp_utils.measures.rank import RANK
+from csp_utils.measures.selective import aurc, risk_coverage
+from csp_utils.models.vlm.reply import CANDIDATES
 
 RESPONSE_COLUMNS = [
     "model", "variant", "split", "question_id", "image", "question", "label", "candidate", "raw", "verbalized",
     "internal", "plain_answer",
 ]  # fmt: skip
-CANDIDATES = ("Yes", "No")
 METRICS = (
     "acc", "f1", "auc", "brier", "ece", "tie_rate", "parse_failure_rate", "spearman", "kendall", "plain_acc",
 )  # fmt: skip
@@ -30,14 +34,14 @@ MEASURES = (
     "log_score", "ece_10_right", "ece_10_left", "ece_15_right", "ece_15_left", "adaptive_ece", "smece", "mce",
     "signed_error", "overconfidence", "underconfidence", "aurc", "accuracy_at_80",
 )  # fmt: skip
-"""What :func:`compute_measures` adds; the number of a measure's bins, where its name has none, is the protocol's."""
+"""The measures of :func:`compute_measures`; a measure whose name has no number of bins uses the protocol's."""
 METHOD_MEASURES = (
     "acc", "f1", "auc", "brier", "ece", "smece", "signed_error", "log_score", "aurc", "accuracy_at_80", "tie_rate",
     "parse_failure_rate",
 )  # fmt: skip
-"""What :func:`compute_methods` computes; parse_failure_rate is the share of pairs without a confidence."""
+"""The measures of :func:`compute_methods`; parse_failure_rate is the share of pairs without a confidence."""
 SPOKEN = "spoken"
-"""The method that others are compared with: the paper's prompt, read greedily."""
+"""The method with which the others are compared: the paper's prompt, with a greedy reply."""
 PLAIN_METRICS = ("accuracy", "precision", "recall", "f1", "parse_failure_rate")
 _ONE_CLASS = "no right or no wrong candidate with a confidence"
 _NOTHING_PARSED = "no confidence was parsed"
@@ -60,9 +64,9 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 """Why a metric can be undefined (null)."""
 
 WIDEST = 2_000_000
-"""Resamples times levels that are counted at once: about 100 MB."""
-PAIRS = (("base", "sft"), ("base", "csp"), ("sft", "csp"))
-"""The variants that are compared: the second minus the first."""
+"""Resamples times levels that are counted in one step: about 100 MB."""
+Measure = Callable[[Counts, np.ndarray], dict[str, np.ndarray]]
+"""(counts, (B, I) weights) -> metric -> (B,) values."""
 DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]
 
 
@@ -70,26 +74,25 @@ DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "dif
 
 
 def compute(responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, ...]:
-    """All tables of the evaluation as the paper has it.
+    """Compute all tables of the paper's evaluation.
 
     Returns:
         metrics (model, variant, split, metric, value, ci_low, ci_high, n, reason), plain (the same columns, metrics
         of the plain answers), differences (model, variant_a, variant_b, split, metric, diff, ci_low, ci_high, n, p:
-        variant_b minus variant_a on the same resampled images; p as in :func:`csp_utils.measures.bootstrap.p_value`).
+        variant_b minus variant_a on the same resampled images; p as in :func:`csp_utils.measures.bootstrap.estimate`).
 
     Raises:
-        UserError: see :func:`check_responses`; or two variants that were asked different questions.
+        UserError: see :func:`check_responses`; or two variants were asked different questions.
     """
-    table, differences = _tables(responses, protocol, n_bootstrap, Cell.values, METRICS)
+    table, differences = _tables(check_responses(responses), protocol, n_bootstrap, Counts.metrics, METRICS)
     plain = table[table["metric"].str.startswith("plain/")].reset_index(drop=True)
     plain["metric"] = plain["metric"].str.removeprefix("plain/")
     return table[table["metric"].isin(METRICS)].reset_index(drop=True), plain, differences
 
 
-def compute_measures(
-    responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The further measures, :data:`MEASURES`, on the same resampled images as the metrics of :func:`compute`.
+def compute_measures(responses: pd.DataFrame, protocol: Protocol,
+                     n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Compute the further measures, :data:`MEASURES`, on the same resampled images as :func:`compute`.
 
     Returns:
         measures and measure_differences, with the columns of metrics and differences of :func:`compute`.
@@ -97,56 +100,16 @@ def compute_measures(
     Raises:
         UserError: as :func:`compute`.
     """
-    return _tables(responses, protocol, n_bootstrap, Cell.measures, MEASURES)
+    return _tables(check_responses(responses), protocol, n_bootstrap,
+                   lambda counts, weights: counts.measures(counts.resample(weights)), MEASURES)  # fmt: skip
 
 
-def _tables(
-    responses: pd.DataFrame,
-    protocol: Protocol,
-    n_bootstrap: int,
-    values: Callable[[Cell, Resampled], dict[str, np.ndarray]],
-    compared: tuple[str, ...],
-    compared_with: Sequence[tuple[str, str]] = PAIRS,
-    whole: bool = True,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of all `values`, and of the differences between variants for the names in `compared`.
+def compute_methods(by_method: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute the same measures, :data:`METHOD_MEASURES`, of several ways to get a confidence for the same questions.
 
     Args:
-        compared_with: pairs of variants.
-        whole: confidences have to be whole percents.
-    """
-    responses = check_responses(responses, whole)
-    rows, differences = [], []
-    for (model, split), part in responses.groupby(["model", "split"], sort=False):
-        draws: dict[str, dict[str, np.ndarray]] = {}
-        first: Cell | None = None
-        for variant, cell_rows in part.groupby("variant", sort=False):
-            cell = Cell(cell_rows, protocol)
-            if first is not None and cell.question_ids != first.question_ids:
-                raise UserError(f"variants of {model} answered different questions of {split}; evaluate them together")
-            first = first or cell
-            weights = resampled_images(len(cell.images), n_bootstrap, protocol.seed)
-            weights = weights if len(cell.images) > 1 else weights[:1]  # one image says nothing of how images differ
-            # Many distinct values make wide tables: the resamples then come in parts.
-            size = max(1, WIDEST // len(cell.levels))
-            parts = [values(cell, cell.resample(weights[at : at + size])) for at in range(0, len(weights), size)]
-            draws[variant] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            rows += [_row((model, variant, split), m, v, cell.n(m)) for m, v in draws[variant].items()]
-        for a, b in (pair for pair in compared_with if set(pair) <= set(draws)):
-            for metric in compared:
-                diff = draws[b][metric] - draws[a][metric]
-                row = _row((model, a, split), metric, diff, first.n("acc"))
-                named = {"model": model, "variant_a": a, "variant_b": b, "split": split, "metric": metric}
-                numbers = {"diff": row["value"], **{k: row[k] for k in ("ci_low", "ci_high", "n")}}
-                differences.append(named | numbers | {"p": p_value(diff)})
-    return pd.DataFrame(rows), pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
-
-
-def compute_methods(scored: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same measures, :data:`METHOD_MEASURES`, of several ways to get a confidence about the same questions.
-
-    Args:
-        scored: responses with the column method, as :func:`csp_utils.measures.methods.scores` returns it.
+        by_method: responses with the column method, from :func:`csp_utils.measures.methods.confidences_by_method`;
+            percents need not be whole.
 
     Returns:
         values (model, variant, method, split, metric, value, ci_low, ci_high, n, reason) and differences (model,
@@ -154,18 +117,19 @@ def compute_methods(scored: pd.DataFrame, protocol: Protocol, n_bootstrap: int) 
         resampled images).
 
     Raises:
-        UserError: as :func:`compute`; percents need not be whole.
+        UserError: as :func:`compute`.
     """
 
-    def values(cell: Cell, of: Resampled) -> dict[str, np.ndarray]:
-        found = cell.scores(of) | cell.measures(of)
+    def measures(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
+        of = counts.resample(weights)
+        found = counts.confidence_metrics(of) | counts.measures(of)
         return {name: found[name] for name in METHOD_MEASURES}
 
     tables, differences = [], []
-    for variant, part in scored.groupby("variant", sort=False):
+    for variant, part in by_method.groupby("variant", sort=False):
         pairs = [(SPOKEN, method) for method in part["method"].unique() if method != SPOKEN]
-        named = part.assign(variant=part["method"])
-        table, compared = _tables(named, protocol, n_bootstrap, values, METHOD_MEASURES, pairs, whole=False)
+        named = check_responses(part.assign(variant=part["method"]), whole=False)
+        table, compared = _tables(named, protocol, n_bootstrap, measures, METHOD_MEASURES, pairs)
         table = table.rename(columns={"variant": "method"})
         table.insert(1, "variant", variant)
         compared = compared.rename(columns={"variant_b": "method", "variant_a": "variant"}).assign(variant=variant)
@@ -175,31 +139,76 @@ def compute_methods(scored: pd.DataFrame, protocol: Protocol, n_bootstrap: int) 
 
 
 def correlations(responses: pd.DataFrame, n_bootstrap: int, seed: int = 0) -> pd.DataFrame:
-    """Spearman's and Kendall's correlation of internal with verbalised confidence (paper, table 2), over pairs.
+    """Correlate internal with verbalized confidence over candidate pairs (Spearman and Kendall; paper, table 2).
 
     Returns:
-        the rows "spearman" and "kendall" of the metrics table of :func:`compute`.
+        the rows "spearman" and "kendall" of the metrics table of :func:`compute` with the same seed, without the
+        other metrics' cost.
+
+    Raises:
+        UserError: see :func:`check_responses`; or two variants were asked different questions.
     """
-    table = compute(responses, Protocol(seed=seed), n_bootstrap)[0]
-    return table[table["metric"].isin(["spearman", "kendall"])].reset_index(drop=True)
+    protocol = Protocol(seed=seed)
+    table, _ = _tables(check_responses(responses), protocol, n_bootstrap, Counts.rank_correlations, RANK, pairs=())
+    return table.astype({"value": float, "ci_low": float, "ci_high": float})
 
 
-def _row(cell: tuple[str, str, str], metric: str, values: np.ndarray, n: int) -> dict:
-    low, high = interval(values)
-    undefined = bool(np.isnan(values[0]))
-    names = dict(zip(("model", "variant", "split"), cell, strict=True))
-    return names | {
-        "metric": metric,
-        "value": None if undefined else float(values[0]),
-        "ci_low": low,
-        "ci_high": high,
-        "n": n,
-        "reason": REASONS[metric.split("/")[-1]] if undefined else None,
-    }
+def risk_coverage_table(responses: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Tabulate the risk-coverage curve of every model, variant and split.
+
+    Returns:
+        model, variant, split, coverage, risk (see :func:`csp_utils.measures.selective.risk_coverage`) and aurc, the
+        area under the curve; 100 rows for each curve, risk and aurc null where no question had two parsed confidences.
+    """
+    curves = []
+    for (model, variant, split), rows in responses.groupby(["model", "variant", "split"], sort=False):
+        counts = Counts(rows, protocol).prediction_counts()
+        names = {"model": model, "variant": variant, "split": split}
+        curves.append(risk_coverage(counts).assign(**names, aurc=float(aurc(counts))))
+    return pd.concat(curves, ignore_index=True)[["model", "variant", "split", "coverage", "risk", "aurc"]]
+
+
+def _tables(responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int, measure: Measure, compared: Sequence[str],
+            pairs: Sequence[tuple[str, str]] = PAIRS) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Make the table of all values of `measure`, and that of the differences of the metrics in `compared`."""
+    rows, differences = [], []
+    for (model, split), part in responses.groupby(["model", "split"], sort=False):
+        counts = {variant: Counts(own, protocol) for variant, own in part.groupby("variant", sort=False)}
+        first = next(iter(counts.values()))
+        if any(own.question_ids != first.question_ids for own in counts.values()):
+            raise UserError(f"variants of {model} answered different questions of {split}; evaluate them together")
+        values = {variant: _resampled(own, measure, n_bootstrap) for variant, own in counts.items()}
+        for variant, own in values.items():
+            names = {"model": model, "variant": variant, "split": split}
+            rows += [_row(names, metric, under, counts[variant].n(metric)) for metric, under in own.items()]
+        n = first.n("acc")
+        for a, b, metric, (diff, low, high, p) in paired_differences(values, pairs, compared):
+            differences.append((model, a, b, split, metric, diff, low, high, n, p))
+    return pd.DataFrame(rows), pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
+
+
+def _resampled(counts: Counts, measure: Measure, n_bootstrap: int) -> dict[str, np.ndarray]:
+    """Compute metric -> (1 + n_bootstrap,) values under all resamples of the images."""
+    n_images = len(counts.images)
+    # One image does not show how images differ: without resamples there is no interval.
+    weights = image_weights(n_images, n_bootstrap if n_images > 1 else 0, counts.protocol.seed)
+    # Many distinct values make wide tables; the resamples are then computed in steps.
+    size = max(1, WIDEST // len(counts.levels))
+    steps = [measure(counts, weights[at : at + size]) for at in range(0, len(weights), size)]
+    return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+
+
+def _row(names: dict[str, str], metric: str, values: np.ndarray, n: int) -> dict:
+    value, low, high, _ = estimate(values)
+    reason = REASONS[metric.removeprefix("plain/")] if value is None else None
+    return names | {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": n, "reason": reason}
 
 
 def check_responses(responses: pd.DataFrame, whole: bool = True) -> pd.DataFrame:
-    """The table, if it keeps the contract at the top of this module (``whole``: confidences are whole percents).
+    """Return the table if it keeps the contract at the top of this module.
+
+    Args:
+        whole: confidences have to be whole percents.
 
     Raises:
         UserError: columns missing, no rows, a confidence that is no whole percent in 0..100, a probability outside

@@ -1,43 +1,31 @@
 """Curves and correlations of the stress test (:mod:`csp_utils.asking.stress`), with intervals over images."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
 from csp_utils.asking.stress import REGIONS
-from csp_utils.measures.bootstrap import interval, kendall, p_value, resampled_images, spearman
+from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
 from csp_utils.measures.calibration import ratio
 from csp_utils.measures.metrics import PAIRS
+from csp_utils.measures.rank import RANK, rank_correlations
 
 CURVE_COLUMNS = ["model", "variant", "condition", "c", "quantity", "value", "ci_low", "ci_high", "n", "unread"]
 QUANTITIES = ("right", "wrong", "plain_yes", "internal_yes")
-"""Spoken confidence in the answer that is right, and in the one that is wrong, about the unchanged image; the share of
-plain answers that are Yes; the internal confidence in Yes. All 0..1."""
-
-
-def _weights(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(1 + B, I) weights of the images (a single row for one image), and the names of the images."""
-    images = np.unique(table["image"])
-    weights = resampled_images(len(images), n_bootstrap, seed)
-    return (weights if len(images) > 1 else weights[:1]), images
-
-
-def _quantities(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Each quantity as a column, null where it was not read; the last two once for each question."""
-    yes = rows[rows["candidate"] == "Yes"]
-    spoken = {name: (part["verbalized"].astype(float) / 100) for name, part in rows.groupby("answer")}
-    said = (yes["plain_answer"] == "Yes").astype(float).where(yes["plain_answer"].notna())
-    return spoken | {"plain_yes": said, "internal_yes": yes["internal"]}
+"""The spoken confidence in the answer that is right about the unchanged image, and in the one that is wrong; the share
+of plain answers that are Yes; the internal confidence in Yes. All 0..1."""
 
 
 def curves(table: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
-    """The mean of every quantity under every condition, with its 95 % interval.
+    """Compute the mean of every quantity under every condition, with its 95 % interval.
 
     Args:
         table: stress.parquet.
 
     Returns:
-        :data:`CURVE_COLUMNS`: value 0..1 (null if nothing was read), n (replies that were read), unread (those that
-        were not). Level 100, the unchanged image, stands in the curve of every region.
+        :data:`CURVE_COLUMNS`: value 0..1 (null if no reply could be read), n (replies that could be read), unread
+        (replies that could not). Level 100, the unchanged image, is part of the curve of every region.
     """
     weights, images = _weights(table, n_bootstrap, seed)
     rows = []
@@ -50,17 +38,14 @@ def curves(table: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
                 for name, values in _quantities(level).items():
                     read = values.dropna()
                     image = np.searchsorted(images, level.loc[read.index, "image"])
-                    sums = weights @ np.bincount(image, read.astype(float), len(images))
-                    means = ratio(sums, weights @ np.bincount(image, minlength=len(images)).astype(float))
-                    low, high = interval(means)
-                    value = None if np.isnan(means[0]) else float(means[0])
+                    value, low, high, _ = estimate(_means(read, image, weights))
                     rows.append((model, variant, condition, None if pd.isna(c) else int(c), name, value, low, high,
                                  len(read), len(values) - len(read)))  # fmt: skip
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"c": "Int64", "value": float})
 
 
 def correlations(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank correlation of the level c with the spoken confidence, for each region and answer.
+    """Correlate the level c with the spoken confidence, by rank, for each region and answer.
 
     Returns:
         values (model, variant, region, answer, metric: spearman or kendall, value, ci_low, ci_high, n; null where a
@@ -69,31 +54,48 @@ def correlations(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[pd.D
     """
     weights, images = _weights(table, n_bootstrap, seed)
     rows, differences = [], []
-    regions = [region for region in REGIONS if (table["condition"] == region).any()]
-    for (model, region, answer), part in _by_region(table, regions):
-        draws: dict[tuple[str, str], np.ndarray] = {}
+    for (model, region, answer), part in _by_region(table):
+        resampled: dict[str, dict[str, np.ndarray]] = {}
         for variant, own in part.groupby("variant", sort=False):
             read = own.dropna(subset="verbalized")
-            c, said = read["c"].to_numpy(float), read["verbalized"].to_numpy(float)
             row_weights = weights[:, np.searchsorted(images, read["image"])].astype(float)
-            for metric, compute in (("spearman", spearman), ("kendall", kendall)):
-                draws[variant, metric] = values = compute(c, said, row_weights)
-                value = None if np.isnan(values[0]) else float(values[0])
-                rows.append((model, variant, region, answer, metric, value, *interval(values), len(read)))
-        for a, b in PAIRS:
-            for metric in ("spearman", "kendall"):
-                if {(a, metric), (b, metric)} <= set(draws):
-                    diff = draws[b, metric] - draws[a, metric]
-                    value = None if np.isnan(diff[0]) else float(diff[0])
-                    differences.append((model, a, b, region, answer, metric, value, *interval(diff), p_value(diff)))
-    names = ["region", "answer", "metric"]
-    return (pd.DataFrame(rows, columns=["model", "variant", *names, "value", "ci_low", "ci_high", "n"]),
-            pd.DataFrame(differences, columns=["model", "variant_a", "variant_b", *names, "diff", "ci_low", "ci_high",
+            resampled[variant] = rank_correlations(
+                read["c"].to_numpy(float), read["verbalized"].to_numpy(float), row_weights)  # fmt: skip
+            for metric, values in resampled[variant].items():
+                value, low, high, _ = estimate(values)
+                rows.append((model, variant, region, answer, metric, value, low, high, len(read)))
+        for a, b, metric, difference in paired_differences(resampled, PAIRS, RANK):
+            differences.append((model, a, b, region, answer, metric, *difference))
+    key = ["region", "answer", "metric"]
+    return (pd.DataFrame(rows, columns=["model", "variant", *key, "value", "ci_low", "ci_high", "n"]),
+            pd.DataFrame(differences, columns=["model", "variant_a", "variant_b", *key, "diff", "ci_low", "ci_high",
                                                "p"]))  # fmt: skip
 
 
-def _by_region(table: pd.DataFrame, regions: list[str]):
-    """((model, region, answer), rows) with the unchanged image as level 100 of every region."""
+def _weights(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (1 + B, I) weights of the images (a single row for one image), and the sorted names of the images."""
+    images = np.unique(table["image"])
+    return image_weights(len(images), n_bootstrap if len(images) > 1 else 0, seed), images
+
+
+def _quantities(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return each quantity as a column, null where it could not be read; the last two once for each question."""
+    yes = rows[rows["candidate"] == "Yes"]
+    spoken = {name: (part["verbalized"].astype(float) / 100) for name, part in rows.groupby("answer")}
+    said = (yes["plain_answer"] == "Yes").astype(float).where(yes["plain_answer"].notna())
+    return spoken | {"plain_yes": said, "internal_yes": yes["internal"]}
+
+
+def _means(values: pd.Series, image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average the values of rows, whose images are columns of (B, I) weights, under each row of weights: (B,)."""
+    n_images = weights.shape[1]
+    sums = weights @ np.bincount(image, values.astype(float), n_images)
+    return ratio(sums, weights @ np.bincount(image, minlength=n_images).astype(float))
+
+
+def _by_region(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Yield ((model, region, answer), rows); the unchanged image is level 100 of every region."""
+    regions = [region for region in REGIONS if (table["condition"] == region).any()]
     for model, own in table.groupby("model", sort=False):
         for region in regions:
             rows = own[(own["condition"] == region) | (own["c"] == 100)]

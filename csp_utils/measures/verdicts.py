@@ -1,8 +1,8 @@
 """The paper's claims (sections 4.3.1 to 4.3.3), each with the criteria that were written down before it was tested.
 
-A claim is a list of checks. A check is a weighted sum of arms (:mod:`csp_utils.measures.arms`) of one metric on one split that
-has to lie above or below a number: "csp - base > 0". It is kept if the whole 95 % interval, over images and training
-seeds, lies there; broken if the whole interval lies on the other side; else open.
+A claim is a list of checks. A check compares a weighted sum of arms (:mod:`csp_utils.measures.over_seeds`), of one
+metric on one split, with a number: "csp - base > 0". A check is kept if its whole 95 % interval, over images and
+training seeds, is on the demanded side of the number; broken if the whole interval is on the other side; else open.
 
     holds            every check is kept
     holds in part    some are kept, some are not
@@ -13,8 +13,8 @@ seeds, lies there; broken if the whole interval lies on the other side; else ope
 A claim of many checks needs all of them, so that the number of checks makes it harder to hold, not easier: no
 correction for many comparisons is needed (an intersection-union test).
 
-"Gains nearly nothing" and "does not help" are said of an arm that gains less than :data:`NEARLY_NOTHING` of what the
-whole method gains. That an interval holds 0 would not show it: with few images every interval does.
+"Gains nearly nothing" and "does not help" mean that an arm gains less than :data:`NEARLY_NOTHING` of the whole method's
+gain. An interval that contains 0 would not show that: with few images every interval contains 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,22 @@ from typing import NamedTuple
 import pandas as pd
 
 from csp_utils.data.benchmarks import SPLITS
-from csp_utils.measures.arms import FULL, RANK, Draws, combine, common
+from csp_utils.measures.arms import FULL
+from csp_utils.measures.over_seeds import Draws, combine, with_shared_seeds
+from csp_utils.measures.rank import RANK
 
 NEARLY_NOTHING = 0.25
-"""Part of the whole method's gain."""
+"""The largest part of the whole method's gain that counts as nearly nothing."""
 UP, DOWN = ("acc", "f1", "auc"), ("brier", "ece")
 """Metrics of calibration that are better when higher, and when lower."""
 ADVERSARIAL = "pope_adversarial"
 """The split of the paper's ablations (figure 4)."""
-
-
 ABLATIONS = {6: "simpo_only", 7: "global_noise", 8: "original_data"}
-"""The arm that is said to gain nearly nothing, by the number of the claim."""
+"""Number of a claim -> the arm that gains nearly nothing, according to it."""
 
 
 class Check(NamedTuple):
-    """One criterion: the weighted sum of arms has to lie above (``sign`` +1) or below (-1) ``than``."""
+    """A criterion: the weighted sum of arms has to be above (``sign`` +1) or below (-1) the number ``than``."""
 
     split: str
     metric: str
@@ -46,11 +46,11 @@ class Check(NamedTuple):
     sign: int
     than: float = 0.0
     undefined: float | None = None
-    """What stands for an undefined value; a model that always says the same has no rank correlation: 0."""
+    """The value to use where an arm's value is undefined: a model that always says the same has no rank correlation."""
 
 
 class Claim(NamedTuple):
-    """A claim of the paper, and what has to be true for it to hold here."""
+    """A claim of the paper, and the checks that have to be kept for it to hold here."""
 
     number: int
     title: str
@@ -60,20 +60,20 @@ class Claim(NamedTuple):
 
 
 def _gains(arm: str, versus: str, splits: Sequence[str]) -> list[Check]:
-    """The arm is better than another in all five metrics of calibration."""
+    """Demand that the arm is better than another in all five metrics of calibration."""
     signs = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1)
     return [Check(split, metric, {arm: 1, versus: -1}, sign) for split in splits for metric, sign in signs.items()]
 
 
 def _nearly_nothing(arm: str) -> list[Check]:
-    """The arm gains less than a part of what the whole method gains: part (csp - base) - (arm - base) is a gain."""
+    """Demand that the arm gains less than a part of the whole method's gain: part (csp - base) - (arm - base) > 0."""
     part = NEARLY_NOTHING
     weights = {FULL: part, "base": 1 - part, arm: -1}
     return [check._replace(weights=weights) for check in _gains(arm, "base", [ADVERSARIAL])]
 
 
 def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
-    """The eight claims, on the splits that were evaluated."""
+    """List the eight claims with their checks on the given splits."""
     base, csp = {"base": 1.0}, {FULL: 1.0, "base": -1.0}
     little = (
         f"On POPE adversarial it gains less than {100 * NEARLY_NOTHING:.0f} % of what CSP gains, in all five metrics."
@@ -105,8 +105,8 @@ def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
     ]  # fmt: skip
 
 
-def words(check: Check) -> str:
-    """A check as a line: "csp − base > 0"."""
+def check_text(check: Check) -> str:
+    """Write a check as a line: "csp − base > 0"."""
     if len(check.weights) == 3:
         arm = next(arm for arm, weight in check.weights.items() if weight == -1)
         return f"{arm} gains < {check.weights[FULL]:g} of {FULL}'s gain"
@@ -115,18 +115,18 @@ def words(check: Check) -> str:
 
 
 def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every check, and the verdict on every claim.
+    """Judge every check, and from them every claim.
 
     Args:
-        of: draws of all arms.
-        seeds: arm -> its training seeds (:func:`csp_utils.measures.arms.seeds_of`); a check counts those that all of its arms
-            have.
+        of: draws of all arms (:func:`csp_utils.measures.over_seeds.draws`).
+        seeds: arm -> its training seeds (:func:`csp_utils.measures.arms.seeds_of`); a check uses the seeds that all of
+            its arms have.
 
     Returns:
         claims (number, title, source, criterion, verdict, kept, open, broken, n_seeds: the least of its checks) and
         checks (number, check, split, metric, value, ci_low, ci_high, p, seed_low, seed_high, n_seeds, sign, than,
-        outcome: kept, open or broken). A check whose arms were not trained, or whose value is undefined, is open with a
-        null value.
+        outcome: kept, open or broken). A check with an undefined value is open. A check whose arms were not trained has
+        no row, and its claim is "not tested".
     """
     splits = [split for split in SPLITS if any(key[1] == split for key in of)]
     verdicts, rows = [], []
@@ -136,9 +136,9 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple
             if not all((arm, check.split, check.metric) in of for arm in check.weights):
                 continue
             trained = [arm for arm in check.weights if arm in seeds]
-            draws = common(of, seeds, trained) if trained else of
+            draws = with_shared_seeds(of, seeds, trained) if trained else of
             found = combine(draws, check.weights, check.split, check.metric, seed, check.undefined)
-            own.append((claim.number, words(check), check.split, check.metric, *found, check.sign, check.than,
+            own.append((claim.number, check_text(check), check.split, check.metric, *found, check.sign, check.than,
                         outcome(found.ci_low, found.ci_high, check.sign, check.than)))  # fmt: skip
         counts = {name: sum(row[-1] == name for row in own) for name in ("kept", "open", "broken")}
         complete = len(own) == len(claim.checks) > 0
@@ -153,7 +153,7 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple
 
 
 def outcome(low: float | None, high: float | None, sign: int, than: float) -> str:
-    """kept, broken or open, by where the interval lies."""
+    """Return kept, broken or open, by where the interval is."""
     if low is None or high is None:
         return "open"
     least, most = (low - than, high - than) if sign > 0 else (than - high, than - low)
@@ -161,7 +161,7 @@ def outcome(low: float | None, high: float | None, sign: int, than: float) -> st
 
 
 def verdict(kept: int, open: int, broken: int) -> str:
-    """The verdict on a claim; see the top of this module."""
+    """Return the verdict on a claim from the number of its checks; see the top of this module."""
     if kept:
         return "holds" if open == broken == 0 else "holds in part"
     return "does not hold" if broken else "open"

@@ -1,8 +1,8 @@
-"""What a checkpoint of ms-swift does not say about itself, and how it is loaded.
+"""Record the image size of a training in its checkpoint, and check it when the checkpoint is loaded.
 
-Qwen2-VL scales an image down to at most MAX_PIXELS before the model sees it. ms-swift takes that number from the
-environment and saves it nowhere, so that training and evaluation could silently differ. We write it beside the weights
-and compare it on load. What else ms-swift reads from the environment about images is refused.
+Qwen2-VL scales an image down to at most MAX_PIXELS. ms-swift reads this number from the environment and does not save
+it, so training and evaluation could silently differ. We write it into the checkpoint folder and compare it on load. All
+other environment variables by which ms-swift would change images are refused.
 """
 
 import json
@@ -15,20 +15,19 @@ from csp_utils.base.files import write_json
 PREPROCESSING = "csp_preprocessing.json"
 SHELL = ("IMAGE_MIN_TOKEN_NUM", "MIN_PIXELS", "IMAGE_FACTOR", "MAX_RATIO", "SPATIAL_MERGE_SIZE", "INPUT_SIZE",
          "MAX_NUM", "NUM_CROPS", "ROOT_IMAGE_DIR")
-"""What ms-swift 4.6 reads from the environment, beside what :func:`image_variables` sets, that changes what a model
-sees of an image: five for Qwen2-VL, two for InternVL2, one for Phi-3-Vision, and where the images are."""
+"""Environment variables of ms-swift 4.6 that change a model's image input, except those that :func:`image_variables`
+sets: five for Qwen2-VL, two for InternVL2, one for Phi-3-Vision, and the root folder of the images."""
 
 
 def record_max_pixels(checkpoint: Path | str, max_pixels: int | None) -> None:
-    """Writes MAX_PIXELS (None: ms-swift's default) into the checkpoint folder."""
+    """Write MAX_PIXELS (None: ms-swift's default) into the checkpoint folder."""
     write_json({"max_pixels": max_pixels}, Path(checkpoint) / PREPROCESSING)
 
 
 def check_max_pixels(checkpoint: Path | str, max_pixels: int | None) -> None:
-    """Compares ``max_pixels`` with what the checkpoint was trained with.
+    """Compare ``max_pixels`` with the value of the checkpoint's training. Raises UserError if they differ.
 
-    A model that this project did not train (a hub id, a folder without the record) has nothing to compare.
-    Raises UserError if the two differ.
+    A model that this project did not train (a hub id, or a folder without the record) passes.
     """
     path = Path(checkpoint) / PREPROCESSING
     if not path.is_file():
@@ -46,10 +45,10 @@ def _name(max_pixels: int | None) -> str:
 
 
 def image_variables(max_pixels: int | None) -> dict[str, str]:
-    """The environment variables by which ms-swift scales images; none for its default.
+    """Return the environment variables that make ms-swift scale images to ``max_pixels``; none for its default.
 
-    The second is what it makes of the first, in tokens of 28 x 28 pixels, unless there is one already.
-    Raises UserError if the shell sets what no parameter says and no file would record.
+    IMAGE_MAX_TOKEN_NUM = max_pixels // 784, in tokens of 28 x 28 pixels, is set explicitly, because ms-swift would keep
+    a value from the shell. Raises UserError if the shell sets a variable that changes images: no file would record it.
     """
     mine = {} if max_pixels is None else {"MAX_PIXELS": max_pixels, "IMAGE_MAX_TOKEN_NUM": max_pixels // 784}
     for name in ("MAX_PIXELS", "IMAGE_MAX_TOKEN_NUM", *SHELL):
@@ -60,6 +59,6 @@ def image_variables(max_pixels: int | None) -> dict[str, str]:
 
 
 def adapter_base(checkpoint: Path | str) -> str | None:
-    """Name or folder of the model that an adapter (LoRA) belongs to; None if ``checkpoint`` is a whole model."""
+    """Return the name or folder of a LoRA adapter's base model; None if ``checkpoint`` is a whole model."""
     path = Path(checkpoint) / "adapter_config.json"
     return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None

@@ -1,16 +1,18 @@
-"""What each family of vision-language models needs of the environment, known before hours are spent on it.
+"""Requirements of each family of vision-language models, checked before a run spends hours.
 
-Qwen2-VL is a model of transformers. The code of the paper's three others comes with their weights ("remote code"), was
-written for older versions of transformers, and is not looked after any more. What follows was found with public copies
-of that code (InternVL2's of its authors, a third party's edited copy of Phi-3.5-Vision's, Qwen-VL-Chat's from its Int4
-repository: they may differ from the revisions of assets/sources.yaml) at small sizes with random weights under the
-pinned versions: it loads, answers, trains by SFT and SimPO, is saved and loads again, given three things.
+Qwen2-VL is a model of transformers. The code of the paper's three other families comes with their weights ("remote
+code"). It was written for older versions of transformers and is no longer maintained. We tested public copies of that
+code with small random weights under the pinned versions: InternVL2's from its authors, an edited third-party copy of
+Phi-3.5-Vision's, and Qwen-VL-Chat's from its Int4 repository. They may differ from the revisions of
+assets/sources.yaml. The models load, answer, train by SFT and SimPO, are saved and load again, with three measures:
 
-* :mod:`csp_utils.models.swift_plugins.remote_code` mends what stops it from loading and from being saved.
-* Text is generated without transformers' ``generate`` (:func:`without_generate`), which begins with an empty
-  DynamicCache: that is no ``None``, for which two of them look, and it has lost ``seen_tokens`` and ``get_max_length``,
-  which Phi-3-Vision asks for. Called directly, they keep their own cache in tuples (:mod:`csp_utils.models.vlm.passes`).
-* Phi-3-Vision's configuration asks for flash-attention; without that package :func:`attention` asks for the plain one.
+* :mod:`csp_utils.models.swift_plugins.remote_code` repairs loading and saving.
+* We decode without transformers' ``generate()`` (:func:`without_generate`), because it starts with an empty
+  DynamicCache. Two families test the cache for ``None``, and Phi-3-Vision calls ``seen_tokens`` and
+  ``get_max_length``, which DynamicCache no longer has. Called directly, the models use their own cache of tuples
+  (:mod:`csp_utils.models.vlm.passes`).
+* Phi-3-Vision's configuration requests flash-attention. Without that package, :func:`attention` requests eager
+  attention.
 """
 
 import importlib.util
@@ -28,22 +30,22 @@ from csp_utils.base.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """What the models of one of ms-swift's model types need."""
+    """Requirements of one of ms-swift's model types."""
 
     architecture: str
-    """As their config.json names it."""
+    """Class name in config.json."""
     remote_code: bool
-    """Whether their code comes with their weights."""
+    """True if the model's code comes with its weights."""
     requires: tuple[str, ...]
-    """Packages, with versions, as pip takes them."""
+    """Required packages in pip's syntax."""
     written_for: str
-    """The version of transformers that their publishers name."""
+    """The version of transformers that the publisher names."""
     attention: str | None = None
-    """ms-swift's --attn_impl where the package flash_attn is missing; None: the configuration's own."""
+    """ms-swift's --attn_impl where the package flash_attn is missing; None keeps the configuration's."""
 
 
-# requires: ms-swift 4.6's registry (of qwen2_vl all but decord, which reads videos), and what the code imports outside
-# of any try. Below 5: nothing of it has been tried there, and ms-swift's own lower bound is 4.33.
+# requires: from ms-swift 4.6's registry (without decord, which reads videos) and from the remote code's imports.
+# transformers < 5, because we have tested nothing there.
 FAMILIES = {
     "qwen2_vl": Family("Qwen2VLForConditionalGeneration", False, ("transformers>=4.45,<5", "qwen_vl_utils>=0.0.6"),
                        "4.45"),
@@ -55,21 +57,21 @@ FAMILIES = {
                       ("transformers>=4.33,<5", "tiktoken", "einops", "matplotlib", "requests", "torchvision"),
                       "4.32.0"),
 }  # fmt: skip
-"""By ms-swift's model type."""
+"""The families by ms-swift's model type."""
 
 WITHOUT_GENERATE = frozenset({"InternLM2ForCausalLM", "Phi3VForCausalLM", "QWenLMHeadModel"})
-"""Classes that come with weights and that ``generate`` of the pinned transformers cannot drive."""
+"""Remote-code classes that ``generate()`` of the pinned transformers cannot drive."""
 
 
 def without_generate(model: Any) -> bool:
-    """Whether ``model``, or the language model in it, can only be asked by calls of the model itself."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are inside it
+    """Return True if ``generate()`` cannot drive ``model`` or the language model in it."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # without the LoRA wrapper
     parts = (whole, getattr(whole, "language_model", None))
     return any(type(part).__name__ in WITHOUT_GENERATE for part in parts) or not hasattr(whole, "generate")
 
 
 def family_of(model_type: str | None, model: str | Path) -> Family | None:
-    """The family of ms-swift's ``model_type``, or, if that is None, of the folder ``model``; None for others."""
+    """Look up the family by ms-swift's model type or, without one, by config.json; None for other models."""
     if model_type is not None:
         return FAMILIES.get(model_type)
     named = _json(Path(model) / "config.json").get("architectures") or []
@@ -77,15 +79,15 @@ def family_of(model_type: str | None, model: str | Path) -> Family | None:
 
 
 def attention(model_type: str | None, model: str | Path) -> str | None:
-    """What to ask ms-swift for as ``attn_impl``; None: nothing."""
+    """Return the value for ms-swift's ``attn_impl``; None for the model's default."""
     family = family_of(model_type, model)
     return family.attention if family and importlib.util.find_spec("flash_attn") is None else None
 
 
 def problems(model_type: str | None, model: str | Path = "") -> list[str]:
-    """Sentences that say why this environment, or the folder ``model``, is not fit for the family; [] if all is well.
+    """List the reasons why the model cannot run here, one sentence each: missing packages, or missing code files.
 
-    Models of other families have none. ``model`` may be a hub id, of which nothing is known here. Nothing is imported.
+    Nothing is imported. A model of another family has no known requirements; a hub id has no files to look at.
     """
     family = family_of(model_type, model)
     name = f"{model_type or family.architecture} models" if family else ""
@@ -105,13 +107,13 @@ def problems(model_type: str | None, model: str | Path = "") -> list[str]:
 
 
 def check(model_type: str | None, model: str | Path = "") -> None:
-    """Raises UserError with the first of :func:`problems`."""
+    """Raise UserError with the first of :func:`problems`, if there is one."""
     for sentence in problems(model_type, model):
         raise UserError(sentence)
 
 
 def problems_of(stages: Iterable[Any]) -> list[str]:
-    """:func:`problems` of all the models that the parameters of some notebooks name, each sentence once."""
+    """List :func:`problems` of the models that the parameters of several notebooks name, each sentence once."""
     found: dict[str, None] = {}
     for p in stages:
         if hasattr(p, "model_type"):
@@ -121,16 +123,16 @@ def problems_of(stages: Iterable[Any]) -> list[str]:
 
 
 def _missing_code(folder: Path) -> list[str]:
-    """Files with code that the folder's configurations name and that it does not hold."""
+    """List the code files that the folder's configurations refer to and that are missing in it."""
     named = set()
     for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
         for references in _json(folder / name).get("auto_map", {}).values():
             for reference in references if isinstance(references, list) else [references]:
-                if reference and "--" not in reference:  # "organisation/name--file.Class" lies in another repository
+                if reference and "--" not in reference:  # "organisation/name--file.Class" is in another repository
                     named.add(f"{reference.partition('.')[0]}.py")
     return sorted(name for name in named if not (folder / name).is_file())
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """What the file holds; {} if there is none."""
+    """Read a JSON file; {} if it is missing."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,27 +1,27 @@
-"""GroundingDINO of groundingdino-py: where in a picture is what a word names (paper, section 3.2)?
+"""GroundingDINO of groundingdino-py: find the boxes of what a keyword names (paper, section 3.2).
 
 One loader serves every size. A checkpoint folder holds
 
-* one configuration: ``config.json``, or the official ``GroundingDINO_*.py`` (``name = literal`` lines, read without
-  being executed). Beside the official keys it may hold ``swin`` (``embed_dim``, ``depths``, ``num_heads`` ... of the
-  Swin backbone, which groundingdino-py otherwise fixes by name) and ``image_size`` / ``image_max_size`` (pixels of the
-  shorter / longer side that the network sees; 800 / 1333 in the official demo);
+* one configuration: ``config.json``, or the official ``GroundingDINO_*.py`` (lines ``name = literal``; the file is
+  parsed, not executed). Two keys are ours. ``swin`` has ``embed_dim``, ``depths``, ``num_heads`` ... of the Swin
+  backbone; without it, groundingdino-py takes them from the backbone's name. ``image_size`` and ``image_max_size`` are
+  the pixels of the network input's shorter and longer side (800 and 1333 in the official demo);
 * one checkpoint: ``*.safetensors``, or the official ``*.pth``;
-* if ``text_encoder_type`` names a folder in it, the text encoder's BERT configuration and vocabulary. Its weights
-  are in the checkpoint.
+* the configuration and the vocabulary of the text encoder (BERT), if ``text_encoder_type`` names a folder in it. The
+  text encoder's weights are in the checkpoint.
 """
 
 import ast
 import contextlib
 import io
 import json
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -34,45 +34,48 @@ if TYPE_CHECKING:
     import torch
 
 IMAGE_SIZE, IMAGE_MAX_SIZE = 800, 1333
-"""Pixels of the shorter and (at most) of the longer side, as in groundingdino.util.inference.load_image."""
+"""Pixels of the network input's shorter side, and most pixels of its longer side, as in the official demo."""
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""ImageNet's mean and standard deviation of each channel, for values in 0..1."""
+"""ImageNet's mean and standard deviation of the channels R, G, B, for values in 0..1."""
 
 LEFT_OVER = {"label_enc.weight", "bert.embeddings.position_ids"}
-"""Entries of the official checkpoints that the released model no longer has: training only, and an old BERT buffer."""
+"""Entries of the official checkpoints that the released model has no use for: one for training, one old BERT buffer."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A GroundingDINO that is ready to be asked."""
+    """A loaded GroundingDINO, and the size of its input."""
 
     model: "torch.nn.Module"
     image_size: int
-    """Pixels of the shorter side of what the network sees."""
+    """Pixels of the input's shorter side."""
     image_max_size: int
-    """Most pixels of the longer side."""
+    """Most pixels of the input's longer side."""
 
     @property
     def device(self) -> "torch.device":
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
 
 @dataclass(frozen=True)
 class Detection:
-    """The boxes found for one (image, caption), best first."""
+    """The boxes found for one (image, keyword), highest score first."""
 
     boxes: np.ndarray
-    """float32 (n, 4): x0, y0, x1, y1 in pixels of the given image, inside it."""
+    """float32 (n, 4): x0, y0, x1, y1 in pixels of the original image, clipped to it."""
     scores: np.ndarray
     """float32 (n,), in 0..1: the largest sigmoid over the caption's tokens."""
     phrases: list[str]
-    """n phrases: the caption's tokens that score above the text threshold."""
+    """n phrases: the caption's tokens whose score is above the text threshold."""
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """The configuration in a checkpoint folder, as a dictionary; nothing in it is executed."""
+    """Read the configuration of a checkpoint folder, without executing it.
+
+    Raises UserError if it is missing or cannot be parsed.
+    """
     path = one_file(Path(folder), ("config.json", "*.py"), "configuration")
     try:
         text = path.read_text(encoding="utf-8")
@@ -86,68 +89,84 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's words to the authors of groundingdino-py, and without the name that it prints."""
+    """Suppress torch's warnings about groundingdino-py's code, and the lines that groundingdino-py prints."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="torch.meshgrid")
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
 
 
-@contextlib.contextmanager
-def _sized_parts(config: dict[str, Any]) -> Iterator[None]:
-    """Lets groundingdino-py build a backbone of the configured size, and a text encoder without weights.
-
-    Its ``build_backbone`` knows Swin transformers by name alone, but hands further arguments on; its text encoder
-    would fetch BERT's weights, which the checkpoint replaces anyway.
-    """
-    from groundingdino.models.GroundingDINO.backbone import backbone
-    from groundingdino.util import get_tokenlizer
-    from transformers import BertConfig, BertModel
-
-    build_swin = backbone.build_swin_transformer
-
-    def sized_swin(name: str, pretrain_img_size: int, **arguments: Any) -> "torch.nn.Module":
-        return build_swin(name, pretrain_img_size, **{**arguments, **config.get("swin", {})})
-
-    with (
-        mock.patch.object(backbone, "build_swin_transformer", sized_swin),
-        mock.patch.object(
-            get_tokenlizer, "get_pretrained_language_model", lambda name: BertModel(BertConfig.from_pretrained(name))
-        ),
-        _quiet(),
-    ):
-        yield
-
-
 def build_grounding_dino(config: dict[str, Any], folder: Path | str) -> "torch.nn.Module":
-    """A GroundingDINO with random weights, on the CPU, in evaluation mode.
+    """Build a GroundingDINO with random weights, on the CPU, in evaluation mode.
 
     Args:
-        config: what :func:`read_config` gives.
-        folder: where ``text_encoder_type`` is looked for first; if it is no folder there, it is a name on the hub.
+        config: as :func:`read_config` returns it.
+        folder: the checkpoint folder. ``text_encoder_type`` is a folder in it, or else a name on the hub.
+
+    Raises:
+        UserError: the text encoder's configuration or vocabulary is missing.
     """
-    from groundingdino.models import build_model
+    from groundingdino.models.GroundingDINO.groundingdino import GroundingDINO
+    from groundingdino.models.GroundingDINO.transformer import build_transformer
     from groundingdino.util.slconfig import SLConfig
 
+    # The official configuration turns activation checkpointing on. Without gradients it only makes torch warn.
+    args = SLConfig({**config, "use_checkpoint": False, "use_transformer_ckpt": False})
     text_encoder = Path(folder) / config["text_encoder_type"]
-    # The official configuration asks for activation checkpointing. Without gradients it changes nothing but makes
-    # torch warn in each layer that there are none.
-    config = {**config, "use_checkpoint": False, "use_transformer_ckpt": False}
-    if text_encoder.is_dir():
-        config["text_encoder_type"] = str(text_encoder)
+    name = str(text_encoder) if text_encoder.is_dir() else config["text_encoder_type"]
+    same = ("num_queries", "num_feature_levels", "nheads", "dec_pred_bbox_embed_share", "two_stage_type",
+            "two_stage_bbox_embed_share", "two_stage_class_embed_share", "num_patterns", "dn_box_noise_scale",
+            "dn_label_noise_ratio", "dn_labelbook_size", "sub_sentence_present", "max_text_len")  # fmt: skip
     try:
-        with _sized_parts(config):
-            return build_model(SLConfig(config)).eval()
+        with _quiet():
+            backbone, transformer = _backbone(args, config.get("swin")), build_transformer(args)
+            with _text_encoder(name) as encoder:
+                # The fixed arguments are those of groundingdino-py's build_groundingdino.
+                return GroundingDINO(backbone, transformer, aux_loss=True, iter_update=True, query_dim=4, dn_number=0,
+                                     text_encoder_type=encoder, **{key: config[key] for key in same}).eval()
     except OSError as error:
-        name = config["text_encoder_type"]
         raise UserError(f"The text encoder {name} of {folder} is neither there nor on the hub's disk cache; download "
                         f"its config.json and vocabulary into {text_encoder}.") from error  # fmt: skip
 
 
-def load_grounding_dino(folder: Path | str, device: str = "cpu") -> Detector:
-    """Loads the model in ``folder``, whatever its size.
+def _backbone(args: Any, swin: dict[str, Any] | None) -> "torch.nn.Module":
+    """Build the image backbone.
 
-    Raises UserError if a file is missing, damaged, not the one that MANIFEST.json lists, or does not fit.
+    Args:
+        swin: sizes of the Swin transformer; None for those that groundingdino-py knows by the backbone's name.
+    """
+    from groundingdino.models.GroundingDINO.backbone.backbone import Joiner, build_backbone
+    from groundingdino.models.GroundingDINO.backbone.position_encoding import build_position_encoding
+    from groundingdino.models.GroundingDINO.backbone.swin_transformer import build_swin_transformer
+
+    if swin is None:
+        return build_backbone(args)
+    indices = args.return_interm_indices
+    body = build_swin_transformer(args.backbone, int(args.backbone.split("_")[-2]), out_indices=tuple(indices),
+                                  dilation=False, use_checkpoint=args.use_checkpoint, **swin)  # fmt: skip
+    backbone = Joiner(body, build_position_encoding(args))
+    backbone.num_channels = body.num_features[4 - len(indices) :]
+    return backbone
+
+
+@contextlib.contextmanager
+def _text_encoder(name: str) -> Iterator[str]:
+    """Yield a temporary folder with the tokenizer of ``name`` and a BERT of its configuration with random weights.
+
+    groundingdino-py insists on loading weights for its text encoder, but ours come with the checkpoint.
+    """
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+        BertModel(BertConfig.from_pretrained(name)).save_pretrained(folder)
+        yield folder
+
+
+def load_grounding_dino(folder: Path | str, device: str = "cpu") -> Detector:
+    """Load the model of a checkpoint folder.
+
+    Raises UserError if a file is missing or damaged, differs from MANIFEST.json, or does not fit the configuration.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -155,22 +174,18 @@ def load_grounding_dino(folder: Path | str, device: str = "cpu") -> Detector:
     checkpoint = one_file(folder, ("*.safetensors", "*.pth"), "checkpoint")
     model = build_grounding_dino(config, folder)
     load_weights(model, checkpoint, LEFT_OVER)
-    return as_detector(model.to(device), config)
-
-
-def as_detector(model: "torch.nn.Module", config: dict[str, Any]) -> Detector:
-    """Pairs a model with the image sizes of its configuration."""
-    return Detector(model, config.get("image_size", IMAGE_SIZE), config.get("image_max_size", IMAGE_MAX_SIZE))
+    sizes = config.get("image_size", IMAGE_SIZE), config.get("image_max_size", IMAGE_MAX_SIZE)
+    return Detector(model.to(device), *sizes)
 
 
 def caption_of(keyword: str) -> str:
-    """A keyword as GroundingDINO wants it: lower case, with a full stop at the end."""
+    """Turn a keyword into GroundingDINO's caption: lower case, with a full stop at the end."""
     caption = keyword.lower().strip()
     return caption if caption.endswith(".") else caption + "."
 
 
 def preprocess(image: Image.Image, image_size: int, image_max_size: int) -> "torch.Tensor":
-    """What the network sees of an RGB image: float32 (3, h, w), resized and normalised as in the official demo."""
+    """Resize and normalise an RGB image as in the official demo: float32 (3, h, w)."""
     from groundingdino.datasets import transforms
     from torchvision.transforms import functional
 
@@ -186,25 +201,25 @@ def detect(
     text_threshold: float = 0.25,
     batch_size: int = 8,
 ) -> list[Detection]:
-    """Finds each keyword in its image.
+    """Find each keyword in its image.
 
-    Pairs share a batch if their images have one size after resizing and their captions one pattern of special tokens.
-    So nothing is padded, and every pair gets what ``groundingdino.util.inference.predict`` gives it alone:
-    groundingdino-py's text layers hand the attention mask of one caption to another if the patterns differ.
+    A batch holds pairs whose resized images have the same size and whose captions have special tokens at the same
+    positions. So nothing is padded, and the boxes of a pair are those that ``groundingdino.util.inference.predict``
+    finds for it alone. (In a mixed batch, groundingdino-py's text layers use one caption's attention mask for another.)
 
     Args:
         images: n RGB images of any size.
-        keywords: n keywords, one for each image; the same image may come several times.
-        box_threshold: a query is kept if its best token's sigmoid is above this.
-        text_threshold: the phrase holds the tokens whose sigmoid is above this.
-        batch_size: most pairs in one pass.
+        keywords: n keywords, one for each image. An image may occur several times.
+        box_threshold: keep the queries whose best token score (sigmoid) is above this.
+        text_threshold: a phrase consists of the tokens whose score is above this.
+        batch_size: most pairs in one forward pass.
 
     Returns:
-        n detections, in the order given.
+        n detections, in the order of ``images``.
     """
     import torch
 
-    # The same picture under several keywords is resized once.
+    # An image with several keywords is resized once.
     seen = {id(image): preprocess(image, detector.image_size, detector.image_max_size) for image in images}
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     special = set(detector.model.specical_tokens)  # sic
@@ -221,24 +236,29 @@ def detect(
                 output = detector.model(pixels, captions=captions)
             scores, boxes = output["pred_logits"].sigmoid().float().cpu(), output["pred_boxes"].float().cpu()
             for i, caption, s, b in zip(part, captions, scores, boxes, strict=True):
-                found[i] = _keep(detector, caption, s, b, images[i].size, box_threshold, text_threshold)
+                found[i] = _detection(detector, caption, (s, b), images[i].size, box_threshold, text_threshold)
     return [found[i] for i in range(len(images))]
 
 
-def _keep(
+def _detection(
     detector: Detector,
     caption: str,
-    scores: "torch.Tensor",
-    boxes: "torch.Tensor",
+    output: tuple["torch.Tensor", "torch.Tensor"],
     size: tuple[int, int],
     box_threshold: float,
     text_threshold: float,
 ) -> Detection:
-    """The queries above the threshold. ``scores`` (queries, 256); ``boxes`` (queries, 4), centre and size in 0..1."""
+    """Select the queries above ``box_threshold`` and convert their boxes to pixels.
+
+    Args:
+        output: token scores (queries, 256), and boxes (queries, 4) as centre and size in 0..1.
+        size: width and height of the original image, pixels.
+    """
     import torch
     from groundingdino.util.utils import get_phrases_from_posmap
     from torchvision.ops import box_convert
 
+    scores, boxes = output
     best = scores.max(dim=1).values
     order = torch.argsort(best, descending=True, stable=True)
     order = order[best[order] > box_threshold]

@@ -1,7 +1,7 @@
-"""Stage 1: a small language model names the key object of each question and answer (paper, section 3.2; prompt A.1).
+"""Name the key object of each question and answer with a small language model (paper, section 3.2; prompt A.1).
 
-Any causal language model of transformers will do. It gets prompt A.1 as the user's turn of its chat template if its
-tokenizer has one, and bare otherwise; it decodes greedily and is heard up to the first line break.
+Any causal language model of transformers works. Prompt A.1 is the user's turn of the model's chat template, or the
+whole prompt if the tokenizer has no template. We decode greedily and keep the reply up to its first line break.
 """
 
 import copy
@@ -17,37 +17,37 @@ import pyarrow as pa
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.memory import loads_once
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.rlaif_v import RlaifV
+from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.prompts import keyword_prompt
 
 NO_KEYWORD = "no_keyword"
-"""The drop reason of a row whose answer holds no keyword."""
+"""Drop reason of a row for which the model named no keyword."""
 
 BENCHMARK_IMAGE = "benchmark_image"
-"""The drop reason of a row whose picture is a benchmark's: it is not asked about, as it must not be trained on."""
+"""Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
 COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason"]
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 _LABEL = re.compile(r"^(?:the )?(?:most important )?key ?words?(?: is)?\s*[:=-]?\s*|^(?:a|an|the)\s+")
-# What models say when there is nothing to name; each as the whole answer.
+# Whole replies by which models say that there is no keyword.
 _NOTHING = frozenset("none null nothing unknown n/a na nan no keyword no object not applicable".split() + [
     "no keyword", "no object", "no noun", "not applicable", "keyword", "noun", "object",
 ])  # fmt: skip
 
 
 class Keyword(NamedTuple):
-    """What was found for one row: ``keyword`` (None if there is none) and ``raw``, the model's own words."""
+    """The result for one row: ``keyword`` (None if there is none), and ``raw``, the model's reply."""
 
     keyword: str | None
     raw: str
 
 
 def clean_keyword(raw: str) -> str | None:
-    """The keyword in a model's answer: its first line, lower case, without quotes, end marks, label and article.
+    """Read the keyword from a reply: its first line in lower case, without quotes, punctuation, label and article.
 
-    None if nothing is left, if the model says that there is none, or if it holds no letter.
+    Returns None if nothing is left, if the model says that there is no keyword, or if no letter is left.
     """
     lines = raw.strip().splitlines()
     if not lines:
@@ -62,14 +62,14 @@ def clean_keyword(raw: str) -> str | None:
 
 
 class KeywordModel:
-    """A causal language model that answers prompt A.1.
+    """A causal language model that replies to prompt A.1.
 
     Args:
         folder: local folder or id on the Hugging Face hub.
         device: auto, cpu, cuda or cuda:N.
-        max_new_tokens: longest keyword, in tokens.
-        dtype: float32, bfloat16 or float16. In float32 the keywords do not depend on the batch size; the shorter
-            formats round differently in every batch, so that a near tie may fall the other way.
+        max_new_tokens: token budget of a reply.
+        dtype: float32, bfloat16 or float16. In float32 the keywords do not depend on the batch size. The shorter
+            formats round differently in each batch, which can decide between two nearly equal tokens.
 
     Raises:
         UserError: there is no such model, or no such device.
@@ -89,13 +89,13 @@ class KeywordModel:
             reason = first_line(error)
             raise UserError(f"keyword_model {folder} cannot be loaded as a causal language model ({reason}); give a "
                             "folder that holds one or an id on the Hugging Face hub.") from error
-        if self.tokenizer.pad_token_id is None:  # any token will do: the attention mask hides it
+        if self.tokenizer.pad_token_id is None:  # any token works: the attention mask hides it
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.to(self.device).eval()
         self.max_new_tokens = max_new_tokens
 
     def prompt(self, question: str, answer: str) -> str:
-        """The whole text that the model gets: prompt A.1, in the tokenizer's chat template if it has one.
+        """Build the whole prompt: prompt A.1, in the tokenizer's chat template if it has one.
 
         Raises UserError if the question or the answer is blank.
         """
@@ -110,15 +110,17 @@ class KeywordModel:
         return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
     def answer(self, prompts: Sequence[str], batch_size: int = 32, shard: Shard = WHOLE) -> Iterator[str]:
-        """The model's words after each prompt, decoded greedily, up to a line break; in the order of ``prompts``.
+        """Yield the greedy reply to each prompt, up to its first line break, in the order of ``prompts``.
 
-        Of a shard, only those of its batches: each batch is the same whatever the number of shards.
-        What all prompts begin with (most of prompt A.1) goes through the model once; each batch starts from a copy of
-        its keys and values and is padded on the left after them.
+        The common prefix of all prompts (most of prompt A.1) is computed once, and every batch starts from a copy of
+        its key/value cache. Padding comes after this prefix, on the left of the rest.
+
+        Args:
+            shard: yield only the replies of this shard's batches. Batches are the same for any number of shards.
         """
-        chat = self.tokenizer.chat_template is not None  # a template writes its special tokens itself
+        chat = self.tokenizer.chat_template is not None  # a chat template includes the special tokens
         encoded = self.tokenizer(list(prompts), add_special_tokens=not chat)["input_ids"]
-        first, last = min(encoded), max(encoded)  # what these two share, all share; one token at least remains
+        first, last = min(encoded), max(encoded)  # the prefix of these two is common to all; at least one token remains
         most = min(len(ids) for ids in encoded) - 1
         shared = next((i for i in range(most) if first[i] != last[i]), most)
         cache = self._cache(first[:shared])
@@ -126,7 +128,7 @@ class KeywordModel:
             yield from self._answer_batch(encoded[start : start + batch_size], shared, cache)
 
     def _cache(self, ids: list[int]) -> Any:
-        """Keys and values of the tokens that begin all prompts (batch of one); None for no tokens."""
+        """Compute the key/value cache of the common prefix (batch of one); None for an empty prefix."""
         import torch
 
         if not ids:
@@ -135,6 +137,7 @@ class KeywordModel:
             return self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
 
     def _answer_batch(self, encoded: list[list[int]], shared: int, cache: Any) -> list[str]:
+        """Decode one batch; the first ``shared`` tokens of each prompt are in ``cache``."""
         import torch
         from transformers import StoppingCriteriaList
 
@@ -158,11 +161,15 @@ class KeywordModel:
 
     @staticmethod
     def _first_line(text: str) -> str:
-        """``text`` up to the line break after its first words."""
+        """Return the first line of ``text`` that is not blank."""
         return (text.strip().splitlines() or [""])[0].strip()
 
     def _line_end(self, start: int) -> Callable[..., Any]:
-        """Stopping criterion: a row is done when a line break follows its first words."""
+        """Return a stopping criterion: a reply ends at a line break after its first words.
+
+        Args:
+            start: position of the first token of the replies.
+        """
         import torch
 
         def done(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -178,10 +185,13 @@ class KeywordModel:
         progress: Callable[[Iterable, str], Iterable] | None = None,
         shard: Shard = WHOLE,
     ) -> list[Keyword | None]:
-        """The keyword of each (question, answer), in order; None for those that are another shard's.
+        """Name the keyword of each (question, answer), in their order; None for the pairs of other shards.
 
-        Long prompts go first and share batches with prompts of like length: little is padded, and too large a batch
-        fails at once. ``progress`` is :func:`csp_utils.base.progress.progress` or the like.
+        Prompts are sorted by length, the longest first: batches need little padding, and a batch size that needs too
+        much memory fails at once.
+
+        Args:
+            progress: a progress bar, such as :func:`csp_utils.base.progress.progress`.
         """
         prompts = [self.prompt(question, answer) for question, answer in pairs]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -202,17 +212,16 @@ def extract_keywords(
     held_out: pd.Series | None = None,
     shard: Shard = WHOLE,
 ) -> pd.DataFrame:
-    """The table ``keywords.parquet`` for all rows of ``data``, or those of a shard.
+    """Return the table ``keywords.parquet``, or a shard of it: one row for each row of ``data``, in its order.
 
     Args:
-        held_out: bool for each row, in order: True where its picture is a benchmark's
-            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for nowhere.
-        shard: which part; rows that nobody asks about belong to the first.
+        held_out: bool for each row, in order: True where its image is a benchmark's
+            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for no row.
+        shard: the shard to compute. Rows about which nothing is asked belong to the first.
 
     Returns:
-        data frame, one row per row of ``data``, in its order, indexed by position: row_id, image_path, question,
-        answer, keyword (None if there is none), raw (the model's words), drop_reason (None, "no_keyword" or
-        "benchmark_image"); all str or None.
+        data frame indexed by position: row_id, image_path, question, answer, keyword (None if there is none), raw (the
+        model's words), drop_reason (None, "no_keyword" or "benchmark_image"); all str or None.
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
     out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)

@@ -1,7 +1,7 @@
-"""Stage 02: the key object's mask of every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes).
+"""Find the key object's mask for every row (paper, section 3.2: GroundingDINO on the keyword, SAM on its boxes).
 
-Takes keywords.parquet and the images of RLAIF-V; leaves masks.parquet and funnel.parquet. A row that yields no usable
-mask stays in the table with the reason why, and the funnel counts the reasons.
+Stage 02 reads keywords.parquet and the images of RLAIF-V, and writes masks.parquet and funnel.parquet. A row without a
+usable mask stays in the table with its drop reason, and the funnel counts the reasons.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError
 from csp_utils.base.memory import loads_once
 from csp_utils.base.progress import Progress
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.data.rle import encode_mask
 from csp_utils.models.grounding_dino import Detection, Detector, caption_of, detect, load_grounding_dino
 from csp_utils.models.sam import load_sam, segment, union
+from csp_utils.results.stage import WHOLE, Shard
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
 REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
-"""Why a row is dropped, in the order in which it is found out."""
+"""Drop reasons, in the order of the checks."""
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword")]
@@ -38,14 +38,15 @@ SCHEMA = pa.schema(
     + [("phrases", pa.list_(pa.string())), ("rle_counts", pa.string())]
     + [("area_fraction", pa.float64()), ("drop_reason", pa.string())]
 )
-"""Columns of masks.parquet. ``width``, ``height``: pixels of the upright image, null if it was not opened. ``boxes``:
-the boxes that make the mask, best first, x0, y0, x1, y1 in those pixels. ``rle_counts``: COCO's compressed run lengths,
-null for a dropped row. ``area_fraction``: part of the image that the mask covers, null if there is none."""
+"""Columns of masks.parquet. ``width``, ``height``: size of the upright image in pixels, null if it was not opened.
+``boxes``: the boxes behind the mask, highest score first: x0, y0, x1, y1 in these pixels. ``rle_counts``: the mask as
+COCO's compressed run lengths, null for a dropped row. ``area_fraction``: share of the image that the mask covers, 0..1,
+null without a mask."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """The two models of this stage."""
+    """GroundingDINO and SAM."""
 
     detector: Detector
     predictor: "SamPredictor"
@@ -53,7 +54,7 @@ class Models:
 
 @dataclass
 class MaskResult:
-    """What one (image, keyword) yields: the columns of masks.parquet that depend on the pixels."""
+    """The columns of masks.parquet that depend on the pixels, for one (image, keyword)."""
 
     width: int | None = None
     height: int | None = None
@@ -69,11 +70,11 @@ COMPUTED = [field.name for field in fields(MaskResult)]
 
 
 def load_models(p: Any) -> Models:
-    """Loads both models onto the device that the parameters name.
+    """Load both models onto the device of the parameters.
 
-    ``p.torch_dtype`` is for SAM's image encoder, most of the work (benchmarks/README.md). GroundingDINO is float32: a
-    threshold decides which of its boxes are kept, and its learned queries go to image tokens by the rank of scores,
-    which rounding reorders.
+    ``p.torch_dtype`` is the precision of SAM's image encoder, which is most of the work (benchmarks/README.md).
+    GroundingDINO always runs in float32: a threshold selects its boxes, and its queries are chosen by the rank of
+    scores, so rounding could change both.
     """
     return _load(p.grounding_dino, p.sam, pick_device(p.device), p.torch_dtype)
 
@@ -83,14 +84,20 @@ def _load(grounding_dino: str, sam: str, device: str, dtype: str) -> Models:
     return Models(load_grounding_dino(grounding_dino, device), load_sam(sam, device, dtype))
 
 
-def chosen(found: Detection, boxes: str) -> Detection:
-    """The boxes that make the mask: all of them (``union``) or the best (``top1``)."""
+def boxes_of_mask(found: Detection, boxes: str) -> Detection:
+    """Select the boxes for the mask: all of them (``union``) or the one with the highest score (``top1``)."""
     n = 1 if boxes == "top1" else len(found.boxes)
     return Detection(found.boxes[:n], found.scores[:n], found.phrases[:n])
 
 
 def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskResult:
-    """The result for a keyword whose boxes give ``mask``, bool (height, width); a mask that cannot serve is dropped."""
+    """Build the result of a keyword, and its drop reason if the mask cannot be used.
+
+    Args:
+        found: the selected boxes.
+        mask: their mask, bool (height, width).
+        max_area_fraction: a mask that covers a larger share of the image is dropped, 0..1.
+    """
     height, width = mask.shape
     area = float(mask.mean())
     result = MaskResult(width, height, found.boxes.tolist(), found.scores.tolist(), list(found.phrases))
@@ -110,16 +117,16 @@ def judge(found: Detection, mask: np.ndarray, max_area_fraction: float) -> MaskR
 def mask_images(
     models: Models, images: list[Image.Image], keywords: list[list[str]], p: Any
 ) -> list[list[MaskResult]]:
-    """Boxes and masks of several images at once; SAM's encoder runs once for an image.
+    """Find boxes and masks in several images. SAM's encoder runs once for each image.
 
     Args:
         models: GroundingDINO and SAM.
         images: RGB, any size.
-        keywords: for each image the keywords to look for in it.
-        p: the notebook's parameters.
+        keywords: for each image, the keywords to find in it.
+        p: parameters of notebook 02.
 
     Returns:
-        For each image the results of its keywords.
+        for each image, the results of its keywords, in their order.
     """
     pairs = [(image, keyword) for image, words in zip(images, keywords, strict=True) for keyword in words]
     found = iter(
@@ -128,7 +135,7 @@ def mask_images(
     )  # fmt: skip
     results = []
     for image, words in zip(images, keywords, strict=True):
-        used = [chosen(next(found), p.boxes) for _ in words]
+        used = [boxes_of_mask(next(found), p.boxes) for _ in words]
         boxes = np.concatenate([one.boxes for one in used])
         masks = segment(models.predictor, image, boxes)[0] if len(boxes) else []
         row = []
@@ -140,7 +147,7 @@ def mask_images(
 
 
 def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
-    """The row_ids of each distinct image, by the hash of its file. Images that are not there have the key ""."""
+    """Group row_ids by their image: SHA-1 of the file -> row_ids. Rows without an image have the key ""."""
     same: dict[str, list[str]] = {}
     for row_id in rows["row_id"]:
         try:
@@ -154,11 +161,11 @@ def _images_of(rows: pd.DataFrame, data: RlaifV) -> dict[str, list[str]]:
 def mask_rows(
     keywords: pd.DataFrame, data: RlaifV, models: Models, p: Any, progress: Progress, shard: Shard = WHOLE
 ) -> pd.DataFrame:
-    """The table masks.parquet: one row for each row of keywords.parquet, in its order; or those of a shard.
+    """Return the table masks.parquet, or a shard of it: one row for each row of keywords.parquet, in its order.
 
-    Each distinct (image, keyword) is looked at once, however many rows ask for it; images come ``p.batch_size`` at a
-    time, and a shard takes whole batches (rows without a keyword or an image belong to the first). An image that cannot
-    be decoded drops its rows ("image_unreadable").
+    Each distinct (image, keyword) is looked at once, however many rows ask for it. Images come in batches of
+    ``p.batch_size``, and a shard takes whole batches. Rows without a keyword or an image belong to the first shard. An
+    image that cannot be decoded drops its rows ("image_unreadable").
 
     Raises:
         UserError: keywords.parquet names rows that the data set does not hold.
@@ -200,7 +207,7 @@ def mask_rows(
 
 
 def funnel(masks: pd.DataFrame) -> pd.DataFrame:
-    """How many rows came in, were dropped for each reason, and are left: columns step, reason, n."""
+    """Count the rows that came in, were dropped for each reason, and are left: columns step, reason, n."""
     dropped = masks["drop_reason"].value_counts()
     rows = [("rows in", None, len(masks))]
     rows += [("dropped", reason, int(dropped.get(reason, 0))) for reason in REASONS]

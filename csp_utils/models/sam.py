@@ -1,8 +1,8 @@
-"""SAM of segment-anything: which pixels belong to what a box encloses (paper, section 3.2)?
+"""SAM of segment-anything: find the mask of the object in a box (paper, section 3.2).
 
-One loader serves every size. A checkpoint folder holds one checkpoint (``*.safetensors``, or the official
-``sam_vit_*.pth``) and, unless the checkpoint's name tells the official size, a ``config.json``: either
-``{"model_type": "vit_h"}`` or the numbers of :data:`KEYS`.
+One loader serves every size. A checkpoint folder holds one checkpoint: ``*.safetensors``, or the official
+``sam_vit_*.pth``. Unless the checkpoint's name contains an official size, the folder also holds a ``config.json``:
+either ``{"model_type": "vit_h"}`` or the keys of :data:`KEYS`.
 """
 
 import json
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
 KEYS = {
-    "image_size": "side of the square that the encoder sees, pixels",
+    "image_size": "side of the encoder's square input, pixels",
     "patch_size": "side of a patch, pixels",
     "encoder_embed_dim": "width of the image encoder",
     "encoder_depth": "its layers",
     "encoder_num_heads": "its attention heads",
-    "encoder_global_attn_indexes": "its layers with attention over the whole image; the others use windows",
+    "encoder_global_attn_indexes": "its layers with global attention; the others use windows",
     "window_size": "side of a window, patches",
     "prompt_embed_dim": "width of the prompt encoder and of the mask decoder",
     "mask_in_chans": "width of the prompt encoder's mask branch",
@@ -38,11 +38,14 @@ KEYS = {
     "decoder_num_heads": "its attention heads",
     "iou_head_hidden_dim": "width of the head that predicts a mask's IoU",
 }
-"""What a ``config.json`` gives for a SAM of any other size than the official ones."""
+"""The keys of a ``config.json`` for a SAM of another than the official sizes."""
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """The configuration in a checkpoint folder: ``config.json``, or the size in the official checkpoint's name."""
+    """Read the configuration of a checkpoint folder: ``config.json``, or the size in the official checkpoint's name.
+
+    Raises UserError if neither is there, or if a key is missing.
+    """
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
@@ -61,7 +64,11 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 
 
 def build_sam(config: dict[str, Any]) -> "torch.nn.Module":
-    """A SAM with random weights, on the CPU, in evaluation mode; ``config`` as :func:`read_config` gives it."""
+    """Build a SAM with random weights, on the CPU, in evaluation mode.
+
+    Args:
+        config: as :func:`read_config` returns it.
+    """
     import torch
     from segment_anything import sam_model_registry
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -71,7 +78,7 @@ def build_sam(config: dict[str, Any]) -> "torch.nn.Module":
             raise UserError(f"SAM has no size {config['model_type']!r}; it has {', '.join(sam_model_registry)}.")
         return sam_model_registry[config["model_type"]]()
     side, patch, width = config["image_size"], config["patch_size"], config["prompt_embed_dim"]
-    # The arguments that are no configuration are those of segment_anything.build_sam.
+    # The fixed arguments are those of segment_anything.build_sam.
     return Sam(
         image_encoder=ImageEncoderViT(
             img_size=side,
@@ -109,9 +116,13 @@ def build_sam(config: dict[str, Any]) -> "torch.nn.Module":
 
 
 def load_sam(folder: Path | str, device: str = "cpu", torch_dtype: str = "float32") -> "SamPredictor":
-    """Loads the model in ``folder``, whatever its size; ``torch_dtype`` as :func:`encode_in` describes it.
+    """Load the model of a checkpoint folder.
 
-    Raises UserError if a file is missing, damaged, not the one that MANIFEST.json lists, or does not fit.
+    Args:
+        torch_dtype: precision of the image encoder; see :func:`encode_in`.
+
+    Raises:
+        UserError: a file is missing or damaged, differs from MANIFEST.json, or does not fit the configuration.
     """
     from segment_anything import SamPredictor
 
@@ -128,12 +139,12 @@ def load_sam(folder: Path | str, device: str = "cpu", torch_dtype: str = "float3
 
 
 def encode_in(torch_dtype: str, model: "torch.nn.Module") -> None:
-    """Lets the image encoder, nearly all of SAM's work, multiply in ``bfloat16`` or ``float16`` (torch.autocast).
+    """Run the image encoder, nearly all of SAM's work, in ``bfloat16`` or ``float16`` by torch.autocast.
 
-    The weights, the residual stream and what the encoder returns stay float32, and so does all of the decoder: an
-    encoder turned to float16 as a whole is known to give useless masks with the official weights
-    (facebookresearch/segment-anything, issue 540; its LayerNorms are why, issue 696). An image on which the encoder
-    still leaves the range of float16 is a UserError.
+    Only the matrix products are in the short format. The weights, the residual stream, the encoder's output and the
+    whole decoder stay float32, because an encoder converted to float16 as a whole gives useless masks with the official
+    weights (facebookresearch/segment-anything, issue 540; issue 696 blames its LayerNorms). If the encoder still leaves
+    the range of the format on an image, ``segment`` raises UserError.
     """
     import torch
 
@@ -151,27 +162,28 @@ def encode_in(torch_dtype: str, model: "torch.nn.Module") -> None:
 def segment(
     predictor: "SamPredictor", image: Image.Image, boxes: np.ndarray, chunk: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One mask for each box; the image is encoded once.
+    """Compute one mask for each box. The image is encoded once.
 
     Args:
-        predictor: what :func:`load_sam` gives.
+        predictor: as :func:`load_sam` returns it.
         image: RGB, any size.
         boxes: float (n, 4), x0, y0, x1, y1 in pixels of ``image``; n may be 0.
-        chunk: most boxes decoded in one pass: memory grows with it.
+        chunk: most boxes in one forward pass of the decoder; memory grows with it.
 
     Returns:
-        bool (n, height, width) masks, and float32 (n,) predicted IoU of each.
+        masks, bool (n, height, width), and the predicted IoU of each, float32 (n,).
     """
     predictor.set_image(np.asarray(image))
     try:
         return _decode(predictor, boxes, image.size[::-1], chunk)
     finally:
-        predictor.reset_image()  # an image left behind could be taken for the next one's
+        predictor.reset_image()  # so that no later call uses this image's features
 
 
 def _decode(
     predictor: "SamPredictor", boxes: np.ndarray, size: tuple[int, int], chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Decode the boxes on the encoded image; ``size`` is its height and width. Returns as :func:`segment`."""
     import torch
 
     masks, quality = np.zeros((len(boxes), *size), bool), np.zeros(len(boxes), np.float32)
@@ -183,14 +195,14 @@ def _decode(
                 point_coords=None,
                 point_labels=None,
                 boxes=predictor.transform.apply_boxes_torch(prompts[part], size),
-                multimask_output=False,  # a box is not ambiguous
+                multimask_output=False,  # one mask a box: a box, unlike a point, is not ambiguous
             )
         masks[part], quality[part] = found[:, 0].cpu().numpy(), iou[:, 0].float().cpu().numpy()
     return masks, quality
 
 
 def union(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """The pixels, bool (height, width), that lie in any of the masks."""
+    """Unite masks, bool (height, width) each; without masks, no pixel of ``size`` (height, width) is set."""
     out = np.zeros(size, bool)
     for mask in masks:
         out |= mask

@@ -1,7 +1,7 @@
-"""The weights of GroundingDINO and SAM, from a file that somebody else made.
+"""Load weights of GroundingDINO and SAM from files of other people, without running code in them.
 
-The official files are pickles. They are read by torch's reader of weights alone, which builds nothing but tensors; a
-file that asks for more is refused and nothing of it runs.
+The official files are pickles, which can execute code. We read them with ``torch.load(weights_only=True)``, which
+builds tensors only. A file that contains anything else is refused.
 """
 
 import re
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def one_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """The only file in ``folder`` that matches the first pattern that any file matches. Raises UserError otherwise."""
+    """Find the file of a folder that matches the first of ``patterns`` with any match.
+
+    Args:
+        what: what the file is, for error messages.
+
+    Raises:
+        UserError: there is no folder, no match, or more than one match of that pattern.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; the {what} should be in it: check the path, or download the model.")
     for pattern in patterns:
@@ -30,10 +37,14 @@ def one_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
 
 
 def load_weights(model: "torch.nn.Module", path: Path, left_over: set[str] = frozenset()) -> None:
-    """Fills a model from ``*.safetensors`` or ``*.pth``; no weight may be missing, and none too many but ``left_over``.
+    """Load a ``*.safetensors`` or ``*.pth`` file into a model.
 
-    The official files' wrappers ("model", "module.") are taken off. Raises UserError for a file that is damaged, holds
-    anything but weights by name, or belongs to a model of another size.
+    Args:
+        left_over: names that the file may hold although the model has no such weight.
+
+    Raises:
+        UserError: the file is damaged, contains anything but named tensors, lacks a weight, has one too many, or has
+            weights of other shapes.
     """
     import safetensors
     import safetensors.torch
@@ -45,7 +56,7 @@ def load_weights(model: "torch.nn.Module", path: Path, left_over: set[str] = fro
             missing, unexpected = model.load_state_dict(_read_pth(path), strict=False)
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
-    except RuntimeError as error:  # load_state_dict: a line for each weight of another shape
+    except RuntimeError as error:  # load_state_dict lists every weight of another shape
         wrong = next((line for line in str(error).splitlines() if "size mismatch" in line), str(error))
         raise UserError(f"{path} does not fit its configuration ({wrong.strip().rstrip('.')}); use the configuration "
                         "that belongs to the checkpoint.") from error  # fmt: skip
@@ -56,7 +67,10 @@ def load_weights(model: "torch.nn.Module", path: Path, left_over: set[str] = fro
 
 
 def _read_pth(path: Path) -> "dict[str, torch.Tensor]":
-    """The tensors of a file of torch.save by name, wrappers taken off; no code in it is run."""
+    """Read the tensors of a file of ``torch.save`` by name.
+
+    The official files wrap them: SAM's and GroundingDINO's trainers add the key "model" or the prefix "module.".
+    """
     import pickle
     import struct
 
@@ -80,6 +94,6 @@ def _read_pth(path: Path) -> "dict[str, torch.Tensor]":
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    """The sentence about a file that cannot be read to its end; of the libraries' words only what is wrong."""
+    """Build the error of a damaged file, with the first sentence of the library's message."""
     first = (str(error).strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
     return UserError(f"{path} is damaged ({first or 'it ends too early'}); fetch it again.")

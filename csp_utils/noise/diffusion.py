@@ -1,19 +1,22 @@
-"""Confidence labels and diffusion noise in the key object (paper, section 3.2).
+"""Confidence levels and diffusion noise in the key object (paper, section 3.2).
 
-A label c in percent becomes T_c steps of the forward diffusion process, which are applied to the pixels of the mask:
+A confidence level c (percent) sets a number of steps T_c of the forward diffusion process. The steps are applied to the
+pixels inside the mask m:
 
     T_c = floor(T_max (1 - c/100)),   v_t ~ N(sqrt(1 - gamma) v_{t-1}, gamma I),   v = m v_{T_c} + (1 - m) v_0.
 
 Steps of equal gamma compose to one Gaussian, so v_T = sqrt(abar) v_0 + sqrt(1 - abar) eps with abar = (1 - gamma)^T
-(Ho et al. 2020, equation 4). Values are in [-1, 1], as in DDPM; the result is clipped and rounded to 8 bits.
+(Ho et al. 2020, equation 4). Pixel values are scaled to [-1, 1], as in DDPM; the result is clipped and rounded to 8
+bits.
 
-Every random draw has its own generator, keyed by what it is for and not by when it happens: neither the order of the
-rows nor their distribution over machines changes a pixel.
+Each use of random numbers has its own generator, whose key is the seed, the row and the purpose. So neither the order
+of the rows nor their distribution over machines changes a pixel.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,32 +31,49 @@ if TYPE_CHECKING:
 
 Sampler = Literal["closed_form", "chain"]
 
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The forward diffusion process of the noise."""
+
+    t_max: int = 1000
+    """T_max, the number of steps at c = 0."""
+    gamma: float = 0.005
+    """Variance that each step adds, in (0, 1)."""
+    sampler: Sampler = "closed_form"
+    """closed_form samples v_T in one step. chain takes the T steps one by one: the distribution is the same, the pixels
+    differ, and it takes T times as long."""
+
+
 def noise_steps(c: int, t_max: int) -> int:
-    """T_c, the number of diffusion steps for confidence ``c`` (percent, 0..100), in exact integer arithmetic."""
+    """Compute T_c, the number of diffusion steps for confidence level ``c``, in exact integer arithmetic.
+
+    Raises UserError if ``c`` is not in 0..100 percent.
+    """
     if not 0 <= c <= 100:
         raise UserError(f"Confidence level {c} is not between 0 and 100 percent; correct `levels`.")
     return t_max * (100 - c) // 100
 
 
 def alpha_bar(steps: int, gamma: float) -> float:
-    """Share of the signal's variance that is left after ``steps`` steps of variance ``gamma``: (1 - gamma)^steps."""
+    """Compute the share of the signal's variance that is left after ``steps`` steps: (1 - gamma)^steps."""
     return (1.0 - gamma) ** steps
 
 
 def generator(seed: int, row_id: str, use: str) -> np.random.Generator:
-    """The random numbers of one row for one use, such as "noise 75".
+    """Create the random generator of one row for one use, for example "noise 75".
 
-    The key is a SHA-256 of the three, so that it is the same on every machine (Python's ``hash`` is not).
+    The key is the SHA-256 of the three arguments, which is the same on every machine (Python's ``hash`` is not).
     """
     digest = hashlib.sha256(f"{seed}\0{row_id}\0{use}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def draw_levels(seed: int, row_id: str, draws: int, levels: Sequence[int] | None = None) -> list[int]:
-    """Confidence labels of a row: ``draws`` different ones, each uniform over ``levels`` (None: 0, 1, ... 100).
+    """Draw the confidence levels of a row: ``draws`` different ones, each uniform over ``levels`` (None: 0 .. 100).
 
-    They do not repeat within a row, because a row and its level name one image. More draws only add labels to those
-    of fewer draws. Raises UserError if there are fewer levels than draws.
+    Levels do not repeat within a row, because a row and a level identify one image. With more draws, the first levels
+    stay the same. Raises UserError if there are fewer levels than draws.
     """
     levels = list(range(101)) if levels is None else list(levels)
     if draws > len(levels):
@@ -65,15 +85,13 @@ def draw_levels(seed: int, row_id: str, draws: int, levels: Sequence[int] | None
 def diffuse(
     v_0: np.ndarray, steps: int, gamma: float, rng: np.random.Generator, sampler: Sampler = "closed_form"
 ) -> np.ndarray:
-    """v_T after ``steps`` diffusion steps.
+    """Sample v_T after ``steps`` diffusion steps.
 
     Args:
         v_0: float array of any shape, values in [-1, 1].
-        steps: T, at least 0; 0 gives ``v_0`` itself.
-        gamma: variance that each step adds, in (0, 1).
+        steps: T, at least 0; 0 returns a copy of ``v_0``.
+        gamma, sampler: see :class:`Diffusion`.
         rng: source of the noise.
-        sampler: "closed_form" draws v_T at once; "chain" takes the steps one by one. The distribution is the same,
-            single draws differ, and the chain takes T times as long.
 
     Returns:
         float32 array of the same shape, not clipped.
@@ -95,22 +113,20 @@ def perturb(
     mask: np.ndarray | None,
     c: int,
     rng: np.random.Generator,
-    t_max: int = 1000,
-    gamma: float = 0.005,
-    sampler: Sampler = "closed_form",
+    diffusion: Diffusion = Diffusion(),
 ) -> np.ndarray:
-    """The image with noise of confidence level ``c`` inside ``mask``.
+    """Add noise of confidence level ``c`` to the image inside ``mask``.
 
-    The noise is drawn for the whole image and then selected by the mask, so that one generator gives a pixel the same
-    noise whatever the mask. The selection is made on 8-bit values: outside the mask every pixel is the original one,
-    bit for bit, and c = 100 leaves the whole image as it is.
+    The noise is sampled for the whole image and then selected by the mask, so one generator gives a pixel the same
+    noise for every mask. The selection uses 8-bit values: outside the mask every pixel keeps its exact value, and
+    c = 100 returns the image unchanged.
 
     Args:
         image: uint8, (H, W, 3).
         mask: bool, (H, W); None for the whole image (the ablation "global noise").
         c: confidence level in percent, 0..100.
         rng: source of the noise; see :func:`generator`.
-        t_max, gamma, sampler: see :func:`noise_steps` and :func:`diffuse`.
+        diffusion: T_max, gamma and the sampler.
 
     Returns:
         uint8, (H, W, 3).
@@ -119,12 +135,12 @@ def perturb(
         raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)")
     if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
         raise ValueError(f"mask is {mask.dtype} {mask.shape}, not bool {image.shape[:2]}")
-    steps = noise_steps(c, t_max)
+    steps = noise_steps(c, diffusion.t_max)
     if steps == 0:
         return image.copy()
-    v = diffuse(image / np.float32(127.5) - 1, steps, gamma, rng, sampler)
-    noised = np.rint((np.clip(v, -1, 1) + 1) * 127.5).astype(np.uint8)
-    return noised if mask is None else np.where(mask[:, :, None], noised, image)
+    v = diffuse(image / np.float32(127.5) - 1, steps, diffusion.gamma, rng, diffusion.sampler)
+    noisy = np.rint((np.clip(v, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return noisy if mask is None else np.where(mask[:, :, None], noisy, image)
 
 
 def perturb_row(
@@ -133,18 +149,16 @@ def perturb_row(
     c: int,
     row_id: str,
     seed: int,
-    t_max: int = 1000,
-    gamma: float = 0.005,
-    sampler: Sampler = "closed_form",
+    diffusion: Diffusion = Diffusion(),
 ) -> np.ndarray:
-    """:func:`perturb` with the noise of this row at this level: keyed by (seed, row_id, c)."""
-    return perturb(image, mask, c, generator(seed, row_id, f"noise {c}"), t_max, gamma, sampler)
+    """:func:`perturb` with the random generator of this row at this level: its key is (seed, row_id, c)."""
+    return perturb(image, mask, c, generator(seed, row_id, f"noise {c}"), diffusion)
 
 
 def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
-    """Image, uint8 (H, W, 3), and mask, bool (H, W), of a row of masks.parquet.
+    """Load the image, uint8 (H, W, 3), and the mask, bool (H, W), of a row of masks.parquet.
 
-    Raises UserError if the image is not the one the mask was made from.
+    Raises UserError if the image has another size than the mask, so that the data must have changed.
     """
     image = np.asarray(data.image(row.row_id))
     if image.shape[:2] != (row.height, row.width):
@@ -156,14 +170,18 @@ def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
 
 
 def row_at(row: Any, data: "RlaifV", c: int, p: Any) -> np.ndarray:
-    """The picture of a row of masks.parquet at level ``c``, with the noise that ``p`` asks for: uint8 (H, W, 3)."""
+    """Perturb the image of a row of masks.parquet at level ``c``, with the parameters of notebook 03.
+
+    Returns:
+        uint8, (H, W, 3).
+    """
     image, mask = image_and_mask(row, data)
     region = None if p.noise_region == "global" else mask
-    return perturb_row(image, region, c, row.row_id, p.seed, p.t_max, p.gamma, p.sampler)
+    return perturb_row(image, region, c, row.row_id, p.seed, Diffusion(p.t_max, p.gamma, p.sampler))
 
 
 def scheduled(p: Any) -> Any:
-    """The parameters with t_max and gamma of ``schedule_file``, if one is given.
+    """Replace t_max and gamma of the parameters by those of ``schedule_file``, if there is one.
 
     Raises UserError if the file is missing or holds no schedule.
     """

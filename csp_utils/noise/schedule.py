@@ -1,14 +1,14 @@
-"""A noise schedule fitted to a model: the base loses sight of the object as evenly as possible while c falls.
+"""Fit a noise schedule to a model: the base loses sight of the object as evenly as possible while c falls.
 
-The paper prints neither T_max nor gamma. Only what is left of the signal matters to a picture, alpha-bar =
-(1 - gamma)^T_c (:mod:`csp_utils.noise.diffusion`), and with gamma at hand the label c says how much that is. A model sees
-an object well down to some alpha-bar and not at all below another. If gamma is far from these, most labels name
-pictures in which the model sees all, or nothing.
+The paper prints neither T_max nor gamma. A perturbed image depends on the signal that is left of it, alpha-bar =
+(1 - gamma)^T_c (:mod:`csp_utils.noise.diffusion`), so that gamma decides how much signal a level c stands for. A model
+sees an object well above some alpha-bar, and not at all below another. If gamma is far from both, the model sees
+everything, or nothing, at most levels.
 
-So the base is asked of training images whether their key object is there, under noise of several alpha-bar. The share
-of Yes, made monotone (isotonic regression over log alpha-bar), is a curve A; then gamma is chosen so that A at the
-alpha-bar of c is as close as possible, in mean square over c = 0 .. 100, to the line from A(1) at c = 100 to the least
-of A at c = 0. Only training images are looked at.
+The base is therefore asked whether the key object is in a training image, under noise of several alpha-bar. Isotonic
+regression over log alpha-bar makes the share of Yes a monotone curve A. The fitted gamma brings A at the alpha-bar of
+each c = 0 .. 100 as close as possible, in mean square, to a line. The line goes from A(1) at c = 100 to the minimum of
+A at c = 0. No test image is looked at.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,21 @@ from csp_utils.base.errors import UserError
 from csp_utils.noise.diffusion import noise_steps
 
 GAMMAS = np.union1d(np.geomspace(1e-6, 0.5, 2000), [0.005])
-"""Among which gamma is sought; the default is one of them."""
+"""Candidates for gamma; the default is one of them."""
 
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:
-    """How often the object is seen at each signal.
+    """Return how often the object is seen at each signal.
+
+    Args:
+        table: as :func:`csp_utils.asking.schedule.ask` returns it.
 
     Returns:
-        signal (falling), n (answers that were read), unread, seen (share of Yes), fitted (the monotone curve).
+        signal (falling), n (answers that could be read), unread, seen (share of Yes, 0..1), fitted (the monotone
+        curve).
+
+    Raises:
+        UserError: no answer at a signal could be read.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -44,33 +51,34 @@ def curve(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def seen_at(curve: pd.DataFrame, signal: np.ndarray) -> np.ndarray:
-    """The fitted curve at each signal (alpha-bar), linear in its logarithm between the points, level beyond them."""
+    """Return the fitted curve at each signal (alpha-bar): linear in its logarithm between the points, level beyond."""
     rising = curve.sort_values("signal")
     signal = np.maximum(signal, np.finfo(float).tiny)
     return np.interp(np.log(signal), np.log(rising["signal"].to_numpy()), rising["fitted"].to_numpy())
 
 
 def by_level(curve: pd.DataFrame, t_max: int, gamma: float) -> np.ndarray:
-    """(101,) how often the object is seen at c = 0 .. 100 with a schedule."""
+    """Return how often the object is seen at c = 0 .. 100 under a schedule: float64 (101,), 0..1."""
     steps = np.array([noise_steps(c, t_max) for c in range(101)])
     return seen_at(curve, (1 - gamma) ** steps)
 
 
 def even(curve: pd.DataFrame) -> np.ndarray:
-    """(101,) the line that is aimed at."""
+    """Return the line that the fit aims at: float64 (101,), 0..1."""
     return np.linspace(curve["fitted"].min(), curve["fitted"].max(), 101)
 
 
 def unevenness(curve: pd.DataFrame, t_max: int, gamma: float) -> float:
-    """Root mean square distance of :func:`by_level` from :func:`even`, 0..1."""
+    """Return the root mean square distance of :func:`by_level` from :func:`even`, 0..1."""
     return float(np.sqrt(np.mean((by_level(curve, t_max, gamma) - even(curve)) ** 2)))
 
 
 def fit(curve: pd.DataFrame, t_max: int, least_fall: float) -> dict[str, Any]:
-    """The gamma that makes the fall most even.
+    """Find the gamma that makes the curve fall most evenly in c.
 
     Returns:
-        t_max, gamma, unevenness, unevenness_default (of gamma 0.005 and T_max 1000), fall (of the curve), n_rows.
+        t_max, gamma, unevenness, unevenness_default (of gamma 0.005 and T_max 1000), fall (of the curve, 0..1),
+        n_rows.
 
     Raises:
         UserError: the curve falls by less than ``least_fall``, so that every gamma would be as good.
@@ -87,7 +95,7 @@ def fit(curve: pd.DataFrame, t_max: int, least_fall: float) -> dict[str, Any]:
 
 
 def compared(fitted: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
-    """The schedules that a figure shows: name -> (T_max, gamma)."""
+    """Return the schedules that a figure shows: name -> (T_max, gamma)."""
     both = {"default": (1000, 0.005), "fitted": (fitted["t_max"], fitted["gamma"])}
     return {f"{name}: $T_{{max}}$ = {t_max}, $\\gamma$ = {gamma:.3g}": (t_max, gamma)
             for name, (t_max, gamma) in both.items()}  # fmt: skip

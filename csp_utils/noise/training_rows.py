@@ -1,11 +1,11 @@
-"""Stage 03: the training rows, each with its confidence label and its perturbed picture (paper, sections 3.2 and 3.3).
+"""Make the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3).
 
-Takes masks.parquet and the RLAIF-V rows; leaves ``outputs/<run>/perturbed``: pictures, rows.parquet, the same rows in
-ms-swift's format for SFT and for SimPO, and as a Hugging Face data set.
+The rows come from masks.parquet and RLAIF-V. ``outputs/<run>/perturbed`` gets the images, rows.parquet, the same rows
+in ms-swift's format for SFT and for SimPO, and the same rows as a Hugging Face data set.
 
-Images are PNG (lossless: JPEG would smear the noise and touch pixels outside the mask), or, with ``images: drawn``, are
-not written at all: their folder then holds the recipe by which :mod:`csp_utils.noise.rendered` makes the same pixels whenever
-one of them is opened.
+Images are PNG files. PNG is lossless; JPEG would smear the noise and touch pixels outside the mask. With
+``images: drawn`` no image is written. The folder then holds the recipe by which :mod:`csp_utils.noise.rendered` makes
+the same pixels whenever an image is opened.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable, write_jsonl, write_parquet
 from csp_utils.base.progress import Progress
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Shard
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at
-from csp_utils.noise.rendered import picture_name, write_recipe
+from csp_utils.noise.rendered import image_name, write_recipe
+from csp_utils.results.stage import Shard
 from csp_utils.words import prompts
 
 if TYPE_CHECKING:
@@ -43,21 +43,22 @@ COLUMNS = {
     "rejected": "string",
     "simpo_drop_reason": "string",
 }
-"""Columns of rows.parquet and their types; in the Hugging Face data set, ``image`` holds the picture itself."""
+"""Columns of rows.parquet and their types. In the Hugging Face data set, ``image`` holds the image itself."""
 
 SCHEMA = pa.schema(COLUMNS)
 
+
 def speaks_of(texts: "pd.Series", words: Sequence[str]) -> "pd.Series":
-    """Which texts hold one of ``words``, whole or with a plural's s, in any case; none if there are no words."""
+    """Return which texts hold one of ``words``, whole or with a plural's s, in any case; without words, none."""
     if not words:
         return texts.notna() & False
     return texts.fillna("").str.contains(rf"\b(?:{'|'.join(words)})s?\b", case=False)
 
 
-def kept(masks: "pd.DataFrame", leave_out: Sequence[str] = ()) -> "pd.DataFrame":
-    """The rows of masks.parquet that have a mask, without those whose texts speak of a word to leave out.
+def rows_with_masks(masks: "pd.DataFrame", leave_out: Sequence[str] = ()) -> "pd.DataFrame":
+    """Return the rows of masks.parquet that have a mask and whose texts speak of no word to leave out.
 
-    Raises UserError if there is none.
+    Raises UserError if no row is left.
     """
     rows = masks[masks["drop_reason"].isna()]
     if rows.empty:
@@ -72,14 +73,14 @@ def kept(masks: "pd.DataFrame", leave_out: Sequence[str] = ()) -> "pd.DataFrame"
 
 
 def training_rows(question: str, answer: str, c: int, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """One sample in ms-swift's format: for SFT, and for SimPO (None at c = 50).
+    """Return one sample in ms-swift's format: for SFT, and for SimPO (None at c = 50).
 
-    SimPO's rejected response is 100 - c (paper, section 3.3); at c = 50 it would be the chosen one, so that the pair
-    would carry no preference (ms-swift refuses it).
+    SimPO's rejected response is 100 - c (paper, section 3.3). At c = 50 both responses would be the same: the pair
+    would carry no preference, and ms-swift refuses it.
 
     Args:
-        question, answer: of the original data; they go into prompt A.2.
-        c: confidence label in percent.
+        question, answer: of RLAIF-V; they go into prompt A.2.
+        c: the level, in percent.
         image: path of the perturbed image, as ms-swift is to read it.
     """
     query = prompts.confidence_question(question, answer)
@@ -89,9 +90,10 @@ def training_rows(question: str, answer: str, c: int, image: str) -> tuple[dict[
 def original_rows(
     question: str, answer: str, rejected: str, image: str
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """One sample of RLAIF-V as it is (the paper's ablation "Original RLAIF", section 4.3.2), as :func:`training_rows`.
+    """Return one sample of RLAIF-V as it is, in the form of :func:`training_rows`.
 
-    None for SimPO if the data prefer no answer to the other.
+    This is the paper's ablation "Original RLAIF" (section 4.3.2). The sample for SimPO is None if the data prefer no
+    answer to the other.
     """
     return _samples(question.strip(), answer.strip(), (rejected or "").strip() or answer.strip(), image)
 
@@ -99,7 +101,7 @@ def original_rows(
 def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if "<image>" in query:
         raise UserError(
-            f"The row of {image} says <image> in its text, which ms-swift reads as a second picture; remove it "
+            f"The row of {image} says <image> in its text, which ms-swift reads as a second image; remove it "
             "from the data."
         )
     messages = [{"role": "user", "content": f"<image>{query}"}, {"role": "assistant", "content": chosen}]
@@ -108,7 +110,7 @@ def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[s
 
 
 class Source(NamedTuple):
-    """What training rows are made of: the table masks.parquet and the RLAIF-V rows that it was made from."""
+    """The data behind the training rows: the table masks.parquet, and the RLAIF-V rows that it was made from."""
 
     masks: pd.DataFrame
     data: RlaifV
@@ -117,17 +119,20 @@ class Source(NamedTuple):
 def perturb_rows(
     source: Source, paths: RunPaths, p: Any, progress: Progress, shard: Shard, folder: Path
 ) -> pd.DataFrame:
-    """Label and perturb the rows of a shard; their images go to ``images/`` in ``folder``, unless ``images: drawn``.
+    """Draw levels for the rows of a shard and perturb their images.
+
+    The images go to ``images/`` in ``folder``, unless ``images: drawn``.
 
     Args:
         p: parameters of notebook 03, with the schedule that counts (:func:`csp_utils.noise.diffusion.scheduled`).
 
     Returns:
-        a shard of rows.parquet, indexed by position: row_id, c, T_c, alpha_bar, image (its path when all is done), q_c,
-        r_c, rejected, simpo_drop_reason ("chosen_equals_rejected" at c = 50, else null).
+        the shard's rows of rows.parquet, indexed by position: row_id, c (percent), T_c (diffusion steps), alpha_bar,
+        image (the path after publication), q_c, r_c, rejected, simpo_drop_reason ("chosen_equals_rejected" at c = 50,
+        else null).
     """
     masks, data = source
-    rows, original = kept(masks, p.leave_out), p.answers == "original"
+    rows, original = rows_with_masks(masks, p.leave_out), p.answers == "original"
     preferred = data.rows.set_index("row_id")["rejected"]
     draws = 1 if original else p.draws_per_row
     images, table = folder / IMAGES, {}
@@ -136,7 +141,7 @@ def perturb_rows(
     for number, row in progress(shard.share(list(enumerate(rows.itertuples()))), "perturb"):
         levels = [100] if original else draw_levels(p.seed, row.row_id, draws, p.levels)
         for draw, c in enumerate(levels):
-            name = picture_name(row.row_id, c)
+            name = image_name(row.row_id, c)
             if p.images == "files":
                 # Noise does not compress; level 1 is several times faster than the default and hardly larger.
                 Image.fromarray(row_at(row, data, c, p)).save(images / name, compress_level=1)
@@ -150,11 +155,10 @@ def perturb_rows(
 
 
 def write_rows(whole: pa.Table, paths: RunPaths, p: Any, folder: Path) -> None:
-    """Write everything of ``outputs/<run>/perturbed`` but the image files: the rows in the formats of all readers.
+    """Write the rows in the formats of all their readers: all of ``outputs/<run>/perturbed`` but the image files.
 
-    With ``answers: original`` the rows are RLAIF-V's own, about unchanged images, in the same files: an ablation. The
-    images' paths in the files for ms-swift are relative to the project root where the run lies in it, so that the
-    project can be moved.
+    With ``answers: original`` (an ablation) the rows are RLAIF-V's own, about unchanged images. The images' paths in
+    the files for ms-swift are relative to the project's root where the run is in it, so that the project can be moved.
 
     Args:
         whole: rows.parquet, of all shards.
@@ -171,7 +175,7 @@ def write_rows(whole: pa.Table, paths: RunPaths, p: Any, folder: Path) -> None:
 
 
 def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Any) -> dict[str, Any]:
-    """A row of rows.parquet, from what ms-swift is given."""
+    """Return a row of rows.parquet from the two samples for ms-swift."""
     steps = noise_steps(c, p.t_max)
     question, chosen = (message["content"] for message in sample["messages"])
     return {
@@ -188,9 +192,9 @@ def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any]
 
 
 def _save_dataset(table: list[dict[str, Any]], images: Path, folder: Path, p: Any) -> "Dataset":
-    """Writes ``table`` as a Hugging Face data set, ``datasets.load_from_disk(folder)``.
+    """Write ``table`` as a Hugging Face data set, for ``datasets.load_from_disk(folder)``.
 
-    It holds its images; only their paths if they are drawn.
+    The data set holds the images themselves; with ``images: drawn`` it holds their paths.
     """
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature

@@ -70,7 +70,8 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
             own = {key: value for key, value in own.items() if _is_for(key, sections)}
             run = own | {"run": f"{main.get('run')}.{branch}.{seed}", "seed": seed} | sections
             runs.append(_filled(run, {"seed": str(seed), "branch": branch}))
-    compared = [run["run"] for run in runs[1:] if any("responses.parquet" in stages[name].makes for name in run if name in stages)]
+    compared = [run["run"] for run in runs[1:]
+                if any("responses.parquet" in stages[name].makes for name in run if name in stages)]  # fmt: skip
     for name in (name for name in main if name in stages and stages[name].follows == "all"):
         if isinstance(main[name], dict | None):  # compares them all, if the file names no others
             main[name] = {"runs": compared} | (main[name] or {})

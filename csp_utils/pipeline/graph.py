@@ -8,21 +8,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.code import code_of
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json
 from csp_utils.base.params import Params
-from csp_utils.base.results import why_not_current
 from csp_utils.base.run import RunPaths
-from csp_utils.base.shards import shard_folder
-from csp_utils.base.stage import Shard, Stage
 from csp_utils.pipeline import gpus, params_file
+from csp_utils.results.code import code_of
+from csp_utils.results.produce import why_not_current
+from csp_utils.results.shards import shard_folder
+from csp_utils.results.stage import Shard, Stage
 from csp_utils.stages import stages
 
 ELSEWHERE = "elsewhere"
@@ -155,6 +155,16 @@ def _after(stage: Stage, p: Params, before: Sequence[Step]) -> list[str]:
                    for made in step.outputs for one in inputs)]  # fmt: skip
 
 
+def needed(plan: Sequence[Step], copies: Iterable[str]) -> set[str]:
+    """Return these executed notebooks, and all that they wait for."""
+    after, found, waiting = {step.copy: step.after for step in plan}, set(), list(copies)
+    while waiting:
+        if (copy := waiting.pop()) not in found:
+            found.add(copy)
+            waiting += after[copy]
+    return found
+
+
 def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
     """Return, for every step that has to run, why: by its rule, in the order of the plan.
 
@@ -173,6 +183,16 @@ def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
         elif newer := [Path(one).stem for one in step.after if _time(one) > _time(copy)]:
             found[step.rule] = [f"{', '.join(newer)} ran after it"]
     return found
+
+
+def only_wanted(plan: Sequence[Step], stale: dict[str, list[str]], named: Iterable[str]) -> dict[str, list[str]]:
+    """Return those of the stale steps that the targets among ``named`` need; all of them if there is no target.
+
+    Snakemake takes every rule that it is forced to run for a target.
+    """
+    targets = [step.copy for step in plan if {step.copy, step.rule} & set(named)]
+    wanted = needed(plan, targets or [step.copy for step in plan])
+    return {step.rule: stale[step.rule] for step in plan if step.rule in stale and step.copy in wanted}
 
 
 def _fingerprint(record: Path) -> str | None:

@@ -6,8 +6,8 @@
       n_rows: null
     02_mask: {}
 
-A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`); a key ``sources`` at the top
-can put other folders in place of these. The file is checked completely before the first notebook starts.
+A value "source:NAME" is data or a model of assets/sources.yaml (:mod:`csp_utils.data.sources`); a key ``sources``
+at the top can put other folders in place of these. The file is checked completely before the first notebook starts.
 """
 
 import sys
@@ -20,9 +20,9 @@ import yaml
 from csp_utils.base.errors import UserError, nearest
 from csp_utils.base.params import Params, is_hub_id, problems
 from csp_utils.base.run import RunPaths, maker_of
-from csp_utils.base.stage import classes
 from csp_utils.data import sources as catalogue
 from csp_utils.pipeline import branches
+from csp_utils.results.stage import classes
 from csp_utils.stages import stages
 
 Parameters = dict[str, Params]
@@ -53,7 +53,8 @@ def read(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         known = [str(file) for file in sorted(Path("params").rglob("*.y*ml"))]
-        raise UserError(f"The params file {path} does not exist; {nearest(str(path), known)}")
+        hint = nearest(str(path), known) if known else "see params/README.md."
+        raise UserError(f"The params file {path} does not exist; {hint}")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -81,11 +82,13 @@ def load(path: Path | str) -> list[Parameters]:
         found += wrong
         runs.append(parameters)
     if not found:
+        absent: list[tuple[Path, str]] = []
         for number, parameters in enumerate(runs):
             own = {name: p for name, p in parameters.items() if stages[name].follows != "all"}
-            found += _absent(own, runs[:number], fetched, path)
+            absent += _absent(own, runs[:number], fetched, path)
         last = {name: p for name, p in runs[0].items() if stages[name].follows == "all"}  # reads what all runs make
-        found += _absent(last, runs, fetched, path)
+        absent += _absent(last, runs, fetched, path)
+        found = list(dict(reversed(absent)).values())[::-1]  # of a file, the sentence about its first reader
     if found:
         raise UserError("\n".join(dict.fromkeys(found)))
     return runs
@@ -125,7 +128,7 @@ def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, lis
         return {}, [f"The key {odd[0]!r} at the top of {path} is no text; put it in quotes, or remove it."]
     shared = {key: value for key, value in content.items() if key not in stages}
     sections = {name: content[name] for name in stages if name in content}
-    fields = {field for stage in stages.values() for field in stage.params.model_fields}
+    fields = dict.fromkeys(field for stage in stages.values() for field in stage.params.model_fields)
     found = [f"Unknown key {key!r} at the top of {path}; {nearest(key, [*fields, *stages])}"
              for key in shared if key not in fields]  # fmt: skip
     if "run" not in shared:
@@ -134,7 +137,8 @@ def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, lis
         found.append(f"{path} has no section, so no notebook would run; valid are: {', '.join(stages)}.")
     else:
         found += [f"No notebook of {path} has a parameter {key!r}, which stands at its top; remove it."
-                  for key in shared if key in fields and not any(key in _fields(name) for name in sections)]  # fmt: skip
+                  for key in shared
+                  if key in fields and not any(key in _fields(name) for name in sections)]  # fmt: skip
     parameters: Parameters = {}
     for name, section in sections.items():
         values, wrong = _section(name, section, shared, path)
@@ -169,8 +173,9 @@ def _section(name: str, section: Any, shared: Mapping[str, Any], path: Path | st
     return values, wrong or problems(model, values, f"section {name} of {path}", others)
 
 
-def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str) -> Iterator[str]:
-    """Yield a sentence for every input that does not exist, is not fetched, and that no earlier notebook makes.
+def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path], path: Path | str
+            ) -> Iterator[tuple[Path, str]]:
+    """Yield each input that does not exist, is not fetched, and that no earlier notebook makes, and a sentence for it.
 
     Args:
         before: the runs before this one, or all of them.
@@ -193,7 +198,7 @@ def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path]
                 hint += ", or name your own file" if maker == "00_tiny_world" else ""
             else:
                 hint = "does not exist: check the path"
-            yield f"Notebook {name} of {path} reads {needed}, which {hint}."
+            yield needed, f"Notebook {name} of {path} reads {needed}, which {hint}."
         earlier[name] = p
 
 

@@ -1,7 +1,7 @@
 """What a params file would do, and what this machine lacks for it: ./run_all.sh FILE --plan.
 
-Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.base.cost`, docs/scale.md); what is
-certain to fail stops a run before its first download as well (:func:`refuse`).
+Nothing is downloaded, computed or written. The numbers are arithmetic (:mod:`csp_utils.results.cost`, docs/scale.md).
+What is certain to fail stops a run before its first download as well (:func:`refuse`).
 """
 
 import os
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csp_utils.base.cost import Cost, Known
 from csp_utils.base.errors import UserError
 from csp_utils.data import fetching, sources
 from csp_utils.models import families
 from csp_utils.pipeline import gpus
+from csp_utils.results.cost import Cost, Known
 from csp_utils.training import command as training
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """The command behind ./run_all.sh: checks a params file, fetches what it names, lets Snakemake run its notebooks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from csp_utils.base.run import PROJECT, project_root
 from csp_utils.data.fetching import fetch
 from csp_utils.pipeline import params_file, slurm
 from csp_utils.pipeline import plan as outlook
-from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, steps, why_stale, write_plan
+from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, only_wanted, steps, why_stale, write_plan
 from csp_utils.pipeline.run_notebook import clock
 
 DRY = {"--dry-run", "--dryrun", "-n"}
@@ -28,7 +29,8 @@ OWN = {"--plan", "--anyway", "--version", "--help"}
 """Options that are not Snakemake's."""
 
 
-def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None) -> int:
+def snakemake(path: str, options: list[str], plan: Sequence[Step], stale: Sequence[str], log: Path | None = None
+              ) -> int:
     """Run Snakemake; what it says itself goes to ``log`` (None: to the screen), what the notebooks say to the screen.
 
     Args:
@@ -147,7 +149,8 @@ def run(path: str, options: list[str]) -> int:
     if "--plan" in options:
         print(outlook.written(path, outlook.jobs(plan, used), used, elsewhere))
         return 0
-    stale = why_stale(plan)
+    named, _ = _without(options, FORCE | {"--omit-from", "-O"})
+    stale = only_wanted(plan, why_stale(plan), named)
     if DRY & set(options):
         for step in plan:
             if reasons := stale.get(step.rule):
@@ -196,6 +199,7 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
         try:
             for folder in folders:
                 sweep(folder)
+            _none_from_the_future(plan)
             status = snakemake(path, options, plan, stale, log)
         finally:
             for folder in folders:
@@ -205,6 +209,18 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
     if status and not any(time > began for time in left):  # neither notebook nor shard: Snakemake itself has a reason
         print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
     return status
+
+
+def _none_from_the_future(plan: Sequence[Step]) -> None:
+    """Date executed notebooks of the future now, in their order.
+
+    They were made before the clock was set back. Snakemake would call every notebook after them older than its input,
+    and delete it.
+    """
+    for step in plan:
+        now = time.time_ns()
+        if _written(step.copy) > now:
+            os.utime(step.copy, ns=(now, now))
 
 
 def _remove_empty(folder: Path) -> None:
@@ -228,8 +244,9 @@ def version() -> str:
     import tomllib
 
     number = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    git = subprocess.run(["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    return f"csp-reproduction {number}" + (f", commit {git.stdout.strip()}" if git.returncode == 0 else "")
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    return f"csp-reproduction {number}" + (f", commit {commit}" if commit else "")
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -242,7 +259,9 @@ def check_options(options: Sequence[str]) -> None:
     known = {name for action in get_argument_parser()._actions for name in action.option_strings} | OWN
     for name in unknown:
         if not any(other.startswith(name) for other in known):
-            raise UserError(f"There is no option {name}; {nearest(name, sorted(known))} ./run_all.sh --help lists them.")
+            near = nearest(name, sorted(known))
+            hint = f"{near} " if near.startswith("did") else ""  # Snakemake has some 150
+            raise UserError(f"There is no option {name}; {hint}./run_all.sh --help lists them.")
 
 
 def params_path(name: str, root: Path) -> Path:

@@ -122,10 +122,6 @@ class Run:
         if self.error is None:
             self.error = self.unmade()
         if self.error is None:
-            # Not older than what it waited for, whatever the clocks said: Snakemake would run it again at every call.
-            newest = max((Path(one).stat().st_mtime_ns for one in self.step.after if Path(one).exists()), default=0)
-            now = max(time.time_ns(), newest + 1)
-            os.utime(self.half, ns=(now, now))
             os.replace(self.half, self.done)
             write_json({"fingerprint": self.step.fingerprint}, self.step.record)
             if not any(self.half.parent.iterdir()):

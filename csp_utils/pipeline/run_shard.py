@@ -2,7 +2,7 @@
 
     python -m csp_utils.pipeline.run_shard outputs/paper/.plan.json notebook_02_mask 3 1
 
-computes the third shard on one GPU, into ``outputs/<run>/shards/02_mask/3of7`` (:mod:`csp_utils.base.shards`).
+computes the third shard on one GPU, into ``outputs/<run>/shards/02_mask/3of7`` (:mod:`csp_utils.results.shards`).
 """
 
 import os
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.results import origin_of, why_not_current
-from csp_utils.base.shards import write_shard
-from csp_utils.base.stage import Job, Shard
 from csp_utils.notebook import prepare
 from csp_utils.pipeline import gpus, graph
 from csp_utils.pipeline.run_notebook import HEARTBEAT, clock, end_with_pipeline, title_of
+from csp_utils.results.produce import origin_of, why_not_current
+from csp_utils.results.shards import write_shard
+from csp_utils.results.stage import Job, Shard
 
 
 class Progress:

@@ -1,46 +1,34 @@
 """The page of the claims (claims.html), and the tables of docs/claims.md.
 
-    python -m csp_utils.show.report_claims outputs/claims docs/claims.md
-
-writes the tables between the marks of that file, and copies the two pictures into the folder img beside it.
-
-Everything shown is read from the tables that notebook 11 has saved.
+Everything shown is read from the tables that notebook 11 has saved; templates/claims.j2 says how it is shown.
 """
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from csp_utils.base.errors import UserError
-from csp_utils.base.files import read_parquet, write_bytes, write_text
+from csp_utils.base.files import read_parquet
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import stages
-from csp_utils.data.benchmarks import SPLITS
-from csp_utils.measures.arms import FULL
+from csp_utils.base.wording import SPLITS, in_order, interval, is_missing, metric, name_of, number
+from csp_utils.measures.arms import FULL, branch_of
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
-from csp_utils.show import plots_claims, plots_stress, report_run
-from csp_utils.show.plots_claims import arm_name
-from csp_utils.show.report_claims_tables import (
-    PAPER_ARMS,
-    against_full,
-    checks_table,
-    further,
-    trainings,
-    values_table,
-    verdicts_table,
-    words_table,
-)
-from csp_utils.show.report_html import Block, Bullets, Cell, Folded, Section, Table, Text, drawn, page
-from csp_utils.show.report_tables import in_order
+from csp_utils.show import fig_claims, fig_stress, saved
+from csp_utils.show.fig_claims import ARMS, VERDICTS, arm_name
+from csp_utils.show.page import Cell, Section, Table, embed, page, section
 
-BEGIN, END = "<!-- tables: begin (python -m csp_utils.show.report_claims) -->", "<!-- tables: end -->"
+TRAINING = ("03_perturb", "04_sft", "05_simpo")
+SHOWN = ("acc", "f1", "auc", "brier", "ece", "spearman", "kendall", "plain_acc")
+COMPARED = ("acc", "auc", "brier", "ece", "spearman", "plain_acc")
+SIGNS = {"kept": "✓", "open": "?", "broken": "✗"}
+SUMMARY = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold",
+           "open": "cannot be told either way", "not tested": "were not tested"}  # fmt: skip
 
 
 class Tables(NamedTuple):
-    """What notebook 11 has saved."""
+    """The saved tables of notebook 11."""
 
     claims: pd.DataFrame
     checks: pd.DataFrame
@@ -49,140 +37,197 @@ class Tables(NamedTuple):
     curves: pd.DataFrame
 
 
-def load(paths: RunPaths) -> Tables:
-    """Reads the tables of notebook 11. Raises UserError if one is missing."""
-    return Tables(*map(read_parquet, (paths["claims.parquet"], paths["claim_checks.parquet"], paths["claim_values.parquet"], paths["claim_differences.parquet"],
-                                      paths["claim_curves.parquet"])))  # fmt: skip
+def load(folder: Path) -> Tables:
+    """Read the tables of notebook 11 from the folder that holds them. Raises UserError if one is missing."""
+    names = ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves")
+    return Tables(*(read_parquet(folder / f"{name}.parquet") for name in names))
 
 
-# -------------------------------------------------------------------------------------------------------------- page
+# ------------------------------------------------------------------------------------------------------ training
 
 
-def sections(p: Any, tables: Tables, told: Mapping[str, str], n_images: int) -> list[Section]:
-    """The parts of the page."""
-    t = tables
-    seeds = int(t.claims["n_seeds"].max())
-    found = [Section("claims", "The eight claims at a glance", [
-        Text(_summary(t.claims), "lead"),
-        drawn(plots_claims.claims(t.claims, t.checks, t.differences), "A panel for each claim with its checks; the "
-              "numbers are in the tables below.", plots_claims.claims_caption(t.claims, seeds, n_images), dpi=150),
-        verdicts_table(t.claims),
-        Text(f"“Nearly nothing” and “does not help” mean: less than {100 * NEARLY_NOTHING:.0f} % of what SFT + SimPO "
-             "gains. The criteria were written down before the runs (csp_utils/measures/verdicts.py). A claim of many checks "
-             "needs all of them, so their number makes it harder to hold, not easier.", "note"),
-    ])]  # fmt: skip
-    if not t.curves.empty:
-        found.append(Section("noise", "Spoken confidence against noise, before and after", [
-            Text("Held-out pictures, their object hidden step by step. Before training the line is level; after it, it "
-                 "falls where the object is hidden, and should not where the noise is elsewhere."),
-            drawn(plots_stress.curves(t.curves), "Mean spoken confidence of every arm against the level of noise.",
-                  plots_claims.noise_caption(t.curves), dpi=150),
-        ]))  # fmt: skip
-    found.append(Section("checks", "Every check", [
-        Folded(f"{row.number}  {row.title}: {row.verdict}", [checks_table(t.checks, row)])
-        for row in t.claims.itertuples() if row.verdict != "not tested"]))  # fmt: skip
-    paper, splits = _paper_arms_and_splits(t.values)
-    found.append(Section("values", "Every metric", [values_table(t.values, paper, ADVERSARIAL), Folded(
-        "The other splits", [values_table(t.values, paper, split) for split in splits if split != ADVERSARIAL])]))
-    if more := further(t.values):
-        names = ["base", FULL, *more]
-        found.append(Section("beyond", "Beyond the paper: one thing changed at a time", [
-            drawn(plots_claims.arms(t.values, names), "Accuracy, AUC, ECE and plain accuracy of every further arm.",
-                  plots_claims.arms_caption(t.values, names), dpi=150),
-            against_full(t.differences, more, told), values_table(t.values, names, ADVERSARIAL),
-        ]))  # fmt: skip
-    words: list[Block] = [*_words_tables(p, t, told)]
-    if words:
-        found.append(Section("words", "Does it carry over to what was never hidden?", [
-            Text(f"One arm was trained without any row that speaks of {', '.join(p.leave_out)}."), *words]))
-    facts = [f"commit {report_run.commit()}", report_run.hardware(), f"n_bootstrap = {p.n_bootstrap}"]
-    arms = [[arm_name(branch), Cell(text, kind="words")] for branch, text in told.items()]
-    found.append(Section("about", "How these numbers were made", [
-        Bullets(facts), Table("What was trained, as what differs from the whole method", ["arm", "parameters"],
-                              [("", arms)])]))  # fmt: skip
-    return found
+def trainings(main: str, runs: Sequence[str], outputs: str = "outputs") -> dict[str, str]:
+    """Describe how each branch was trained, as what differs from the whole method, from its executed notebooks.
+
+    A folder names the rows and the model that a run takes from another.
+    """
+    found: dict[str, dict[str, dict]] = {}
+    for run in runs:
+        branch, seed = branch_of(run, main)
+        executed = saved.executed_notebooks(RunPaths(run, outputs))
+        own = {name: saved.parameters(executed, name) for name in TRAINING}
+        values = {name: {key: str(value).replace(f".{seed}/", "./") for key, value in p.model_dump().items()
+                         if key not in ("run", "seed")} for name, p in own.items() if p is not None}  # fmt: skip
+        found.setdefault(branch, values)
+    full = found.get(FULL, {})
+    return {branch: _differs(values, full) for branch, values in found.items()}
 
 
-def _paper_arms_and_splits(values: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """What the tables of every metric show, in the paper's order."""
-    arms = [arm for arm in PAPER_ARMS if arm in set(values["arm"])]
-    return arms, in_order([split for split in values["split"] if split in SPLITS], SPLITS)
+def _differs(values: Mapping[str, Mapping[str, str]], full: Mapping[str, Mapping[str, str]]) -> str:
+    parts = [f"without {name}" for name in full if name not in values]
+    for name, own in values.items():
+        changed = [f"{key} = {value}" for key, value in own.items() if full.get(name, {}).get(key) != value]
+        parts += [f"{name}: {', '.join(changed)}"] if changed and full else []
+    return "; ".join(parts) or "the whole method"
 
 
-def _words_tables(p: Any, t: Tables, told: Mapping[str, str]) -> list[Table]:
-    """A table for each arm that left the words out of its training."""
-    arms = [arm for arm in further(t.values) if p.leave_out and f"leave_out = {p.leave_out}" in told.get(arm, "")]
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+def further_arms(values: pd.DataFrame) -> list[str]:
+    """Return the arms beyond the paper, without their SFT alone."""
+    return [arm for arm in dict.fromkeys(values["arm"]) if arm not in ARMS and "/" not in arm]
+
+
+def _value(row: Any, signed: bool = False) -> Cell:
+    return Cell(number(row.value, signed), interval(row.ci_low, row.ci_high, signed))
+
+
+def _heads(metrics: Sequence[str]) -> list[str]:
+    return [f"{name_of(name)}{' ↓' if metric(name).better < 0 else ''}" for name in metrics]
+
+
+def verdicts_table(claims: pd.DataFrame) -> Table:
+    """Show the eight verdicts."""
+    rows = [[Cell(f"{row.number}. {row.title}", row.source), f"{VERDICTS[row.verdict]} {row.verdict}",
+             f"{row.kept} / {row.open} / {row.broken}", str(row.n_seeds) if row.n_seeds else "–",
+             Cell(row.criterion, kind="words")] for row in claims.itertuples()]  # fmt: skip
+    columns = ["claim", "verdict", "kept / open / broken", "seeds", "it holds if"]
+    return Table.of("The paper's claims, in miniature. A check is kept (broken) if its whole 95 % interval lies on the "
+                    "side that the criterion asks for (on the other), else open.", rows, columns)
+
+
+def checks_table(checks: pd.DataFrame, claim: Any) -> Table:
+    """Show every check of a claim with its value, interval and range over seeds."""
+    rows, own = [], checks[checks["number"] == claim.number]
+    for split in in_order(own["split"], SPLITS):
+        for row in own[own["split"] == split].itertuples():
+            low, high = number(row.seed_low, True), number(row.seed_high, True)
+            rows.append([name_of(split), name_of(row.metric), Cell(_with_arms(row.check), kind="words"),
+                         _value(row, True), "–" if is_missing(row.seed_low) else f"{low} to {high}",
+                         f"{SIGNS[row.outcome]} {row.outcome}"])  # fmt: skip
+    columns = ["group", "", "check", "value", "seeds from, to", "outcome"]
+    return Table.of(f"Claim {claim.number}: {claim.title}", rows, columns)
+
+
+def _with_arms(check: str) -> str:
+    """Replace the arms in a check's text by their names."""
+    words = [ARMS.get(word.removesuffix("'s"), word) for word in check.split()]
+    return " ".join(words).replace("SFT + SimPO gain", "SFT + SimPO's gain")
+
+
+def values_table(values: pd.DataFrame, arms: Sequence[str], split: str) -> Table:
+    """Show every metric of some arms on one split."""
+    found = {(row.arm, row.metric): row for row in values[values["split"] == split].itertuples()}
+    rows = []
+    for arm in arms:
+        own = [found[arm, name] for name in SHOWN if (arm, name) in found]
+        if own:
+            rows.append([arm_name(arm), f"{own[0].n_seeds:.0f}", *(
+                Cell("undefined", "always the same") if is_missing(row.value) else _value(row) for row in own)])
+    return Table.of(f"{name_of(split)}: means over seeds, with 95 % intervals over images and seeds. Higher is better "
+                    "except for ↓.", rows, ["", "seeds", *_heads(SHOWN)])  # fmt: skip
+
+
+def against_full(differences: pd.DataFrame, arms: Sequence[str], trained: Mapping[str, str]) -> Table:
+    """Show what each further arm gains or loses against the whole method, with the same seeds, on POPE adversarial."""
+    own = differences[(differences["versus"] == FULL) & (differences["split"] == ADVERSARIAL)]
+    found = {(row.arm, row.metric): row for row in own.itertuples()}
+    rows = [[Cell(arm_name(arm), trained.get(arm, ""), "words"), found[arm, "acc"].n_seeds,
+             *(_value(found[arm, name], True) for name in COMPARED)] for arm in arms if (arm, "acc") in found]
+    return Table.of("Each arm minus SFT + SimPO, with the same seeds on the same images (POPE adversarial)",
+                    rows, ["", "seeds", *_heads(COMPARED)])  # fmt: skip
+
+
+def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Table:
+    """Show the arm that never saw the words and the whole method, on questions with these words and on the others."""
+    found = {(row.arm, row.split, row.metric): row for row in values.itertuples()}
+    against = differences[(differences["arm"] == arm) & (differences["versus"] == FULL)]
+    minus = {(row.split, row.metric): row for row in against.itertuples()}
+    rows = [[split.replace("pope", "POPE").replace("amber", "AMBER"), name_of(name),
+             *(_value(found[own, split, name]) for own in ("base", arm, FULL)), _value(minus[split, name], True)]
+            for split in dict.fromkeys(values["split"]) if split not in SPLITS for name in ("acc", "auc", "ece")]
+    columns = ["group", "", "base", arm_name(arm), name_of("csp"), f"{arm_name(arm)} − {name_of('csp')}"]
+    return Table.of("Questions that speak of the words that were left out of training, and the others; values over all "
+                    "seeds of an arm, differences over the seeds that both have", rows, columns)
+
+
+def words_tables(p: Any, t: Tables, trained: Mapping[str, str]) -> list[Table]:
+    """Return a table for each arm that left the words out of its training."""
+    left = f"leave_out = {p.leave_out}"
+    arms = [arm for arm in further_arms(t.values) if p.leave_out and left in trained.get(arm, "")]
     return [words_table(t.values, t.differences, arm) for arm in arms]
 
 
-def _summary(claims: pd.DataFrame) -> str:
-    """Which of the eight hold, hold in part, ..."""
-    texts = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold",
-             "open": "cannot be told either way", "not tested": "were not tested"}  # fmt: skip
-    own = {verdict: claims.loc[claims["verdict"] == verdict, "number"].astype(str).tolist() for verdict in texts}
-    parts = [f"{texts[v]}: {', '.join(own[v])}" for v in texts if own[v]]
-    return f"Of the paper's eight claims these {'; '.join(parts)}."
+def _paper_arms_and_splits(values: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the arms and splits of the tables of every metric, in order."""
+    arms = [arm for arm in ARMS if arm in set(values["arm"])]
+    return arms, in_order([split for split in values["split"] if split in SPLITS], SPLITS)
 
 
-def write(p: Any, paths: RunPaths, n_images: int, outputs: str = "outputs") -> None:
-    """Writes claims.html, whole."""
-    told = trainings(p.run, p.runs, outputs)
+# ---------------------------------------------------------------------------------------------------------- page
+
+
+def sections(p: Any, t: Tables, trained: Mapping[str, str], n_images: int) -> list[Section]:
+    """Render the sections of the page; those whose arms were not trained are left out."""
+    paper, splits = _paper_arms_and_splits(t.values)
+    verdicts = {v: t.claims.loc[t.claims["verdict"] == v, "number"].astype(str) for v in SUMMARY}
+    summary = "; ".join(f"{SUMMARY[v]}: {', '.join(own)}" for v, own in verdicts.items() if len(own))
+    figure = embed(fig_claims.claims(t.claims, t.checks, t.differences), "A panel for each claim with its checks; the "
+                   "numbers are in the tables below.",
+                   fig_claims.claims_caption(t.claims, int(t.claims["n_seeds"].max()), n_images), dpi=150)  # fmt: skip
+    found = [("claims", "The eight claims at a glance", {
+        "summary": f"Of the paper's eight claims these {summary}.", "figure": figure,
+        "table": verdicts_table(t.claims), "nearly_nothing": f"{100 * NEARLY_NOTHING:.0f} %"})]  # fmt: skip
+    if not t.curves.empty:
+        figure = embed(fig_stress.curves(t.curves), "Mean verbalized confidence of every arm against the level of "
+                       "noise.", fig_stress.seeds_caption(t.curves), dpi=150)  # fmt: skip
+        found.append(("noise", "Verbalized confidence against noise, before and after", {"figure": figure}))
+    tested = [row for row in t.claims.itertuples() if row.verdict != "not tested"]
+    found.append(("checks", "Every check", {"tables": [
+        (f"{row.number}  {row.title}: {row.verdict}", checks_table(t.checks, row)) for row in tested]}))
+    found.append(("values", "Every metric", {
+        "table": values_table(t.values, paper, ADVERSARIAL),
+        "others": [values_table(t.values, paper, split) for split in splits if split != ADVERSARIAL]}))
+    if more := further_arms(t.values):
+        names = ["base", FULL, *more]
+        figure = embed(fig_claims.arms(t.values, names), "Accuracy, AUC, ECE and plain accuracy of every further arm.",
+                       fig_claims.arms_caption(t.values, names), dpi=150)  # fmt: skip
+        found.append(("beyond", "Beyond the paper: one thing changed at a time", {
+            "figure": figure, "against": against_full(t.differences, more, trained),
+            "table": values_table(t.values, names, ADVERSARIAL)}))  # fmt: skip
+    if words := words_tables(p, t, trained):
+        found.append(("words", "Does it carry over to what was never hidden?", {
+            "words": ", ".join(p.leave_out), "tables": words}))  # fmt: skip
+    arms = [[arm_name(branch), Cell(text, kind="words")] for branch, text in trained.items()]
+    found.append(("about", "How these numbers were made", {
+        "facts": [f"commit {saved.commit()}", saved.hardware(), f"n_bootstrap = {p.n_bootstrap}"],
+        "arms": Table.of("What was trained, as what differs from the whole method", arms, ["arm", "parameters"])}))
+    return [section("claims.j2", name, title, partial(dict, values)) for name, title, values in found]
+
+
+def html(p: Any, paths: RunPaths, t: Tables, n_images: int) -> str:
+    """Render the whole page.
+
+    Args:
+        p: parameters of notebook 11.
+        paths: of the main run; its branches are beside it.
+        n_images: number of test images.
+    """
+    trained = trainings(p.run, p.runs, str(paths.root.parent))
     footer = f"Made from the tables in {paths.root}/ by csp_utils/show/report_claims.py."
     subtitle = f"Run “{p.run}” and its branches"
-    write_text(page(p.title, subtitle, sections(p, load(paths), told, n_images), footer), paths["claims.html"])
+    return page(p.title, subtitle, sections(p, t, trained, n_images), footer)
 
 
-# ------------------------------------------------------------------------------------------------------------- docs
+# ---------------------------------------------------------------------------------------------------------- docs
 
 
-def markdown(table: Table) -> str:
-    """A table for docs/claims.md."""
-
-    def text(cell: Cell) -> str:
-        return f"{cell.text} {cell.small}".strip().replace("|", "/")
-
-    lines = [f"**{table.caption}**", "", f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
-    for name, rows in table.cells():
-        lines += [f"| **{name}** {'| ' * len(table.columns)}".rstrip()] if name else []
-        lines += [f"| {' | '.join(map(text, row))} |" for row in rows]
-    return "\n".join(lines)
-
-
-def tables_of_docs(paths: RunPaths) -> str:
-    """The tables of docs/claims.md."""
-    t = load(paths)
-    runs = report_run.executed(paths)
-    p = report_run.parameters(runs, "11_claims") or stages["11_claims"].params(run=paths.run)
-    told = trainings(p.run, p.runs, str(paths.root.parent))
+def tables_of_docs(p: Any, paths: RunPaths) -> str:
+    """Return the tables of docs/claims.md as Markdown; arguments as for :func:`html`."""
+    t, trained = load(paths.root), trainings(p.run, p.runs, str(paths.root.parent))
     paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]
-    if more := further(t.values):
-        found.append(against_full(t.differences, more, told))
-        found += _words_tables(p, t, told)
-    return "\n\n".join(map(markdown, found))
-
-
-def main(arguments: list[str]) -> str:
-    """The command line; returns what to print."""
-    if len(arguments) != 2:
-        raise UserError("usage: python -m csp_utils.show.report_claims RUN_FOLDER MARKDOWN_FILE")
-    folder, path = map(Path, arguments)
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{path} lacks the marks {BEGIN} and {END}, between which the tables go.")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    made = tables_of_docs(RunPaths(folder.resolve().name, folder.parent))
-    pictures = RunPaths(folder.resolve().name, folder.parent).figures
-    for name in ("claims.png", "claims_noise.png"):
-        if (pictures / name).is_file():
-            write_bytes((pictures / name).read_bytes(), path.parent / "img" / name)
-    write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", path)
-    return f"wrote the tables of {folder} into {path}"
-
-
-if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))
+    if more := further_arms(t.values):
+        found += [against_full(t.differences, more, trained), *words_tables(p, t, trained)]
+    return "\n\n".join(table.markdown() for table in found)

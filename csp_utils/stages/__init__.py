@@ -4,7 +4,8 @@ A new notebook is a new module here, its ``.ipynb``, and one name in the list be
 its notebook beside it, are added by the environment variable ``CSP_STAGES`` (folders, separated as in PATH), in the
 order of the notebooks' names.
 
-The modules import what is heavy inside their functions: the pipeline reads their declarations in a fraction of a second.
+The modules import heavy libraries inside their functions, so that the pipeline reads the declarations in a fraction of
+a second.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.stage import Stage, register, stages
+from csp_utils.results.stage import Stage, register, stages
 
 MODULES = (
     "tiny_world", "extract", "mask", "schedule", "perturb", "sft", "simpo", "evaluate", "correlation", "stress",
@@ -46,7 +47,8 @@ def _foreign(file: Path) -> Stage:
     specification.loader.exec_module(module)
     stage = getattr(module, "STAGE", None)
     if not isinstance(stage, Stage):
-        raise UserError(f"{file} of CSP_STAGES declares no STAGE (csp_utils.base.stage.Stage); add it, or move the file.")
+        raise UserError(f"{file} of CSP_STAGES declares no STAGE (csp_utils.results.stage.Stage); add it, or move the "
+                        "file.")  # fmt: skip
     return replace(stage, folder=file.parent)
 
 

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from csp_utils.base.params import Protocol, Resampling
-from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.base.run import PROJECT, RunPaths
+from csp_utils.results.stage import Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
 
 
 class Claims(Resampling, Protocol):
@@ -40,13 +42,13 @@ def looks_at(p: Claims, paths: RunPaths) -> Inputs:
 
 def compute(job: Job[Claims]) -> None:
     """Write the tables of values, differences, checks and verdicts, and the page."""
-    from csp_utils.base.files import write_parquet
-    from csp_utils.show.report_claims import write
+    from csp_utils.base.files import write_parquet, write_text
+    from csp_utils.show.report_claims import html, load
 
     n_images, tables = judge(job.p, str(job.paths.root.parent))
     for name, table in tables.items():
         write_parquet(table, job.out / f"{name}.parquet")
-    write(job.p, RunPaths(job.out.name, job.out.parent), n_images, str(job.paths.root.parent))
+    write_text(html(job.p, job.paths, load(job.out), n_images), job.out / "claims.html")
 
 
 def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
@@ -56,19 +58,20 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     """
     import pandas as pd
 
-    from csp_utils.measures import arms, stress_curves, verdicts
+    from csp_utils.measures import arms, over_seeds, stress_curves, verdicts
     from csp_utils.measures.metrics import Protocol as Rules
 
     runs = arms.read_responses(p.run, p.seed, p.runs, outputs)
     rules, seeds = Rules(p.ties, p.ece_edges, p.n_bins, p.positive, p.seed), arms.seeds_of(runs)
-    draws = arms.draws(runs, rules, p.n_bootstrap)
+    draws = over_seeds.draws(runs, rules, p.n_bootstrap)
     versus = ["base"] + [arms.FULL] * (arms.FULL in seeds)
     pairs = [(arm, other) for other in versus for arm in seeds if arm != other]
-    values, differences = arms.table(draws, p.seed), arms.differences(draws, seeds, pairs, p.seed)
+    values, differences = over_seeds.table(draws, p.seed), over_seeds.differences(draws, seeds, pairs, p.seed)
     if p.leave_out:
-        by_words = arms.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
-        values = pd.concat([values, arms.table(by_words, p.seed)], ignore_index=True)
-        differences = pd.concat([differences, arms.differences(by_words, seeds, pairs, p.seed)], ignore_index=True)
+        by_words = over_seeds.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
+        values = pd.concat([values, over_seeds.table(by_words, p.seed)], ignore_index=True)
+        anew = over_seeds.differences(by_words, seeds, pairs, p.seed)
+        differences = pd.concat([differences, anew], ignore_index=True)
     judged, checks = verdicts.judge(draws, seeds, p.seed)
     stressed = arms.read_stress(p.run, p.runs, outputs)
     curves = pd.DataFrame(columns=stress_curves.CURVE_COLUMNS)
@@ -80,7 +83,7 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     }
 
 
-STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", makes=(
+STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", files=TEMPLATES, makes=(
     "claims.parquet", "claim_checks.parquet", "claim_values.parquet", "claim_differences.parquet",
     "claim_curves.parquet", "claims.html"
 ))  # fmt: skip

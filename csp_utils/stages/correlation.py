@@ -2,7 +2,7 @@
 
 from csp_utils.base.params import Compared, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.results.stage import Inputs, Job, Stage
 
 
 class Correlation(Compared, Resampling):

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
-from csp_utils.models.vlm.variants import checkpoints_of
+from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ def compute(job: Job[Eval]) -> None:
     """Ask, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
     from csp_utils.base.files import write_parquet
-    from csp_utils.base.shards import gather
+    from csp_utils.results.shards import gather
 
     p = job.p
     replies = gather(job, job.out).to_pandas()
@@ -119,15 +119,14 @@ def compute(job: Job[Eval]) -> None:
 
 def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) -> dict[str, "pd.DataFrame"]:
     """Return the tables of measures by their names."""
-    from csp_utils.measures import methods
-    from csp_utils.measures.metrics import Protocol, compute, compute_measures, compute_methods
-    from csp_utils.show.plots_measures import risk_coverage_table
+    from csp_utils.measures.methods import confidences_by_method
+    from csp_utils.measures.metrics import Protocol, compute, compute_measures, compute_methods, risk_coverage_table
 
     protocol = Protocol(p.ties, p.ece_edges, p.n_bins, p.positive, p.seed)
     metrics, plain, differences = compute(responses, protocol, p.n_bootstrap)
     measures, measure_differences = compute_measures(responses, protocol, p.n_bootstrap)
-    found, method_differences = compute_methods(methods.scores(responses, elicitations, p.seed), protocol,
-                                                p.n_bootstrap)  # fmt: skip
+    scored = confidences_by_method(responses, elicitations, p.seed)
+    found, method_differences = compute_methods(scored, protocol, p.n_bootstrap)
     return {"metrics": metrics, "metrics_plain": plain, "differences": differences, "measures": measures,
             "measure_differences": measure_differences, "risk_coverage": risk_coverage_table(responses, protocol),
             "methods": found, "method_differences": method_differences}  # fmt: skip
@@ -135,6 +134,7 @@ def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) ->
 
 STAGE = Stage(
     "06_eval", Eval, compute, reads=reads, open_shard=open_shard, schema=schema, gpu=True, cost=cost,
+    libraries=ASKED_BY,
     makes=tuple(f"{name}.parquet" for name in (
         "responses", "elicitations", "metrics", "metrics_plain", "differences", "measures", "measure_differences",
         "risk_coverage", "methods", "method_differences")),

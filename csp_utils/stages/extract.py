@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from csp_utils.base.cost import BYTES, OVERHEAD_GB, STEP_SECONDS, TEXT_TOKENS, Cost, Known, billions, hours
 from csp_utils.base.params import DEVICE, RLAIF_V, SHARDS, Dtype, Params
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
+from csp_utils.results.cost import BYTES, OVERHEAD_GB, STEP_SECONDS, TEXT_TOKENS, Cost, Known, billions, hours
+from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +74,7 @@ def open_shard(job: Job[Extract]) -> ComputeShard:
 def compute(job: Job[Extract]) -> None:
     """Write keywords.parquet."""
     from csp_utils.base.files import write_parquet
-    from csp_utils.base.shards import gather
+    from csp_utils.results.shards import gather
 
     write_parquet(gather(job, job.out), job.out / "keywords.parquet")
 

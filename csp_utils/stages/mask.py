@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from csp_utils.base.cost import DETECTION_GB, Cost, Known, hours
 from csp_utils.base.params import DEVICE, RLAIF_V, SHARDS, Dtype, Finder
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
+from csp_utils.results.cost import DETECTION_GB, Cost, Known, hours
+from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,8 +64,8 @@ def open_shard(job: Job[Mask]) -> ComputeShard:
 def compute(job: Job[Mask]) -> None:
     """Write masks.parquet and funnel.parquet."""
     from csp_utils.base.files import write_parquet
-    from csp_utils.base.shards import gather
     from csp_utils.models.masks import funnel
+    from csp_utils.results.shards import gather
 
     whole = gather(job, job.out)
     write_parquet(whole, job.out / "masks.parquet")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from csp_utils.base.cost import PICTURE_PIXELS, PICTURE_SECONDS, PNG_BYTES, Cost, Known
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, SHARDS, Level, Params
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import ComputeShard, Inputs, Job, Stage
+from csp_utils.results.cost import PICTURE_PIXELS, PICTURE_SECONDS, PNG_BYTES, Cost, Known
+from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,9 +98,9 @@ def open_shard(job: Job[Perturb]) -> ComputeShard:
 
 def compute(job: Job[Perturb]) -> None:
     """Write ``perturbed``: images, rows.parquet, the rows for ms-swift, and a Hugging Face data set."""
-    from csp_utils.base.shards import gather
     from csp_utils.noise.diffusion import scheduled
     from csp_utils.noise.training_rows import IMAGES, write_rows
+    from csp_utils.results.shards import gather
 
     folder = job.out / "perturbed"
     (folder / IMAGES).mkdir(parents=True)

@@ -3,8 +3,10 @@
 from pydantic import Field
 
 from csp_utils.base.params import Compared
-from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage, stages
+from csp_utils.base.run import PROJECT, RunPaths
+from csp_utils.results.stage import Inputs, Job, Stage, stages
+
+TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
 
 
 class Report(Compared):
@@ -30,9 +32,10 @@ def compute(job: Job[Report]) -> None:
     """Write report.html."""
     from csp_utils.base.files import write_text
     from csp_utils.show.report import html
-    from csp_utils.show.report_saved import load
+    from csp_utils.show.saved import load
 
     write_text(html(load(job.p, job.paths)), job.out / "report.html")
 
 
-STAGE = Stage("09_report", Report, compute, makes=("report.html",), reads=reads, looks_at=looks_at, follows="run")
+STAGE = Stage("09_report", Report, compute, makes=("report.html",), reads=reads, looks_at=looks_at, follows="run",
+              files=TEMPLATES)

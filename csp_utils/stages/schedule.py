@@ -5,10 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, Asking
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.models.vlm.variants import ASKED_BY
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import Inputs, Job, Stage
 
 
 class Schedule(Asking):
@@ -61,4 +62,4 @@ def compute(job: Job[Schedule]) -> None:
 
 STAGE = Stage("10_schedule", Schedule, compute,
               makes=("schedule.json", "schedule_curve.parquet", "schedule_answers.parquet"),
-              reads=reads, gpu=True, cost=cost)  # fmt: skip
+              reads=reads, gpu=True, cost=cost, libraries=ASKED_BY)  # fmt: skip

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from csp_utils.base.cost import Cost, Known, train
 from csp_utils.base.params import Training
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.results.cost import Cost, Known, train
+from csp_utils.results.stage import Inputs, Job, Stage
 from csp_utils.training.results import COMPUTED_BY, FILES, PLUGIN_FILES, row_inputs, rows_file, scraps
 
 

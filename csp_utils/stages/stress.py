@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.cost import Cost, Known, ask
 from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
-from csp_utils.models.vlm.variants import checkpoints_of
+from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.stage import Inputs, Job, Stage
 
 
 class Stress(Resampling, Finder, Asking):
@@ -63,7 +63,7 @@ def compute(job: Job[Stress]) -> None:
     from csp_utils.measures import stress_curves
 
     p, paths = job.p, job.paths
-    objects = stress.kept(stress.find_masks(p, paths, job.progress))
+    objects = stress.objects_with_masks(stress.find_masks(p, paths, job.progress))
     table = stress.ask(objects, checkpoints_of(p, paths), p, paths["stress"], partial(job.progress, unit="batch"))
     correlation, differences = stress_curves.correlations(table, p.n_bootstrap, p.seed)
     write_parquet(table, job.out / "stress.parquet")
@@ -72,6 +72,6 @@ def compute(job: Job[Stress]) -> None:
     write_parquet(differences, job.out / "stress_differences.parquet")
 
 
-STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, makes=(
+STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, libraries=ASKED_BY, makes=(
     "stress.parquet", "stress_curves.parquet", "stress_correlation.parquet", "stress_differences.parquet"
 ))  # fmt: skip

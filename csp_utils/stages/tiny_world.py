@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from csp_utils.base.cost import Cost, Known
 from csp_utils.base.params import Params
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Inputs, Job, Stage
+from csp_utils.results.cost import Cost, Known
+from csp_utils.results.stage import Inputs, Job, Stage
 
 MODELS = ("keyword_lm", "grounding_dino", "sam", "vlm")
 

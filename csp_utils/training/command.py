@@ -2,8 +2,8 @@
 
 The training itself is ms-swift's: this module writes its command line, runs it as a subprocess and keeps what it
 leaves (:mod:`csp_utils.training.run`). The paper's hyperparameters are the defaults of
-:class:`csp_utils.base.params.Sft` and :class:`csp_utils.base.params.Simpo`; whatever the paper does not mention is left at
-ms-swift's default, as the paper does, so that "full" training leaves the vision tower and the aligner frozen.
+:class:`csp_utils.stages.sft.Sft` and :class:`csp_utils.stages.simpo.Simpo`. What the paper does not mention is left at
+ms-swift's default, as in the paper. "Full" training therefore leaves the vision tower and the aligner frozen.
 
 SimPO's loss, as ms-swift 4.6 with trl 0.29 computes it (``--rlhf_type simpo --cpo_alpha 0``), is the mean over pairs of
 
@@ -27,7 +27,7 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable
 from csp_utils.base.params import Training, is_hub_id
 from csp_utils.models import checkpoints, families
-from csp_utils.training.results import PLUGIN_FILES, PLUGINS
+from csp_utils.training.results import DEEPSPEED_CPU, PLUGIN_FILES
 
 DEEPSPEED = "deepspeed==0.18.9"
 """The version that ms-swift 4.6 names; not among this project's packages (scripts/try_deepspeed.sh adds it)."""
@@ -122,7 +122,7 @@ def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
 
 def plugins(p: Training) -> list[str]:
     """Return the files that ms-swift loads by their paths."""
-    more = [PLUGINS / "deepspeed_cpu.py"] if p.deepspeed and _without_gpu(p) else []
+    more = [DEEPSPEED_CPU] if p.deepspeed and _without_gpu(p) else []
     return [portable(file) for file in (*PLUGIN_FILES, *more)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from csp_utils.base.params import Training
 from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.base.stage import Inputs
+from csp_utils.results.stage import Inputs
 
 WORK = ".work"
 UNCHECKED = "checkpoint.unchecked"
@@ -15,9 +15,12 @@ FILES = ("checkpoint", "command.txt", "args.json", "log.parquet", "swift.log", "
 COMPUTED_BY = ("ms-swift", "transformers", "torch", "trl", "peft", "accelerate", "deepspeed", "qwen-vl-utils")
 """Distributions of the trainer, which runs behind a command line and is imported by nothing here."""
 
-PLUGINS = PROJECT / "csp_utils" / "models" / "swift_plugins"
-PLUGIN_FILES = tuple(PLUGINS / f"{name}.py" for name in ("image_tokens", "drawn_images", "remote_code"))
+PACKAGE = PROJECT / "csp_utils"
+PLUGIN_FILES = (PACKAGE / "models/swift_plugins/image_tokens.py", PACKAGE / "training/swift_plugins/rendered_images.py",
+                PACKAGE / "models/swift_plugins/remote_code.py")  # fmt: skip
 """What ms-swift loads by its path in every training."""
+DEEPSPEED_CPU = PACKAGE / "training/swift_plugins/deepspeed_cpu.py"
+"""What it loads as well for DeepSpeed without a GPU."""
 
 RECIPE = "RECIPE.json"
 

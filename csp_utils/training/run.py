@@ -15,16 +15,16 @@ from typing import Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable, read_jsonl, write_json, write_jsonl, write_parquet, write_text
-from csp_utils.base.origin import RECORD, Origin, read_record, write_record
 from csp_utils.base.params import Training
 from csp_utils.base.process import stream
 from csp_utils.base.run import RunPaths
-from csp_utils.base.stage import Job
 from csp_utils.models import checkpoints
-from csp_utils.noise.rendered import is_drawn
+from csp_utils.noise.rendered import is_rendered
+from csp_utils.results.origin import RECORD, Origin, code_and_libraries, read_record, write_record
+from csp_utils.results.stage import Job
 from csp_utils.training import command as training
 from csp_utils.training.log import last_error, read_logging, sparse
-from csp_utils.training.results import UNCHECKED, WORK, rows_file
+from csp_utils.training.results import COMPUTED_BY, PLUGIN_FILES, UNCHECKED, WORK, rows_file
 
 TRAIN = "train.jsonl"
 
@@ -44,7 +44,7 @@ def read_rows(path: Path, n_rows: int | None) -> list[dict[str, Any]]:
         raise UserError(f"{path} holds no rows, so there is nothing to train on; run 03_perturb with more rows.")
     for number, row in enumerate(rows, 1):
         for image in row["images"]:
-            if not Path(image).is_file() and not is_drawn(image):
+            if not Path(image).is_file() and not is_rendered(image):
                 raise UserError(f"Image {image} of line {number} of {path} is missing; run notebook 03_perturb again.")
     return rows
 
@@ -56,7 +56,7 @@ def prepare(p: Training, paths: RunPaths) -> tuple[list[str], dict[str, str], li
     """
     folder, data = paths[p.folder], rows_file(p, paths)
     rows, model = read_rows(data, p.n_rows), start_model(p, paths)
-    if p.model_type == "qwen_vl" and any(is_drawn(row["images"][0]) for row in rows[:1]):
+    if p.model_type == "qwen_vl" and any(is_rendered(row["images"][0]) for row in rows[:1]):
         raise UserError("Qwen-VL-Chat opens image files itself, so they cannot be drawn; set images: files in the "
                         "section 03_perturb that made the rows, and run that notebook again.")  # fmt: skip
     used = data if p.n_rows is None else folder / TRAIN
@@ -82,12 +82,15 @@ def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
     p, folder = job.p, job.paths[job.p.folder]
     words, variables, rows = prepare(p, job.paths)
     text, unchecked = training.shell(words, variables), folder / UNCHECKED
-    recorded = read_record(unchecked / RECORD)
-    if recorded and not recorded[0].differences(job.origin):
+    weights, recorded = weights_origin(job), read_record(unchecked / RECORD)
+    if recorded and not recorded[0].differences(weights):
         job.say(f"{unchecked} holds the weights of this training; it is not repeated, only checked.")
     else:
+        if recorded:
+            reasons = "; ".join(recorded[0].differences(weights))
+            job.say(f"{unchecked} holds the weights of another training ({reasons}); this one will take its place.")
+        _run(job, weights, words, variables, rows, show or sparse())
         shutil.rmtree(unchecked, ignore_errors=True)
-        _run(job, words, variables, rows, show or sparse())
         os.replace(folder / WORK, unchecked)
     try:
         _check_and_keep(p, unchecked, job.out / p.folder, text, len(rows))
@@ -99,17 +102,27 @@ def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
         raise
 
 
-def _run(job: Job, words: list[str], variables: dict[str, str], rows: list[dict[str, Any]],
+def weights_origin(job: Job) -> Origin:
+    """Return what the weights are made from: of this package's code, only what writes the command and the plugins.
+
+    The bookkeeping after a training is not among it: mending it must not cost a training.
+    """
+    command = [f"{training.__name__}:{name}" for name in ("command", "environment")]
+    code, libraries = code_and_libraries(command, PLUGIN_FILES, COMPUTED_BY)
+    return Origin(f"weights of {job.stage.name}", job.origin.parameters, job.origin.inputs, code, libraries)
+
+
+def _run(job: Job, origin: Origin, words: list[str], variables: dict[str, str], rows: list[dict[str, Any]],
          show: Callable[[str], str | None]) -> None:
     """Have ms-swift train in the work folder, from the last checkpoint of an interrupted training if there is one."""
     p, folder = job.p, job.paths[job.p.folder]
     work = folder / WORK
     resume = _resumable(work)
-    if resume and not _goes_on(work, job.origin, job.say):
+    if resume and not _goes_on(work, origin, job.say):
         resume = None
     if resume is None:
         shutil.rmtree(work, ignore_errors=True)
-    write_record(work / RECORD, job.origin)
+    write_record(work / RECORD, origin)
     if p.n_rows is not None:
         write_jsonl(rows, folder / TRAIN)  # stays: command.txt names it
     words = [*words, *(["--resume_from_checkpoint", str(resume)] if resume else [])]
@@ -137,7 +150,8 @@ def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
         raise UserError(f"{work} holds an interrupted training, but {names} changed since; bring back what changed to "
                         f"go on with it, or delete {work} to train from the start.")  # fmt: skip
     if reasons := recorded[0].differences(origin):
-        say(f"The interrupted training in {work} is not continued ({'; '.join(reasons)}); it is trained from the start.")
+        say(f"The interrupted training in {work} is not continued ({'; '.join(reasons)}); "
+            "it is trained from the start.")  # fmt: skip
         return False
     say(f"The interrupted training in {work} is continued.")
     return True

@@ -1,7 +1,8 @@
-"""The ways to ask how sure a model is, as data: each prompt with its source and with how its reply is read.
+"""All prompts that ask for a confidence, as data: each with its source and with the form of its reply.
 
-The paper has one, prompt A.2 in the third person. The others change one thing at a time: who gave the answer, whether
-examples come first, whether the model answers and says its confidence in one reply, whether it says a number at all.
+The paper has one: prompt A.2, in the third person. Each of the others changes one thing: who gave the answer, whether
+examples precede the question, whether one reply contains the answer and the confidence, or whether the reply is a
+number at all.
 """
 
 import re
@@ -12,23 +13,23 @@ from csp_utils.words.prompts import CONFIDENCE_PROMPT, confidence_answer, confid
 from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 LEVELS = tuple(confidence_answer(c) for c in range(101))
-"""The 101 answers "0%" .. "100%" over which a distribution is taken."""
+"""The 101 answers "0%" .. "100%", over which ``methods: expected`` computes a distribution."""
 
 ECHO = "Answer and Confidence (0-100):"
-"""What a reply to answer_then_confidence may repeat of the format that it was shown."""
+"""Part of the format in answer_then_confidence; a reply may repeat it."""
 
 
 @dataclass(frozen=True)
 class ConfidencePrompt:
-    """One way to ask."""
+    """One prompt that asks for a confidence."""
 
     text: str
-    """Field query (the question), and response (the answer to be judged) unless ``reads`` is "both"."""
+    """The text. Fields: query (the question) and, unless ``reads`` is "both", response (the answer to judge)."""
     source: str
-    """Where the words come from, and which of them are ours."""
+    """Source of the text, and which of its words are ours."""
     reads: Literal["percent", "yes_no", "both"] = "percent"
-    """percent: the reply is the confidence in ``response``. yes_no: the reply says whether ``response`` is right. both:
-    the reply is an answer of the model's own and the confidence in it."""
+    """Form of the reply. percent: the confidence in ``response``. yes_no: whether ``response`` is right. both: the
+    model's own answer, and its confidence in it."""
 
 
 _EXAMPLES = (
@@ -66,11 +67,14 @@ CONFIDENCE_PROMPTS: dict[str, ConfidencePrompt] = {
         "yes_no",
     ),
 }  # fmt: skip
-"""Every prompt by its name in the parameters and tables."""
+"""All prompts by their names in the parameters and tables."""
 
 
 def confidence_prompt(name: str, query: str, response: str | None = None) -> str:
-    """The text of prompt ``name`` for a query and, unless the prompt has the model answer itself, a response."""
+    """Fill prompt ``name`` with a query and a response; a prompt that reads "both" takes no response.
+
+    Raises ValueError if a response is missing or one too many.
+    """
     prompt = CONFIDENCE_PROMPTS[name]
     if (response is None) != (prompt.reads == "both"):
         raise ValueError(f"prompt {name} takes {'no' if prompt.reads == 'both' else 'a'} response")
@@ -79,7 +83,7 @@ def confidence_prompt(name: str, query: str, response: str | None = None) -> str
 
 
 def level_strings(name: str, response: str) -> tuple[str, ...]:
-    """The 101 replies to prompt ``name`` that say 0 to 100 % about ``response``; () if its reply is no number."""
+    """List the 101 replies to prompt ``name`` that mean 0 to 100 % for ``response``; () if the reply is no number."""
     reads = CONFIDENCE_PROMPTS[name].reads
     if reads == "yes_no":
         return ()
@@ -87,9 +91,11 @@ def level_strings(name: str, response: str) -> tuple[str, ...]:
 
 
 def parse_answer_and_confidence(text: str) -> tuple[str | None, int | None]:
-    """Reads a reply to answer_then_confidence, "Yes, 90%": "Yes" or "No", and whole percent (0 to 100).
+    """Read a reply to answer_then_confidence, for example "Yes, 90%".
 
-    Each is None if it is not plainly said; a confidence without a plain answer is in nothing, so it is None, too.
+    Returns:
+        the answer ("Yes" or "No") and the confidence in whole percent (0 to 100). Each is None if the reply does not
+        state it plainly. Without an answer the confidence is None, because it refers to nothing.
     """
     text = text.strip().strip("`").strip()
     if text.lower().startswith(ECHO.lower()):

@@ -1,7 +1,7 @@
-"""Readers of what models answer: a spoken confidence, a plain yes or no.
+"""Read replies of models: a verbalized confidence, or a plain yes or no.
 
-The readers return None for whatever is not plainly an answer: a failure is counted (``parse_failure_rate``), it never
-becomes a number.
+The readers return None if a reply does not state its answer plainly. Such a parse failure is counted
+(``parse_failure_rate``) and never becomes a number.
 """
 
 import re
@@ -10,17 +10,13 @@ from typing import NamedTuple
 
 _UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
           "seventeen eighteen nineteen").split()
-
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-
 _UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
 
 _WORDS = re.compile(rf"\b(?:(?:one|a)[ -]hundred|hundred|({'|'.join(_TENS)})(?:[ -]({_UNIT}))?|({_UNIT}))\b")
 
 _N = r"(?<![\w.,$#])-?\d+(?:\.\d+)?(?!\d|\.\d)"
-
 _PERCENT = r"(?:\s*(?:%+|percent\b|per\s?cent\b|pct\b))"
-
 _TO = r"\s*(?:-|to|and|or)\s*"
 
 _SCALE = re.compile(
@@ -40,7 +36,6 @@ _NUMBER = re.compile(
 _CLAUSE = re.compile(
     r"[.!?;,()\n]+(?=\s|$|[a-z\x00])|\n|\s-\s|\b(?:because|since|but|so|although|though|while|as|given)\b"
 )
-
 _TOKEN = re.compile(r"\x00\d+\x00|[a-z]+(?:'[a-z]+)?")
 
 _SURE = frozenset("sure certain confident confidence certainty".split())
@@ -52,11 +47,9 @@ _FILLER = _SURE | frozenset(
     "degree percentage value final overall total number probability likelihood likely chance correct accurate right "
     "true being analysis analyze therefore thus yes well ok okay sure very quite analyzing based now and".split()
 )
-
 _ANSWER = frozenset("answer answer's answers answered response model model's".split())
 
 _NOT = re.compile(r"\b(?:not|cannot|never|hardly|without|unable|neither|nor|no)\b|n't\b")
-
 _DOUBT = re.compile(r"\b(?:uncertain(?:ty)?|unsure|doubt\w*|error)\b")
 
 _WRONG = re.compile(r"\b(?:wrong|incorrect|inaccurate|false|mistaken|untrue)\b"
@@ -70,14 +63,15 @@ _MARKER = re.compile(
 
 
 class _Number(NamedTuple):
-    """A number of the text: ``value`` in percent (None if it is a range, a bound or out of range), and whether a
-    percent sign or a fraction bar marks it as a share."""
+    """A number in the text: ``value`` in percent (None for a range, a bound, or a value outside 0..100), and
+    ``marked``: whether a percent sign or a fraction bar marks it as a share."""
 
     value: int | None
     marked: bool
 
 
 def _digits(match: re.Match) -> str:
+    """Replace a number in words (0 to 100) by its digits."""
     tens, unit, alone = match.groups()
     if alone:
         return str(_UNITS.index(alone))
@@ -87,10 +81,12 @@ def _digits(match: re.Match) -> str:
 
 
 def _percent(value: float) -> int | None:
+    """Round to whole percent, halves up; None outside 0..100."""
     return int(value + 0.5) if 0 <= value <= 100 else None
 
 
 def _read(match: re.Match) -> _Number:
+    """Convert a match of :data:`_NUMBER`."""
     group = match.groupdict()
     if group["even"]:
         return _Number(50, True)
@@ -108,7 +104,7 @@ def _read(match: re.Match) -> _Number:
 
 
 def _is_confidence(tokens: list[str], at: int) -> bool:
-    """A share in running text is a confidence if nothing but filler stands between it and a word for being sure."""
+    """Return True if only filler words separate the number at token ``at`` from a word such as "sure"."""
     for step, words in ((1, _SURE), (-1, {"confidence", "certainty"})):
         i = at + step
         while 0 <= i < len(tokens) and tokens[i] in _FILLER:
@@ -119,15 +115,15 @@ def _is_confidence(tokens: list[str], at: int) -> bool:
 
 
 def parse_confidence(text: str) -> int | None:
-    """The confidence that a model put into words, in whole percent (0 to 100); None if ``text`` says none plainly.
+    """Read a verbalized confidence in whole percent (0 to 100); None if the reply states none plainly.
 
-    Read: "90", "90%", "0.9", "ninety percent", "9/10", "9 out of 10", "fifty-fifty", "I'm 95% sure", "Confidence: 80".
-    A half is rounded up. A number without a percent sign counts only where hardly anything else is said.
+    Accepted: "90", "90%", "0.9", "ninety percent", "9/10", "9 out of 10", "fifty-fifty", "I'm 95% sure",
+    "Confidence: 80". Halves are rounded up. A number without a percent sign counts only in a reply of few other words.
 
-    None: no number ("very certain"); refusals; ranges ("70-80%": the prompt asks for one number, and a midpoint would
-    be our choice, not the model's) and bounds ("over 90%"); numbers out of range; several different numbers, unless one
-    alone is announced ("Confidence: 90%"); the scale of the question repeated ("from 1%-100%"); shares of other things
-    ("50% visible"), negated ones ("not 100% sure") and those of being wrong ("90% sure it is wrong").
+    Not accepted: no number ("very certain"); refusals; ranges ("70-80%": the prompt asks for one number, and we should
+    have to choose a midpoint) and bounds ("over 90%"); numbers out of range; several different numbers, unless exactly
+    one is announced ("Confidence: 90%"); the scale of the prompt repeated ("from 1%-100%"); percentages of other things
+    ("50% visible"); negated numbers ("not 100% sure"); and confidences in the opposite ("90% sure it is wrong").
     """
     text = unicodedata.normalize("NFKC", text).lower()
     text = text.replace("\u2019", "'").translate({ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2014\u2212"})
@@ -142,7 +138,7 @@ def parse_confidence(text: str) -> int | None:
     text = re.sub(r"[ \t]+", " ", _NUMBER.sub(keep, text)).strip()
     first_line, whole = text.split("\n")[0], _TOKEN.findall(text)
     brief = all(t in _FILLER or t[0] == "\x00" for t in whole)
-    about_sureness = not _ANSWER & set(whole) or bool(_SURE & set(whole))  # "The answer is 2" is no confidence
+    about_sureness = not _ANSWER & set(whole) or bool(_SURE & set(whole))  # "The answer is 2" states no confidence
     found: list[int | None] = []
     for clause in _CLAUSE.split(text):
         tokens = _TOKEN.findall(clause)
@@ -152,29 +148,30 @@ def parse_confidence(text: str) -> int | None:
                 continue
             number = numbers[int(token[1:-1])]
             if _NOT.search(clause[: clause.index(token)]) or _DOUBT.search(clause):
-                continue  # says what the confidence is not
+                continue  # negated or doubted: not the confidence
             alone = first_line.strip(" .") == token
             bare = (brief and about_sureness) or alone or (filler_only and _SURE & set(tokens))
             if bare or (number.marked and (filler_only or _is_confidence(tokens, at))):
                 found.append(number.value)
     announced = {numbers[int(re.match(r"\x00(\d+)", text[m.end() :])[1])].value for m in _MARKER.finditer(text)}
-    # Beside "the answer is wrong", 90% may be the confidence in the answer or in its being wrong, unless announced.
+    # If the reply calls the answer wrong, a number may be the confidence in that. Only an announced one counts.
     for values in ([] if _WRONG.search(text) else [set(found)]) + [announced & set(found)]:
         if len(values) == 1:
             return values.pop()
     return None
 
+
 _YES = re.compile(r"(?:yes|yeah|yep)\b")
-
 _NO = re.compile(r"(?:no|nope)\b(?! (?:idea|answer|way to|one can|information|comment))")
-
 _STATED = re.compile(r"\banswer(?: to (?:the|this|your) question)?(?: is|:| would be)[ :]*(?:[\"'*(]*)(yes|no)\b")
-
 _EITHER = re.compile(r"(?:yes|no)\W{0,3}(?:and|or|/)?\W{0,3}(?:yes|no)\b")
 
 
 def parse_yes_no(text: str) -> str | None:
-    """"Yes" or "No" if ``text`` begins with it or says "the answer is yes"; None otherwise (also for "yes or no")."""
+    """Read a plain answer: "Yes" or "No" if the reply begins with it or contains "the answer is yes".
+
+    Returns None otherwise, and for a reply with both ("yes or no").
+    """
     text = unicodedata.normalize("NFKC", text).lower().strip(" \t\r\n\"'*_`([{<>.:-")
     text = re.sub(r"^answer\s*:?\W*", "", text)
     if (both := _EITHER.match(text)) and len(set(re.findall(r"yes|no", both[0]))) == 2:

@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 
 from csp_utils.asking import elicitation
-from csp_utils.asking import variants as asking
-from csp_utils.asking.elicitation_table import DTYPES, elicitations_table
+from csp_utils.asking.tables import DTYPES, elicitations_table, responses_table
 from csp_utils.base.errors import UserError
 from csp_utils.data.views import Blurred
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, check_responses
 from csp_utils.models.vlm import load as vlm
-from csp_utils.models.vlm.reply import Prompt, Reply, until
+from csp_utils.models.vlm.reply import Asking, Prompt, Reply, until
 
 # ---------------------------------------------------------------------------------------------- bookkeeping (no model)
 
@@ -51,7 +50,7 @@ def questions(folder: Path) -> pd.DataFrame:
 
 def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
     model = Pretended()
-    asked = elicitation.elicit(model, questions(tmp_path), 4, 8)
+    asked = elicitation.elicit(model, questions(tmp_path), Asking(4, 8))
     assert len(model.prompts) == len(set(model.prompts)) == 2 * 3 == len(asked)
     assert any("Model's answer was No " in text for _, text in model.prompts)
     assert (tmp_path / "a.png", "Is there a star?") in model.prompts  # the plain question is the question itself
@@ -59,7 +58,7 @@ def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
 
 def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
     table = questions(tmp_path)
-    responses = elicitation.responses_table(elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base")
+    responses = responses_table(elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "tiny", "base")
     assert list(responses.columns) == RESPONSE_COLUMNS and len(responses) == 6
     assert check_responses(responses) is responses
     yes, no = (responses[responses["candidate"] == c] for c in ("Yes", "No"))
@@ -72,7 +71,7 @@ def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
 def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(tmp_path: Path) -> None:
     table, names = questions(tmp_path), ("third_person", "first_person", "answer_then_confidence", "p_true")
     plan = elicitation.Plan(names, ("greedy", "expected", "sampled"), n_samples=2, blurs=(1, 2.5, 4))
-    asked = elicitation.elicit(Pretended(), table, 4, 8, plan=plan)
+    asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
     kept = tmp_path / "asked.parquet"
     asked.to_parquet(kept)
     found = elicitations_table(pd.read_parquet(kept), table, "tiny", "base", plan.prompts, plan.methods)
@@ -97,9 +96,9 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     blurred = found[found["method"] == "blurred"]
     assert set(blurred["candidate"]) == {"Yes"} and blurred["value"].isna().all()
     assert blurred["label"].tolist() == [1] * 6 + [0] * 3 and blurred["draw"].tolist() == [0, 1, 2] * 3
-    responses = elicitation.responses_table(asked, table, "tiny", "base")
-    pd.testing.assert_frame_equal(responses, elicitation.responses_table(
-        elicitation.elicit(Pretended(), table, 4, 8), table, "tiny", "base"))
+    responses = responses_table(asked, table, "tiny", "base")
+    pd.testing.assert_frame_equal(responses, responses_table(
+        elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "tiny", "base"))
 
 
 def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:
@@ -111,38 +110,6 @@ def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:
               elicitation.Plan(seed=1, methods=("sampled",)).prompt("a/x.png", "Is there a star?", "third_person",
                                                                     "Yes").seeds]
     assert not any(set(seeds) & set(other) for other in others)
-
-
-def test_a_finished_variant_is_not_asked_again_unless_something_changed(tmp_path: Path) -> None:
-    table, settings = questions(tmp_path), {"max_new_tokens": 8}
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "weights").write_text("1")
-    key = asking.fingerprint(str(model), [table["question"].tolist(), settings])
-    calls = []
-
-    def make() -> pd.DataFrame:
-        calls.append(1)
-        return elicitation.elicit(Pretended(), table, 4, 8)
-
-    one = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
-    two = asking.kept_or_asked(tmp_path / "kept", "base", key, make)
-    pd.testing.assert_frame_equal(one, two)
-    assert len(calls) == 1
-    (model / "weights").write_text("22")
-    other = asking.fingerprint(str(model), [table["question"].tolist(), settings])
-    assert len({key, other, asking.fingerprint(str(model), [table["question"][:2].tolist(), settings])}) == 3
-    asking.kept_or_asked(tmp_path / "kept", "base", other, make)
-    assert len(calls) == 2 and len(list((tmp_path / "kept").iterdir())) == 1
-
-
-def test_nothing_is_kept_of_a_variant_that_was_cut(tmp_path: Path) -> None:
-    def cut() -> pd.DataFrame:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        asking.kept_or_asked(tmp_path / "kept", "base", "k", cut)
-    assert not list(tmp_path.rglob("*.parquet"))
 
 
 class Words:
@@ -184,12 +151,12 @@ def test_a_checkpoint_trained_with_another_max_pixels_is_refused(tmp_path: Path)
     (tmp_path / "config.json").write_text("{}")
     record_max_pixels(tmp_path, 50176)
     with pytest.raises(UserError, match="trained with max_pixels 50176"):
-        vlm.load_vlm(str(tmp_path), None, None, 12544, "float32", "cpu")
+        vlm.load_vlm(vlm.ModelChoice(str(tmp_path), None, None, 12544))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no config.json"):
-        vlm.load_vlm(str(tmp_path), None, None, None, "float32", "cpu")
+        vlm.load_vlm(vlm.ModelChoice(str(tmp_path)))
 
 
 # ---------------------------------------------------------------------------------------- a Qwen2-VL of random weights
@@ -197,7 +164,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def qwen(model_folder: Path) -> vlm.VLM:
-    return vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu")
+    return vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +183,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 
 @pytest.mark.slow
 def test_the_batch_size_does_not_change_a_reply(qwen: vlm.VLM, prompts: list[tuple[Path, str]]) -> None:
-    one, many = (qwen.ask(prompts, batch_size, 6) for batch_size in (1, 7))
+    one, many = (qwen.ask(prompts, Asking(batch_size, 6)) for batch_size in (1, 7))
     assert [r.text for r in one] == [r.text for r in many]
     assert len({r.text for r in one}) > 1
     for a, b in zip(one, many, strict=True):
@@ -234,7 +201,7 @@ def test_replies_are_those_of_transformers_own_processor_and_generate(
     processor = AutoProcessor.from_pretrained(model_folder)
     model = Qwen2VLForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).eval()
     same_size = [p for p in prompts if p[0].name == "a.png"]  # 112 x 112: nothing is resized on either way
-    for (path, text), reply in zip(same_size, qwen.ask(same_size, 4, 6), strict=True):
+    for (path, text), reply in zip(same_size, qwen.ask(same_size, Asking(4, 6)), strict=True):
         written = (
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
             f"<|vision_start|><|image_pad|><|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -254,7 +221,7 @@ def test_replies_are_those_of_transformers_own_processor_and_generate(
 def test_the_image_reaches_the_model(qwen: vlm.VLM, prompts: list[tuple[Path, str]]) -> None:
     """ms-swift's template knows only the full-size vocabulary's image token; see csp_utils.models.swift_plugins."""
     text = prompts[0][1]
-    replies = qwen.ask([(path, text) for path in sorted({p for p, _ in prompts})], 3, 2)
+    replies = qwen.ask([(path, text) for path in sorted({p for p, _ in prompts})], Asking(3, 2))
     assert len({round(r.first["Yes"], 9) for r in replies}) == 3
     encoded = qwen.engines["plain"].encode([Prompt(*prompts[0])])[0]
     assert encoded["input_ids"].count(qwen.tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 16
@@ -267,7 +234,7 @@ def test_without_an_image_the_model_is_shown_none(qwen: vlm.VLM, prompts: list[t
 
     texts = list(dict.fromkeys(text for _, text in prompts))
     mixed = [one for text in texts for one in ((None, text), (prompts[0][0], text))]
-    shared, plain = (qwen.ask(mixed, 4, 6, engine=engine) for engine in ("shared", "plain"))
+    shared, plain = (qwen.ask(mixed, Asking(4, 6), engine=engine) for engine in ("shared", "plain"))
     assert [r.text for r in shared] == [r.text for r in plain]
     for text, reply, seeing in zip(texts, shared[::2], shared[1::2], strict=True):
         written = (f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n"
@@ -285,7 +252,8 @@ def test_a_blurred_view_is_another_image(qwen: vlm.VLM, prompts: list[tuple[Path
     path, text = prompts[-1]
     views = [path, Blurred(path, 0.5), Blurred(path, 20)]
     assert len({view.load().tobytes() for view in views[1:]}) == 2 and views[1].load().size == Image.open(path).size
-    shared, plain = (qwen.ask([(view, text) for view in views], 4, 6, engine=engine) for engine in ("shared", "plain"))
+    prompts = [(view, text) for view in views]
+    shared, plain = (qwen.ask(prompts, Asking(4, 6), engine=engine) for engine in ("shared", "plain"))
     assert len({round(r.first["Yes"], 9) for r in shared}) == 3
     for one, two in zip(shared, plain, strict=True):
         assert one.first == pytest.approx(two.first, rel=1e-3) and one.text == two.text
@@ -295,4 +263,4 @@ def test_a_blurred_view_is_another_image(qwen: vlm.VLM, prompts: list[tuple[Path
 def test_a_truncated_image_is_named(qwen: vlm.VLM, prompts: list[tuple[Path, str]], tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(prompts[0][0].read_bytes()[:300])
     with pytest.raises(UserError, match="cut.png is damaged or truncated"):
-        qwen.ask([(tmp_path / "cut.png", "What?")], 1, 2)
+        qwen.ask([(tmp_path / "cut.png", "What?")], Asking(1, 2))

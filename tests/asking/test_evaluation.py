@@ -1,4 +1,4 @@
-"""Stage 06 as a whole: in parts, after a cut, with and without AMBER."""
+"""Stage 06 as a whole: in shards, after a cut, with and without AMBER."""
 
 import json
 from collections.abc import Callable
@@ -8,34 +8,30 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from pydantic import ValidationError
+from stage_tools import job_of, run_stage
 
-from csp_utils import notebook
 from csp_utils.asking import evaluation
 from csp_utils.asking import variants as asking
 from csp_utils.base.files import sha256
-from csp_utils.base.params import Eval
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm import load as vlm
-from csp_utils.pipeline import shards
-from csp_utils.pipeline.shards import Shard
+from csp_utils.results.shards import write_shard
+from csp_utils.results.stage import Shard
+from csp_utils.stages.evaluate import STAGE, Eval
 from csp_utils.tiny_world.world.data import write_world
-
-
-def quiet(items, *_, **__):
-    return items
 
 
 @pytest.fixture
 def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Eval, Callable]:
-    """Parameters of 06, and a function that runs it in so many parts in a run of its own and returns its paths."""
+    """Parameters of 06, and a function that runs it in so many shards in a run of its own and returns its paths."""
     monkeypatch.chdir(ROOT)
     data = RunPaths("data", tmp_path)
     write_world(data, 1, 1, 3, 0)
-    loaded = vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu")
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544))
     monkeypatch.setattr(asking, "load_vlm", lambda *_: loaded)
-    monkeypatch.setattr(asking, "check_engine", lambda *_: {})  # once a part and variant: most of the time
-    p = Eval(run="r", base_model=str(model_folder), variants=["base", "csp"], pope=str(data.pope),
-             amber=str(data.amber), n_questions=2, batch_size=4, max_new_tokens=4,
+    monkeypatch.setattr(asking, "check_engine", lambda *_: {})  # once a shard and variant: most of the time
+    p = Eval(run="r", base_model=str(model_folder), variants=["base", "csp"], pope=str(data["data/pope"]),
+             amber=str(data["data/amber"]), n_questions=2, batch_size=4, max_new_tokens=4,
              methods=["greedy", "sampled"], n_samples=1, n_bootstrap=1)  # fmt: skip
 
     def run(n: int, folder: str, beforehand: int | None = None) -> RunPaths:
@@ -43,41 +39,40 @@ def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         paths["simpo/checkpoint"].parent.mkdir(parents=True, exist_ok=True)
         if not paths["simpo/checkpoint"].exists():
             paths["simpo/checkpoint"].symlink_to(model_folder)
-        compute = evaluation.load(q, paths, quiet)
         for i in range(n if beforehand is None else beforehand):
-            shards.write("06_eval", q, paths, Shard(i, n), compute, evaluation.SCHEMA)
-        evaluation.run(q, paths, compute, evaluation.questions(q, paths))
+            write_shard(job_of(q, paths), Shard(i, n))
+        run_stage(q, paths)
         return paths
 
     return p, run
 
 
-def test_one_two_and_seven_parts_give_the_same_bytes(world) -> None:
+def test_one_two_and_seven_shards_give_the_same_bytes(world) -> None:
     _, run = world
     found = [run(n, f"in{n}", 0 if n == 1 else None) for n in (1, 2, 7)]
     assert len({(sha256(paths["responses.parquet"]), sha256(paths["elicitations.parquet"])) for paths in found}) == 1
-    responses = pd.read_parquet(found[0].responses)
+    responses = pd.read_parquet(found[0]["responses.parquet"])
     assert responses["variant"].unique().tolist() == ["base", "csp"] and responses["raw"].nunique() > 2
-    told = json.loads((found[1].elicited / "settings.2of2.json").read_text())
-    assert told["csp"]["asked_by"]["engine"] == "shared" and not (found[1].elicited / "settings.json").exists()
-    rows = [json.loads(file.read_text())["base"]["rows"] for file in found[2].elicited.glob("settings.*")]
-    whole = json.loads((found[0].elicited / "settings.json").read_text())["base"]["rows"]
-    assert len(rows) == 7 and min(rows) == 0 and sum(rows) == whole  # fewer batches than parts
+    told = json.loads((found[1]["elicited"] / "settings.2of2.json").read_text())
+    assert told["csp"]["asked_by"]["engine"] == "shared" and not (found[1]["elicited"] / "settings.json").exists()
+    rows = [json.loads(file.read_text())["base"]["rows"] for file in found[2]["elicited"].glob("settings.*")]
+    whole = json.loads((found[0]["elicited"] / "settings.json").read_text())["base"]["rows"]
+    assert len(rows) == 7 and min(rows) == 0 and sum(rows) == whole  # fewer batches than shards
 
 
-def test_what_a_cut_part_had_asked_is_not_asked_again(world, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_cut_shard_had_asked_is_not_asked_again(world, monkeypatch: pytest.MonkeyPatch) -> None:
     _, run = world
     whole, asked, elicit = run(1, "whole"), [], evaluation.elicit
 
     def cut(model, *arguments):
-        asked.append(arguments[4])
+        asked.append(arguments[1].description)
         if len(asked) == 4:
             raise KeyboardInterrupt
         return elicit(model, *arguments)
 
     monkeypatch.setattr(evaluation, "elicit", cut)
     with pytest.raises(KeyboardInterrupt):
-        run(2, "cut")  # while csp is asked the second part
+        run(2, "cut")  # while csp is asked the second shard
     paths = run(2, "cut")
     assert asked == ["asking base", "asking csp"] * 2 + ["asking csp"]
     assert sha256(paths["responses.parquet"]) == sha256(whole["responses.parquet"])
@@ -91,7 +86,7 @@ def test_amber_can_be_left_out(world) -> None:
     assert sorted(set(both["split"]) - set(pope["split"])) == ["amber_attribute", "amber_relation"]
     pd.testing.assert_frame_equal(pope, both[both["split"].str.startswith("pope")])
     paths = RunPaths("r")
-    assert Path(p.amber) in notebook.needs("06_eval", p, paths)
-    assert not {paths["data/amber"], Path(p.amber)} & set(notebook.needs("06_eval", without, paths))
+    assert Path(p.amber) in STAGE.reads(p, paths).values()
+    assert not {paths["data/amber"], Path(p.amber)} & set(STAGE.reads(without, paths).values())
     with pytest.raises(ValidationError, match="pope has to be among them"):
         Eval(benchmarks=["amber"])

@@ -8,10 +8,10 @@ from PIL import Image
 
 from csp_utils.asking import elicitation
 from csp_utils.asking import variants as asking
-from csp_utils.asking.expected import distribution
+from csp_utils.asking.tables import distribution
 from csp_utils.base.errors import UserError
 from csp_utils.models.vlm import load as vlm
-from csp_utils.models.vlm.reply import Draw, Prompt, draw_seed
+from csp_utils.models.vlm.reply import Asking, Draw, Prompt, draw_seed
 from csp_utils.models.vlm.shared import why_not_shared
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, LEVELS
 
@@ -40,7 +40,7 @@ def qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         model.lm_head = torch.nn.Linear(head.in_features, head.out_features)
         model.lm_head.weight.copy_(head.weight)
     save_vlm(model, folder)
-    loaded = vlm.load_vlm(str(folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu")
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(folder), "qwen2_vl", "qwen2_vl", 12544))
     bias = torch.zeros(len(tokenizer))
     bias[[*percents, tokenizer.convert_tokens_to_ids("<|im_end|>")]] = 4.0
     loaded.model.lm_head.bias = torch.nn.Parameter(bias)
@@ -68,7 +68,7 @@ def answered(replies: list) -> list:
 @pytest.mark.slow
 def test_replies_are_those_of_generate_one_by_one(qwen: vlm.VLM, prompts: list[Prompt]) -> None:
     assert qwen.engine == "shared"
-    one, tree = qwen.ask(prompts, 1, 5, engine="plain"), qwen.ask(prompts, 32, 5)
+    one, tree = qwen.ask(prompts, Asking(1, 5), engine="plain"), qwen.ask(prompts, Asking(32, 5))
     assert answered(one) == answered(tree)
     assert len({reply.text for reply in one}) > 1 and len({text for reply in one for text in reply.samples}) > 3
     for a, b in zip(one, tree, strict=True):
@@ -78,7 +78,7 @@ def test_replies_are_those_of_generate_one_by_one(qwen: vlm.VLM, prompts: list[P
 @pytest.mark.slow
 def test_the_distribution_is_that_of_brute_force_over_all_101_strings(qwen: vlm.VLM, prompts: list[Prompt]) -> None:
     asked = [prompt._replace(answers=LEVELS, seeds=()) for prompt in (prompts[0], prompts[-1])]
-    brute, tree = qwen.ask(asked, 32, 1, engine="plain"), qwen.ask(asked, 32, 1)
+    brute, tree = qwen.ask(asked, Asking(32, 1), engine="plain"), qwen.ask(asked, Asking(32, 1))
     for a, b in zip(brute, tree, strict=True):
         one, two = distribution(a.answers), distribution(b.answers)
         assert one.mass > 1e-4
@@ -101,7 +101,7 @@ def test_a_string_is_scored_as_the_tokenizer_writes_it(qwen: vlm.VLM) -> None:
 @pytest.mark.slow
 def test_neither_order_nor_batch_size_changes_a_reply(qwen: vlm.VLM, prompts: list[Prompt]) -> None:
     asked = [prompt._replace(answers=LEVELS[::10]) for prompt in prompts]
-    whole, parts = qwen.ask(asked, 64, 6), qwen.ask(asked[::-1], 5, 6)[::-1]
+    whole, parts = qwen.ask(asked, Asking(64, 6)), qwen.ask(asked[::-1], Asking(5, 6))[::-1]
     assert answered(whole) == answered(parts)
     for a, b in zip(whole, parts, strict=True):
         assert a.answers == pytest.approx(b.answers, rel=1e-3)
@@ -111,13 +111,13 @@ def test_neither_order_nor_batch_size_changes_a_reply(qwen: vlm.VLM, prompts: li
 def test_engines_that_disagree_are_refused(qwen: vlm.VLM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
                                            ) -> None:
     some = [prompt._replace(answers=LEVELS) for prompt in prompts[:2]]
-    found = asking.check_engine(qwen, some, 4, 4, "float32")
+    found = asking.check_engine(qwen, some, Asking(4, 4), "float32")
     assert found["different_replies"] == 0 and found["largest_difference"] < 1e-5 and found["prompts"] == 2
     shared = qwen.engines["shared"]
     positions = shared._positions
     monkeypatch.setattr(shared, "_positions", lambda *args: positions(*args) * 2)
     with pytest.raises(UserError, match="engine shared differs from engine plain by .*set engine to plain"):
-        asking.check_engine(qwen, some, 4, 4, "float32")
+        asking.check_engine(qwen, some, Asking(4, 4), "float32")
 
 
 def test_a_model_that_cannot_share_says_why() -> None:

@@ -13,12 +13,12 @@ from PIL import Image
 from csp_utils.asking import stress
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Stress
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import open_shown
 from csp_utils.measures import stress_curves
 from csp_utils.models.vlm.reply import Reply
-from csp_utils.show import plots, plots_stress
+from csp_utils.show import fig_stress, style
+from csp_utils.stages.stress import Stress
 
 P = Stress(levels=[100, 75, 25, 0], regions=["object", "elsewhere", "everywhere"])
 
@@ -102,7 +102,7 @@ def test_objects_without_a_mask_are_counted_by_reason(tmp_path: Path) -> None:
     nothing = SimpleNamespace(rle_counts=None, width=60, height=40, drop_reason="no_box")
     table = stress.with_masks(chosen, [nothing] * 2, 0)
     with pytest.raises(UserError, match=r"No object of POPE's images has a mask \(2 no_box\)"):
-        stress.kept(table)
+        stress.objects_with_masks(table)
 
 
 # --------------------------------------------------------------------------------------------------------- the tables
@@ -119,8 +119,8 @@ class Model:
     def ask(self, prompts, *_, **__) -> list[Reply]:
         replies = []
         for shown, text, *_rest in prompts:
-            noised = isinstance(shown, stress.Noised)
-            hidden = noised and decode_mask(shown.rle_counts, 60, 40)[6, 6] if noised and shown.rle_counts else noised
+            noised = isinstance(shown, stress.NoisyImage)
+            hidden = decode_mask(*shown.mask)[6, 6] if noised and shown.mask else noised
             c = shown.c if hidden else 100
             said = (c if "answer was Yes" in text else 100 - c) if self.obedient else 95
             raw = ("Yes" if c > 50 else "No") if "How certain" not in text else f"{said}%"
@@ -133,7 +133,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """What a base that always says 95 and an obedient csp say; tests must not change it."""
     folder, checkpoints = tmp_path_factory.mktemp("stress"), {"base": "stubborn", "csp": "obedient"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asking, "load_vlm", lambda model, *_: Model(model == "obedient"))
+        patch.setattr(asking, "load_vlm", lambda choice, *_: Model(choice.model == "obedient"))
         table = stress.ask(objects(folder), checkpoints, P, folder / "kept")
         again = stress.ask(objects(folder), checkpoints, P, folder / "kept")  # the kept replies, read back
     pd.testing.assert_frame_equal(table, again)
@@ -189,11 +189,11 @@ def test_the_order_of_rows_does_not_matter(asked: pd.DataFrame) -> None:
 
 def test_the_figure_and_its_caption(asked: pd.DataFrame, tmp_path: Path) -> None:
     curves, correlations = stress_curves.curves(asked, 20, 0), stress_curves.correlations(asked, 20, 0)[0]
-    figure = plots_stress.curves(curves)
-    assert [axis.get_title() for axis in figure.axes[:3]] == list(plots_stress.REGIONS.values())
-    text = plots_stress.caption(curves, correlations)
+    figure = fig_stress.curves(curves)
+    assert [axis.get_title() for axis in figure.axes[:3]] == list(fig_stress.REGIONS.values())
+    text = fig_stress.caption(curves, correlations)
     assert "on 5 images" in text and "on the object, right answer +1.00" in text
     assert "unchanged 100 %, hidden most 0 %" in text and "no image –" in text
     assert "20 replies could not be read" in text and "undefined (always the same number)" in text
-    for path in plots.save(figure, tmp_path, "stress", text):
+    for path in style.save(figure, tmp_path, "stress", text):
         assert path.stat().st_size > 300

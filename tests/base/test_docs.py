@@ -90,7 +90,8 @@ def test_every_link_leads_somewhere(name):
 def test_every_module_that_is_named_can_be_run(name):
     for module in re.findall(r"python -m (csp_utils[\w.]*)", text(name)):
         file = ROOT / f"{module.replace('.', '/')}.py"
-        assert file.is_file() and 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), module
+        package = file.with_suffix("") / "__main__.py"
+        assert package.is_file() or 'if __name__ == "__main__":' in file.read_text(encoding="utf-8"), module
 
 
 @pytest.mark.parametrize("name", PAGES + NOTEBOOKS)
@@ -132,8 +133,8 @@ def test_the_glossary_has_the_terms_of_the_project():
     found = "\n".join(terms())
     wanted = """cache, cache key, shard, checkpoint, resume, reply, verbalized confidence, internal confidence, prompt,
         tie, parse failure, chance level, ablation arm, seed, batch, token budget, level c, T_c, alpha-bar, mask,
-        funnel, drop reason, origin, record, stage, run, params file, variant, split, POPE, AMBER, SFT, SimPO, ECE, Brier, AUC,
-        risk-coverage"""
+        funnel, drop reason, origin, record, stage, run, params file, variant, split, POPE, AMBER, SFT, SimPO,
+        ECE, Brier, AUC, risk-coverage"""
     for term in re.split(r",\s+", wanted):
         assert re.search(rf"(?m)(^|, ){term}\b", found), term
     assert "(docs/glossary.md)" in text("README.md")
@@ -144,7 +145,7 @@ def test_the_glossary_has_the_terms_of_the_project():
 
 def test_readme_and_citation_file_name_the_same_paper():
     cited = yaml.safe_load(text("CITATION.cff"))["preferred-citation"]
-    names = [author["family-names"] for author in cited["authors"]]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in cited["authors"]]
     entry = text("README.md").split("```bibtex\n")[1].split("```")[0]
     assert f"author  = {{{' and '.join(names)}}}" in entry and len(names) == 8
     assert f"title   = {{{cited['title']}}}" in entry and cited["url"] in entry and str(cited["year"]) in entry

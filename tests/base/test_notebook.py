@@ -12,14 +12,23 @@ import pytest
 from conftest import ROOT
 
 from csp_utils import notebook
-from csp_utils.base import params, process, progress
+from csp_utils.base import process, progress
 from csp_utils.base.errors import UserError
-from csp_utils.base.run import MAKES, RunPaths, maker_of
+from csp_utils.base.params import Params
+from csp_utils.base.run import RunPaths, maker_of
+from csp_utils.pipeline.graph import Step
 from csp_utils.pipeline.run_notebook import clock, heading
+from csp_utils.results.stage import Stage
+from csp_utils.stages import stages
+from csp_utils.stages.correlation import Correlation
+from csp_utils.stages.evaluate import Eval
+
+MODELS = {"keyword_model", "grounding_dino", "sam", "model", "base_model"}
+"""Roles of inputs that are models; every other input is made by a notebook."""
 
 
 def defaults(name):
-    return {key: field.default for key, field in params.NOTEBOOKS[name].model_fields.items()}
+    return {key: field.default for key, field in stages[name].params.model_fields.items()}
 
 
 @pytest.fixture
@@ -38,9 +47,9 @@ def test_root_is_found_from_below():
         notebook.project_root("/")
 
 
-@pytest.mark.parametrize("name", list(params.NOTEBOOKS))
+@pytest.mark.parametrize("name", list(stages))
 def test_begin_names_a_missing_input(elsewhere, name):
-    if not notebook.needs(name, params.NOTEBOOKS[name](), RunPaths("demo")):
+    if not stages[name].reads(stages[name].params(), RunPaths("demo")):
         assert name == "00_tiny_world"
         return
     with pytest.raises(UserError, match="is missing"):
@@ -60,23 +69,27 @@ def test_begin_returns_parameters_and_paths(elsewhere):
     (elsewhere / "notebooks").mkdir()
     os.chdir("notebooks")  # where JupyterLab starts a kernel
     p, paths = notebook.begin("07_correlation", {**defaults("07_correlation"), "run": "r"})
-    assert p.n_bootstrap == params.Correlation().n_bootstrap
+    assert p.n_bootstrap == Correlation().n_bootstrap
     assert paths["responses.parquet"].exists()
 
 
-@pytest.mark.parametrize("name", [name for name in params.NOTEBOOKS if name != "00_tiny_world"])
+@pytest.mark.parametrize("name", [name for name in stages if name != "00_tiny_world"])
 def test_what_a_notebook_reads_is_made_by_an_earlier_one_or_is_a_model(name):
-    order = list(params.NOTEBOOKS)
-    p = params.NOTEBOOKS[name]()
-    for needed in notebook.needs(name, p, RunPaths("demo")):
-        if str(needed) not in params.local_models(p):
-            assert order.index(maker_of(needed)) < order.index(name)
+    order = list(stages)
+    needed = stages[name].reads(stages[name].params(), RunPaths("demo"))
+    for role, path in needed.items():
+        if role not in MODELS:
+            assert order.index(maker_of(path)) < order.index(name), role
+    assert set(needed) - MODELS, "reads nothing that a notebook makes"
 
 
 def test_only_chosen_variants_are_needed():
-    p = params.Eval(variants=["base"])
-    assert not any(maker_of(path) in ("04_sft", "05_simpo") for path in notebook.needs("06_eval", p, RunPaths("demo")))
-    assert MAKES["04_sft"][0] == "sft_checkpoint"
+    def makers(variants):
+        found = stages["06_eval"].reads(Eval(variants=variants), RunPaths("demo"))
+        return {maker_of(path) for path in found.values()} & {"04_sft", "05_simpo"}
+
+    assert makers(["base"]) == set() and makers(["base", "sft"]) == {"04_sft"}
+    assert makers(["base", "sft", "csp"]) == {"04_sft", "05_simpo"}
 
 
 def python(code):
@@ -160,10 +173,13 @@ def test_a_kernel_that_never_answers_is_replaced_once(tmp_path, monkeypatch, cap
     nbformat.write(new.new_notebook(cells=cells, metadata=spec), tmp_path / "99_test.ipynb")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setattr(run_notebook, "START_SECONDS", (8, 120))
-    run = run_notebook.Run(tmp_path / "99_test.ipynb", tmp_path / "run", {"x": 2}, "test")
+    monkeypatch.setitem(stages, "99_test", Stage("99_test", Params, lambda job: None))  # it makes nothing
+    monkeypatch.setattr(Step, "p", Params())
+    monkeypatch.chdir(tmp_path)
+    run = run_notebook.Run(Step("99_test", "99_test.ipynb", "r", {"x": 2}), "test")
     run.execute()
     assert run.error is None and run.finish() == 0 and (tmp_path / "mark").exists()
     assert capsys.readouterr().out.count("its kernel did not answer in 8 seconds; another one is started") == 1
-    copy = nbformat.read(tmp_path / "run" / "notebooks" / "99_test.ipynb", 4)
+    copy = nbformat.read(tmp_path / "outputs" / "r" / "notebooks" / "99_test.ipynb", 4)
     assert copy.cells[-1].outputs[0]["text"] == "3\n"
     assert not (tmp_path / "ipython" / "profile_default" / "history.sqlite").exists()

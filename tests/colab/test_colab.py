@@ -10,14 +10,17 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import params
+from csp_utils import notebook
 from csp_utils.base.errors import UserError
+from csp_utils.base.run import makers
+from csp_utils.colab import DEFAULT
 from csp_utils.colab import inputs as colab_inputs
 from csp_utils.colab import notebooks as colab_notebooks
 from csp_utils.colab import setup as colab
 from csp_utils.data import fetching
-from csp_utils.pipeline import gpus, params_file, plan
-from csp_utils.pipeline import run as pipeline
+from csp_utils.pipeline import gpus, graph, params_file, plan
+from csp_utils.results import code
+from csp_utils.stages import _foreign, stages
 
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PINS = colab.wanted()
@@ -63,7 +66,7 @@ def test_the_params_files_that_the_cell_offers_are_there():
     form = next(line for line in cell().splitlines() if "@param" in line)
     for name in eval(form.split("@param")[1]):
         assert (ROOT / name).is_file()
-    assert f'PARAMS = "{colab.DEFAULT}"' in form
+    assert f'PARAMS = "{DEFAULT}"' in form
 
 
 def execute(folder, path="", address=ADDRESS, **env):
@@ -106,7 +109,7 @@ def test_in_colab_the_cell_clones_once_and_calls_setup_from_the_root(tmp_path, i
     for folder, path in ((here, ""), (here, str(tmp_path)), (here / "csp" / "notebooks", str(tmp_path))):
         run = execute(folder, path, **in_colab)  # the second and third time there is no git: nothing is cloned again
         assert run.returncode == 0, run.stderr
-        assert run.stdout.startswith(f"setup {colab.DEFAULT}\n{here}/csp '{here}/csp' True ")
+        assert run.stdout.startswith(f"setup {DEFAULT}\n{here}/csp '{here}/csp' True ")
 
 
 def test_a_clone_that_fails_says_why_and_leaves_nothing(tmp_path, in_colab):
@@ -124,7 +127,7 @@ def test_without_an_address_the_cell_says_so_and_clones_nothing(tmp_path, in_col
     (tmp_path / "content").rmdir()
     shutil.move(tmp_path / "origin", tmp_path / "content" / "csp")  # a copy that was put there by hand is used
     run = execute(tmp_path / "content" / "csp" / "csp_utils", address=colab_notebooks.PLACEHOLDER, **in_colab)
-    assert run.returncode == 0 and run.stdout.startswith(f"setup {colab.DEFAULT}\n")
+    assert run.returncode == 0 and run.stdout.startswith(f"setup {DEFAULT}\n")
 
 
 # ------------------------------------------------------------------------------------------------------ installing
@@ -191,7 +194,7 @@ def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
     pip, said = Pip(monkeypatch, {"packaging": "25.0"}), []
     monkeypatch.delenv("CSP_HEADLESS", raising=False)  # run_tests.sh sets it
     monkeypatch.setattr(colab, "gpu", lambda: None)
-    monkeypatch.setattr(colab, "chosen", None)
+    monkeypatch.setattr(notebook, "before_begin", [])
     import packaging.version  # noqa: F401  as a kernel has before its first cell
 
     loaded = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "packaging"}
@@ -204,7 +207,8 @@ def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
     assert "torch 2.11.0+cu128" in said[-2] and f"ms-swift {PINS['ms-swift']}" in said[-2]
     assert "This runtime has no GPU: choose Runtime" in said[-2]
     assert said[-1].startswith("Choose Runtime > Restart session") and "transformers" in said[-1]
-    assert colab.chosen == colab.DEFAULT
+    (prepare,) = notebook.before_begin
+    assert prepare.func is colab_inputs.prepare and prepare.args == (DEFAULT,)
     monkeypatch.setattr(colab, "gpu", lambda: "Tesla T4, 15360 MiB")
     colab.setup(run=pip, say=said.append)
     assert said[-1].endswith("GPU: Tesla T4, 15360 MiB") and len(pip.calls) == 1
@@ -214,11 +218,9 @@ def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
 
 def test_a_notebook_that_the_pipeline_runs_sets_nothing_up(monkeypatch):
     monkeypatch.setenv("CSP_HEADLESS", "1")
-    monkeypatch.setattr(colab, "chosen", "params/demo.yaml")
+    monkeypatch.setattr(notebook, "before_begin", [])
     colab.setup(run=lambda command: pytest.fail(str(command)), say=pytest.fail)
-    assert colab.chosen is None
-    values = {"run": "x"}
-    assert colab_inputs.prepare("02_mask", values) == values
+    assert notebook.before_begin == []
 
 
 def test_the_installed_packages_are_found_under_their_normal_names():
@@ -230,7 +232,7 @@ def test_the_installed_packages_are_found_under_their_normal_names():
 
 
 def defaults(name):
-    return {key: field.default for key, field in params.NOTEBOOKS[name].model_fields.items()}
+    return {key: field.default for key, field in stages[name].params.model_fields.items()}
 
 
 @pytest.fixture
@@ -238,7 +240,6 @@ def t4(monkeypatch, tmp_path):
     """params/colab_t4.yaml chosen; fetched sources are listed, not fetched; nothing is run."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("CSP_CACHE", str(tmp_path))
-    monkeypatch.setattr(colab, "chosen", "params/colab_t4.yaml")
     fetched = []
     monkeypatch.setattr(fetching, "fetch", lambda source: fetched.append(source.name))
     monkeypatch.setattr(colab_inputs, "_make", lambda file, name: fetched.append((file, name)))
@@ -248,33 +249,34 @@ def t4(monkeypatch, tmp_path):
 def test_the_params_file_stands_in_for_defaults_and_a_changed_cell_wins(t4):
     said = []
     values = defaults("04_sft") | {"learning_rate": 3.0e-4}
-    found = colab_inputs.prepare("04_sft", values, said.append)
+    found = colab_inputs.prepare("params/colab_t4.yaml", "04_sft", values, said.append)
     assert found == params_file.load("params/colab_t4.yaml")[0]["04_sft"].model_dump() | {"learning_rate": 3.0e-4}
     assert "tuner_type = 'lora'" in said[0] and "learning_rate" not in said[0]
     assert t4 == ["qwen2_vl_2b", ("params/colab_t4.yaml", "04_sft")]
 
 
 def test_only_what_a_notebook_names_is_fetched(t4):
-    colab_inputs.prepare("01_extract", defaults("01_extract"), lambda text: None)
+    colab_inputs.prepare("params/colab_t4.yaml", "01_extract", defaults("01_extract"), lambda text: None)
     assert t4 == ["rlaif_v_first", "pope", "keyword_llm", ("params/colab_t4.yaml", "01_extract")]
 
 
 def test_a_run_of_ones_own_is_left_alone(t4):
-    found = colab_inputs.prepare("02_mask", defaults("02_mask") | {"run": "mine"}, lambda text: None)
+    values = defaults("02_mask") | {"run": "mine"}
+    found = colab_inputs.prepare("params/colab_t4.yaml", "02_mask", values, lambda text: None)
     assert found["run"] == "mine" and t4 == []
 
 
 def test_a_notebook_that_the_file_does_not_run_takes_the_demo(t4):
     said = []
-    found = colab_inputs.prepare("00_tiny_world", defaults("00_tiny_world"), said.append)
+    found = colab_inputs.prepare("params/colab_t4.yaml", "00_tiny_world", defaults("00_tiny_world"), said.append)
     assert found == defaults("00_tiny_world")
     assert said == ["params/colab_t4.yaml has no section 00_tiny_world, so this notebook runs as in params/demo.yaml."]
 
 
 def test_the_demo_is_every_notebook_with_its_defaults(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (found,) = params_file.load(colab.DEFAULT)
-    assert {name: p.model_dump() for name, p in found.items()} == {name: defaults(name) for name in params.NOTEBOOKS}
+    (found,) = params_file.load(DEFAULT)
+    assert {name: p.model_dump() for name, p in found.items()} == {name: defaults(name) for name in stages}
 
 
 @pytest.mark.parametrize(("name", "gib", "fits"), [("t4", 15.0, True), ("a100", 40.0, True), ("a100", 8.0, False)])
@@ -284,7 +286,7 @@ def test_the_plan_finds_colabs_gpus_large_enough(monkeypatch, name, gib, fits):
     monkeypatch.setattr(gpus, "installed", lambda: [("0", gib)])  # as nvidia-smi says it
     file = f"params/colab_{name}.yaml"
     used = params_file.sources(file)
-    jobs = plan.jobs(pipeline.steps(file), used)
+    jobs = plan.jobs(graph.steps(file), used)
     assert all(job.cost.gpu_memory is not None for job in jobs)  # or the plan could not tell
     assert not any("on each GPU" in sentence for sentence in plan.lacks(jobs, used)) == fits
 
@@ -292,16 +294,27 @@ def test_the_plan_finds_colabs_gpus_large_enough(monkeypatch, name, gib, fits):
 @pytest.mark.slow
 def test_what_a_notebook_reads_is_made_by_those_before_it(project, monkeypatch, capfd):
     monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("PYTHONPATH", str(project.folder))
-    monkeypatch.setattr(colab, "chosen", "params/mini.yaml")
-    found = colab_inputs.prepare("02_mask", defaults("02_mask"))
-    assert found["rlaif_v"] == "rows.csv"
-    assert (project.folder / "outputs/mini/keywords.parquet").is_file()
-    assert not (project.folder / "outputs/mini/masks.parquet").exists()
-    assert "01_extract" in capfd.readouterr().out
-    made = (project.folder / "outputs/mini/keywords.parquet").stat().st_mtime_ns
-    colab_inputs.prepare("02_mask", defaults("02_mask"))  # again: it is there
-    assert (project.folder / "outputs/mini/keywords.parquet").stat().st_mtime_ns == made
+    for name in ("PYTHONPATH", "CSP_STAGES"):
+        monkeypatch.setenv(name, project.env[name])
+    for name in ("counting", "copying"):
+        stage = _foreign(project.folder / "stages" / f"{name}.py")
+        monkeypatch.setitem(stages, stage.name, stage)
+        for result in stage.makes:
+            monkeypatch.setitem(makers, result, stage.name)
+    monkeypatch.setattr(code, "PROJECT", project.folder)  # the package whose code the notebooks run
+    code._module.cache_clear()
+    try:
+        found = colab_inputs.prepare("params/mini.yaml", "21_copy", defaults("21_copy"))
+        assert found == {"run": "mini", "seed": 0, "text": "x"}
+        assert (project.folder / "outputs/mini/count.txt").read_text() == "3"
+        assert not (project.folder / "outputs/mini/copy.txt").exists()
+        assert "20_count" in capfd.readouterr().out and project.computed() == ["count mini"]
+        made = (project.folder / "outputs/mini/notebooks/20_count.ipynb").stat().st_mtime_ns
+        colab_inputs.prepare("params/mini.yaml", "21_copy", defaults("21_copy"))  # again: it is there
+        assert (project.folder / "outputs/mini/notebooks/20_count.ipynb").stat().st_mtime_ns == made
+        assert project.computed() == ["count mini"]
+    finally:
+        code._module.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------------------- the address

@@ -1,6 +1,5 @@
 """The data sets' own file formats: what is written comes back; the official files are read as they are."""
 
-import io
 import json
 from pathlib import Path
 
@@ -9,32 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from rlaif_rows import png, rlaif_row
 
 from csp_utils.base.errors import UserError
 from csp_utils.data import benchmarks, rlaif_v
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-official = pytest.mark.skipif(not SHARED.is_dir(), reason="the official POPE and AMBER files of ../shared are not here")
-
 letters = st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\u2028")  # a line break to str.splitlines
 words = st.text(letters, min_size=1, max_size=20).filter(str.strip)
 labels = st.sampled_from(["yes", "no"])
-
-
-def png(color: tuple[int, int, int] = (1, 2, 3)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 3), color).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def rlaif_row(index: int = 0, **changes) -> dict:
-    row = {
-        "ds_name": "made", "image": {"bytes": png((index % 256, 0, 0)), "path": f"{index}.png"},
-        "question": f"What is this {index}?", "chosen": "A kite.", "rejected": "A cat.",
-        "origin_dataset": "made", "origin_split": "{}", "idx": index, "image_path": f"{index}.png",
-    }  # fmt: skip
-    return row | changes
 
 
 # ---------------------------------------------------------------------------------------------------------- RLAIF-V
@@ -221,17 +202,15 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     assert sorted(benchmarks.find_images(tmp_path, table)) == ["1.png", "2.png"]
 
 
-@official
-def test_official_pope_is_read_as_it_is() -> None:
-    table = benchmarks.read_pope(SHARED / "pope")
+def test_official_pope_is_read_as_it_is(official: Path) -> None:
+    table = benchmarks.read_pope(official / "pope")
     assert table["split"].value_counts().to_dict() == {f"pope_{k}": 3000 for k in benchmarks.POPE_KINDS}
     assert len(table.drop_duplicates(["image", "question"])) == 5127 and table["image"].nunique() == 500
     assert (table["label"] == "yes").groupby(table["split"]).sum().tolist() == [1500] * 3
 
 
-@official
-def test_official_amber_is_read_as_it_is() -> None:
-    table = benchmarks.read_amber(SHARED / "amber")
+def test_official_amber_is_read_as_it_is(official: Path) -> None:
+    table = benchmarks.read_amber(official / "amber")
     attribute, relation = (table[table["split"] == f"amber_{k}"] for k in benchmarks.AMBER_KINDS)
     assert (len(attribute), (attribute["label"] == "yes").sum()) == (7628, 3814)
     assert (len(relation), (relation["label"] == "yes").sum()) == (1664, 975)
@@ -239,13 +218,12 @@ def test_official_amber_is_read_as_it_is() -> None:
     assert set(relation["kind"]) == {"relation"}
 
 
-@official
-def test_official_files_survive_the_writers(tmp_path: Path) -> None:
+def test_official_files_survive_the_writers(official: Path, tmp_path: Path) -> None:
     for read, write, name in (
         (benchmarks.read_pope, benchmarks.write_pope, "pope"),
         (benchmarks.read_amber, benchmarks.write_amber, "amber"),
     ):
-        table = read(SHARED / name)
+        table = read(official / name)
         write(tmp_path / name, table)
         pd.testing.assert_frame_equal(read(tmp_path / name), table)
 

@@ -62,10 +62,10 @@ def test_a_file_without_names_of_pictures_takes_the_index(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    (("9", "7", "x.jpg", "Is it?", "No", "random"), "takes its picture from row '7', which .* does not hold"),
+    (("9", "7", "x.jpg", "Is it?", "No", "random"), "takes its image from row '7', which .* does not hold"),
     (("9", "0", "x.jpg", "Is it?", "Maybe", "random"), "has the answer 'Maybe'"),
     (("9", "0", "x.jpg", "Is it?", "No", "perception"), "has the category 'perception'"),
-    (("9", "%" * 80, "x.jpg", "Is it?", "No", "random"), "The picture in line 5 of .* is damaged"),
+    (("9", "%" * 80, "x.jpg", "Is it?", "No", "random"), "The image in line 5 of .* is damaged"),
     (("9", "0", "x.jpg", "Is it?", "No", "relation"), "holds questions of both POPE and AMBER"),
 ])
 def test_a_wrong_row_is_one_sentence_and_leaves_nothing(tmp_path: Path, row: tuple[str, ...], message: str) -> None:

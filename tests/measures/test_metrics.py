@@ -1,19 +1,18 @@
-"""Metrics against scikit-learn and scipy, against numbers worked by hand, and against what must not matter."""
+"""Metrics against scikit-learn, against numbers worked by hand, and against what must not matter."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from known_answers import percents, table
 from sklearn import metrics as sk
 
 from csp_utils.base.errors import UserError
-from csp_utils.measures import bootstrap as intervals
-from csp_utils.measures import calibration, metrics
-from csp_utils.measures.metrics import Protocol, compute
+from csp_utils.measures import calibration, scores
+from csp_utils.measures.metrics import Protocol, check_responses, compute, compute_measures, correlations
+from csp_utils.words.reading import parse_yes_no
 
-percents = st.integers(0, 100)
 answers = st.tuples(
     st.one_of(st.none(), percents),  # c(Yes)
     st.one_of(st.none(), percents),  # c(No)
@@ -24,55 +23,11 @@ answers = st.tuples(
 )
 
 
-def table(rows: list[tuple], variant: str = "base", split: str = "pope_random") -> pd.DataFrame:
-    out = []
-    for i, (c_yes, c_no, truth, image, p_yes, plain) in enumerate(rows):
-        for candidate, percent, p in (("Yes", c_yes, p_yes), ("No", c_no, 1 - p_yes)):
-            label = int(candidate.lower() == truth)
-            raw = "?" if percent is None else f"{percent}%"
-            question = f"Is there a {i}?"
-            out.append(
-                ("tiny", variant, split, str(i), f"{image}.png", question, label, candidate, raw, percent, p, plain)
-            )
-    frame = pd.DataFrame(out, columns=metrics.RESPONSE_COLUMNS)
-    return frame.astype({"verbalized": "Int64"})
-
-
 def values(frame: pd.DataFrame, **protocol) -> pd.Series:
     return compute(frame, Protocol(**protocol), 2)[0].set_index("metric")["value"]
 
 
-# ------------------------------------------------------------------------------------------------ calibration error
-
-
-@pytest.mark.parametrize("edges", ["right", "left"])
-@pytest.mark.parametrize("n_bins", [1, 3, 7, 10, 15, 100])
-def test_a_perfectly_calibrated_stream_has_no_calibration_error(edges: str, n_bins: int) -> None:
-    grid = np.arange(101)
-    counts = np.stack([100 - grid, grid]).astype(float)  # of 100 answers at c %, c are right
-    assert calibration.ece(counts, n_bins, edges) == 0
-    for percent in grid:  # and at every grid point alone
-        alone = np.zeros((2, 101))
-        alone[:, percent] = 100 - percent, percent
-        assert calibration.ece(alone, n_bins, edges) == 0
-
-
-@pytest.mark.parametrize(
-    ("percent", "right", "left"),
-    [(0, 0, 0), (1, 0, 0), (9, 0, 0), (10, 0, 1), (11, 1, 1), (30, 2, 3), (60, 5, 6), (70, 6, 7), (90, 8, 9),
-     (99, 9, 9), (100, 9, 9)],
-)  # fmt: skip
-def test_bin_edges(percent: int, right: int, left: int) -> None:
-    """30, 60 and 70 are where floating-point bins go wrong; 100 must not open a bin of its own."""
-    assert calibration.bin_of_percent(10, "right")[percent] == right
-    assert calibration.bin_of_percent(10, "left")[percent] == left
-
-
-def test_the_edge_convention_changes_the_error_where_confidences_sit_on_edges() -> None:
-    counts = np.zeros((2, 101))
-    counts[1, 80], counts[0, 85] = 1, 1
-    assert calibration.ece(counts, edges="right") == pytest.approx((0.2 + 0.85) / 2)  # apart
-    assert calibration.ece(counts, edges="left") == pytest.approx(abs(1 - 1.65) / 2)  # together
+# -------------------------------------------------------------------------------------------------------------- values
 
 
 def test_the_papers_nearly_constant_confidence() -> None:
@@ -83,35 +38,6 @@ def test_the_papers_nearly_constant_confidence() -> None:
     assert got["ece"] == pytest.approx(p - 0.5, abs=1e-12) and got["ece"] == pytest.approx(0.4732, abs=5e-4)
     assert got["brier"] == pytest.approx((p**2 + (1 - p) ** 2) / 2, abs=5e-5)
     assert got["acc"] == 0 and got["f1"] == 0 and got["tie_rate"] == 1
-
-
-@given(st.lists(st.tuples(percents, st.integers(0, 1)), min_size=1, max_size=60), st.sampled_from(["right", "left"]))
-def test_ece_equals_the_definition(pairs: list[tuple[int, int]], edges: str) -> None:
-    total = 0.0
-    for b in range(10):
-        low, high = 10 * b, 10 * (b + 1)
-        if edges == "right":
-            inside = [(p, y) for p, y in pairs if low < p <= high or (b == 0 and p == 0)]
-        else:
-            inside = [(p, y) for p, y in pairs if low <= p < high or (b == 9 and p == 100)]
-        if inside:
-            mean = np.mean(inside, axis=0)
-            total += len(inside) / len(pairs) * abs(mean[1] - mean[0] / 100)
-    percent, label = np.array(pairs).T
-    assert calibration.ece(calibration.histogram(percent, label), 10, edges) == pytest.approx(total, abs=1e-12)
-
-
-@given(st.lists(st.tuples(percents, st.integers(0, 1)), min_size=1, max_size=60), st.sampled_from(["right", "left"]))
-def test_the_reliability_table_adds_up_to_the_error(pairs: list[tuple[int, int]], edges: str) -> None:
-    percent, label = np.array(pairs).T
-    counts = calibration.histogram(percent, label)
-    diagram = calibration.reliability(counts, 10, edges)
-    gaps = (diagram["accuracy"] - diagram["confidence"]).abs().fillna(0) * diagram["n"]
-    assert gaps.sum() / diagram["n"].sum() == pytest.approx(calibration.ece(counts, 10, edges), abs=1e-12)
-    assert ((diagram["confidence"] * 100 <= diagram["high"] + 1e-9) | diagram["n"].eq(0)).all()
-
-
-# --------------------------------------------------------------------------------------------- other implementations
 
 
 @given(st.lists(answers, min_size=1, max_size=25))
@@ -128,36 +54,83 @@ def test_scikit_learn_agrees(rows: list[tuple]) -> None:
         assert pd.isna(got["brier"]) and pd.isna(got["ece"])
     if 0 < y.sum() < len(y):
         assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
-        curve = calibration.roc(calibration.histogram(parsed["verbalized"].to_numpy(int), y))
+        curve = scores.roc(calibration.histogram(parsed["verbalized"].to_numpy(int), y))
         assert sk.auc(curve["fpr"], curve["tpr"]) == pytest.approx(got["auc"], abs=1e-12)
     else:
         assert pd.isna(got["auc"])
-    said = [0 if a is None or b is None or a == b else (1 if a > b else -1) for a, b, *_ in rows]
+    predicted = [0 if a is None or b is None or a == b else (1 if a > b else -1) for a, b, *_ in rows]
     truth = [1 if row[2] == "yes" else -1 for row in rows]
-    assert got["acc"] == pytest.approx(sk.accuracy_score(truth, said))
+    assert got["acc"] == pytest.approx(sk.accuracy_score(truth, predicted))
     assert got["plain_acc"] == pytest.approx(np.mean([str(r[5]).lower() == r[2] for r in rows]))
     for positive, sign in (("yes", 1), ("no", -1)):
         f1 = values(frame, positive=positive)["f1"]
-        if sign in truth or sign in said:
-            ours = sk.f1_score([t == sign for t in truth], [s == sign for s in said], zero_division=0)
+        if sign in truth or sign in predicted:
+            ours = sk.f1_score([t == sign for t in truth], [s == sign for s in predicted], zero_division=0)
             assert f1 == pytest.approx(ours)
         else:
             assert pd.isna(f1)
 
 
-weighted = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=30)
+@given(st.lists(answers, min_size=1, max_size=10))
+@settings(max_examples=20, deadline=None)
+def test_correlations_are_the_rows_of_the_metrics_table(rows: list[tuple]) -> None:
+    both = pd.concat([table(rows), table(rows[::-1], "csp")])
+    known = compute(both, Protocol(seed=2), 15)[0]
+    known = known[known["metric"].isin(["spearman", "kendall"])].reset_index(drop=True)
+    # The type of a column without any value depends on the other metrics of the table.
+    columns = {"ci_low": float, "ci_high": float, "reason": "str"}
+    pd.testing.assert_frame_equal(correlations(both, 15, 2).astype(columns), known.astype(columns))
 
 
-@given(weighted)
-def test_rank_correlations_equal_scipys_on_the_repeated_rows(rows: list[tuple[int, int, int]]) -> None:
-    x, y, w = np.array(rows, dtype=float).T
-    rx, ry = np.repeat(x, w.astype(int)), np.repeat(y, w.astype(int))
-    rho, tau = (f(x, y, w[None])[0] for f in (intervals.spearman, intervals.kendall))
-    if len(set(rx)) < 2 or len(set(ry)) < 2:
-        assert np.isnan(rho) and np.isnan(tau)
-    else:
-        assert rho == pytest.approx(stats.spearmanr(rx, ry).statistic, abs=1e-9)
-        assert tau == pytest.approx(stats.kendalltau(rx, ry).statistic, abs=1e-9)
+# ------------------------------------------------------------------------------------------- the benchmarks' own rules
+
+
+REPLIES = ["Yes", "Yes.", "Yes, there is a dog in the image.", "No", "No.", "No, there is no dog."]
+ANSWERS = st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(REPLIES)), min_size=1, max_size=12)
+"""(truth, reply). The benchmarks' rules and ours differ about free replies that do not begin with Yes or No."""
+
+
+def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
+    """The rule of POPE's evaluate.py (Li et al. 2023): a first sentence with no or not is No; positive is Yes."""
+    counts = dict.fromkeys(["tp", "fp", "tn", "fn"], 0)
+    for truth, reply in answers:
+        words = reply.split(".")[0].replace(",", "").split(" ")
+        predicted = "no" if {"No", "not", "no"} & set(words) else "yes"
+        counts[("t" if predicted == truth else "f") + ("p" if predicted == "yes" else "n")] += 1
+    precision, recall = counts["tp"] / (counts["tp"] + counts["fp"]), counts["tp"] / (counts["tp"] + counts["fn"])
+    accuracy = (counts["tp"] + counts["tn"]) / sum(counts.values())
+    return {"accuracy": accuracy, "precision": precision, "recall": recall,
+            "f1": 2 * precision * recall / (precision + recall)}  # fmt: skip
+
+
+def amber_score(answers: list[tuple[str, str]]) -> dict[str, float]:
+    """The rule of AMBER's inference.py (Wang et al. 2023) for its yes/no questions: positive is No."""
+    predicted = ["No" if reply.startswith("No") else "Yes" for _, reply in answers]
+    right_no = sum(s == "No" and truth == "no" for s, (truth, _) in zip(predicted, answers, strict=True))
+    precision, recall = right_no / predicted.count("No"), right_no / sum(truth == "no" for truth, _ in answers)
+    accuracy = sum(s.lower() == truth for s, (truth, _) in zip(predicted, answers, strict=True)) / len(answers)
+    return {"accuracy": accuracy, "precision": precision, "recall": recall,
+            "f1": 2 * precision * recall / (precision + recall)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("positive", "score"), [("yes", pope_score), ("no", amber_score)], ids=["POPE", "AMBER"])
+@given(ANSWERS)
+@settings(max_examples=25, deadline=None)
+def test_scores_of_yes_and_no_replies_are_those_of_the_benchmarks_own_scripts(positive: str, score, answers) -> None:
+    # One true positive, so that the benchmarks' scripts divide by no zero.
+    answers = [*answers, (positive, positive.capitalize())]
+    official = score(answers)
+    predicted = [parse_yes_no(reply) for _, reply in answers]
+    # The plain answers, and the same answers as confidences.
+    rows = [((80, 20) if s == "Yes" else (20, 80)) + (truth, i, 0.5, s)
+            for i, ((truth, _), s) in enumerate(zip(answers, predicted, strict=True))]  # fmt: skip
+    protocol = Protocol(positive=positive)
+    metrics, plain, _ = compute(table(rows), protocol, 2)
+    plain = plain.set_index("metric")["value"]
+    by_confidence = pd.concat([metrics, compute_measures(table(rows), protocol, 2)[0]]).set_index("metric")["value"]
+    for ours, theirs in official.items():
+        assert plain[ours] == pytest.approx(theirs)
+        assert by_confidence["acc" if ours == "accuracy" else ours] == pytest.approx(theirs)
 
 
 # ------------------------------------------------------------------------------------------------ what must not matter
@@ -190,7 +163,7 @@ def test_swapping_yes_and_no_everywhere_changes_only_the_positive_class(rows: li
     pd.testing.assert_series_equal(one, two, atol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------- ties and nulls
+# ------------------------------------------------------------------------------------------------------ ties and nulls
 
 
 def test_ties_are_no_prediction_unless_asked_for() -> None:
@@ -219,55 +192,7 @@ def test_an_undefined_metric_is_null_with_a_reason() -> None:
     assert got["reason"][["acc", "tie_rate", "plain_acc"]].isna().all()
 
 
-# ---------------------------------------------------------------------------------------------------------- intervals
-
-
-def test_intervals_are_seeded_and_hold_the_value() -> None:
-    rng = np.random.default_rng(0)
-    rows = [(int(rng.integers(101)), int(rng.integers(101)), "yes", i // 6, rng.random(), "Yes") for i in range(300)]
-    one, two, other = (compute(table(rows), Protocol(seed=s), 200)[0] for s in (3, 3, 4))
-    pd.testing.assert_frame_equal(one, two)
-    assert not one["ci_low"].equals(other["ci_low"])
-    known = one[~one["metric"].isin(["tie_rate", "parse_failure_rate", "plain_acc"])].dropna(subset="value")
-    assert ((known["ci_low"] <= known["value"]) & (known["value"] <= known["ci_high"])).all()
-    acc = one.set_index("metric").loc["acc"]
-    assert acc["ci_high"] - acc["ci_low"] == pytest.approx(4 * np.sqrt(0.25 / 300), rel=0.4)
-
-
-def test_images_are_resampled_not_questions() -> None:
-    """Ten equal questions an image: the interval is as wide as that of one question an image."""
-    rng = np.random.default_rng(1)
-    rows = [(90, 10, "yes" if rng.random() < 0.7 else "no", i, 0.5, "Yes") for i in range(60)]
-    width = {}
-    for times in (1, 10):
-        acc = compute(table(rows * times), Protocol(), 400)[0].set_index("metric").loc["acc"]
-        width[times] = acc["ci_high"] - acc["ci_low"]
-    assert width[10] == pytest.approx(width[1])
-
-
-def test_one_image_has_no_interval() -> None:
-    got = compute(table([(90, 10, "yes", 0, 0.5, "Yes")]), Protocol(), 50)[0].set_index("metric")
-    assert got["value"]["acc"] == 1 and pd.isna(got["ci_low"]["acc"])
-
-
-def test_differences_are_paired() -> None:
-    """csp is right wherever base is, and once more in every image: the difference has no spread at all."""
-    base = [(90, 10, "yes" if i % 3 == 0 else "no", i // 3, 0.5, "Yes") for i in range(30)]
-    csp = [(10, 90, t, im, p, a) if i % 3 == 1 else (90, 10, t, im, p, a) for i, (_, _, t, im, p, a) in enumerate(base)]
-    both = pd.concat([table(base), table(csp, "csp")])
-    differences = compute(both, Protocol(), 100)[2].set_index("metric")
-    acc = differences.loc["acc"]
-    assert acc["variant_a"] == "base" and acc["variant_b"] == "csp"
-    assert (acc["diff"], acc["ci_low"], acc["ci_high"]) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
-
-
-def test_five_thousand_questions_cost_seconds() -> None:
-    rng = np.random.default_rng(0)
-    rows = [(*map(int, rng.integers(0, 101, 2)), "yes", i // 6, rng.random(), "Yes") for i in range(1500)]
-    compute(table(rows), Protocol(), 50)  # the suite's time limit is the test
-
-
-# --------------------------------------------------------------------------------------------------------- validation
+# ---------------------------------------------------------------------------------------------------------- validation
 
 
 @pytest.mark.parametrize(
@@ -288,9 +213,9 @@ def test_five_thousand_questions_cost_seconds() -> None:
 )
 def test_a_table_that_breaks_the_contract_is_refused(change, sentence: str) -> None:
     good = table([(90, 10, "yes", 0, 0.5, "Yes"), (80, 30, "no", 1, 0.5, "No")])
-    assert metrics.check_responses(good) is good
+    assert check_responses(good) is good
     with pytest.raises(UserError, match=sentence):
-        metrics.check_responses(change(good))
+        check_responses(change(good))
 
 
 def test_variants_must_answer_the_same_questions() -> None:

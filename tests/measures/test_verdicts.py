@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_claims import said
+from known_answers import partly_right
 
 from csp_utils.data.benchmarks import SPLITS
-from csp_utils.measures import arms as claims
-from csp_utils.measures import verdicts
+from csp_utils.measures import arms, over_seeds, verdicts
 from csp_utils.measures.metrics import Protocol
 
 ARMS = {"csp": 0.8, "simpo_only": 0.02, "global_noise": 0.5, "original_data": 0.0}
@@ -19,23 +18,23 @@ def judged(shares: dict[str, float], splits: tuple[str, ...] = ("pope_adversaria
     """The verdicts about models that know so large a share of the answers; SFT alone knows half of it."""
 
     def rows(share: float, seed: int, variant: str) -> pd.DataFrame:
-        return pd.concat([said(share, seed, variant, 240).assign(split=split) for split in splits])
+        return pd.concat([partly_right(share, seed, variant, 240).assign(split=split) for split in splits])
 
     runs = {("", 0): rows(0, 0, "base")}
     for arm, share in shares.items():
         for seed in (1, 2, 3):
             found = [rows(share, seed, "csp")] + ([rows(share / 2, seed + 9, "sft")] if arm == "csp" else [])
             runs[arm, seed] = pd.concat(found)
-    return verdicts.judge(claims.draws(runs, Protocol(), 200), claims.seeds_of(runs))
+    return verdicts.judge(over_seeds.draws(runs, Protocol(), 200), arms.seeds_of(runs))
 
 
 def test_every_claim_gets_the_verdict_that_its_models_deserve() -> None:
     found, checks = judged(ARMS)
     assert found["number"].tolist() == list(range(1, 9))
-    told = found.set_index("number")["verdict"].to_dict()
-    assert told[1] == "holds" and told[2] == "holds" and told[5] == "holds"
-    assert told[6] == "holds" and told[8] == "holds"  # hardly anything, and nothing
-    assert told[7] == "does not hold"  # more than half of the whole method's gain
+    verdict_of = found.set_index("number")["verdict"].to_dict()
+    assert verdict_of[1] == "holds" and verdict_of[2] == "holds" and verdict_of[5] == "holds"
+    assert verdict_of[6] == "holds" and verdict_of[8] == "holds"  # hardly anything, and nothing
+    assert verdict_of[7] == "does not hold"  # more than half of the whole method's gain
     assert (checks.groupby("number").size() == found.set_index("number")[["kept", "open", "broken"]].sum(axis=1)).all()
     assert found.set_index("number")["n_seeds"].to_dict() == {1: 1, **dict.fromkeys(range(2, 9), 3)}
 
@@ -85,5 +84,5 @@ def test_nearly_nothing_is_a_part_of_the_whole_gain() -> None:
     check = next(check for check in verdicts.claims()[5].checks if check.metric == "acc")
     of = {(arm, check.split, "acc"): np.full((1, 5), value) for arm, value in (("base", 0.1), ("csp", 0.9),
                                                                               ("simpo_only", 0.3))}  # fmt: skip
-    assert claims.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
-    assert verdicts.words(check) == "simpo_only gains < 0.25 of csp's gain"
+    assert over_seeds.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
+    assert verdicts.check_text(check) == "simpo_only gains < 0.25 of csp's gain"

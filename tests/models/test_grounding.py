@@ -56,7 +56,7 @@ def scattered(folder):
             weight += 0.05 * torch.randn_like(weight)
         model.transformer.decoder.norm.weight *= 0.1  # else nearly all scores are 1
         model.transformer.decoder.norm.bias *= 0.1
-    return grounding_dino.as_detector(model, config)
+    return grounding_dino.Detector(model, config["image_size"], config["image_max_size"])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -111,7 +111,8 @@ def test_training_is_deterministic(folder, tmp_path):
 
 def test_every_noun_is_one_token(detector):
     for noun in NOUNS:
-        assert len(detector.model.tokenizer(grounding_dino.caption_of(noun))["input_ids"]) == 4  # with [CLS], "." and [SEP]
+        tokens = detector.model.tokenizer(grounding_dino.caption_of(noun))["input_ids"]
+        assert len(tokens) == 4  # [CLS], the noun, "." and [SEP]
 
 
 def test_the_official_configuration_is_read_without_running_it(tmp_path):

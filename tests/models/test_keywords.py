@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_datasets import rlaif_row
+from stage_tools import rlaif_row
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
@@ -115,7 +115,7 @@ def test_a_row_without_keyword_is_kept_and_marked(model, tmp_path, monkeypatch):
     assert table["raw"].tolist() == ["...", "kite"]
 
 
-def test_a_row_with_a_picture_of_the_benchmark_is_not_asked_about(model, tmp_path, monkeypatch):
+def test_a_row_with_an_image_of_the_benchmark_is_not_asked_about(model, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(model, "answer", lambda texts, *_: iter([asked.append(text) or "kite" for text in texts]))
     write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1), rlaif_row(2)])

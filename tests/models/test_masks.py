@@ -10,23 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from stage_tools import photographs, rlaif_row, run_stage
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_parquet
-from csp_utils.base.params import Mask
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.models import masks
 from csp_utils.models.grounding_dino import Detection
+from csp_utils.stages.mask import Mask
 
 ROOT = Path(__file__).resolve().parents[2]
-PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 ASSETS = ROOT / "assets" / "tiny_world"
 
 
 def png(shade: int, size: tuple[int, int] = (40, 20)) -> bytes:
-    """A grey picture: its shade tells the fakes below which one it is."""
+    """A grey image: its shade tells the fakes below which one it is."""
     file = io.BytesIO()
     Image.new("RGB", size, (shade, shade, shade)).save(file, "PNG")
     return file.getvalue()
@@ -35,9 +35,7 @@ def png(shade: int, size: tuple[int, int] = (40, 20)) -> bytes:
 def write_inputs(paths: RunPaths, rows: list[tuple[bytes, str | None]]) -> None:
     """RLAIF-V's file and keywords.parquet of rows (image file, keyword)."""
     write_rlaif_v(paths["data/rlaif_v/train.parquet"], [
-        {"ds_name": "d", "image": {"bytes": image, "path": f"{i}.png"}, "question": "Is it?", "chosen": "Yes.",
-         "rejected": "No.", "origin_dataset": "o", "origin_split": "s", "idx": i, "image_path": f"{i}.png"}
-        for i, (image, _) in enumerate(rows)
+        rlaif_row(i, image) for i, (image, _) in enumerate(rows)
     ])  # fmt: skip
     data = read_rlaif_v(paths["data/rlaif_v/train.parquet"]).rows
     words = [word for _, word in rows]
@@ -72,21 +70,22 @@ def fake(monkeypatch):
             mask[y0:y1, x0:x1] = True
         return out, np.ones(len(boxes), np.float32)
 
+    monkeypatch.setattr(masks, "load_models", lambda p: masks.Models(None, None))
     monkeypatch.setattr(masks, "detect", detect)
     monkeypatch.setattr(masks, "segment", segment)
     return asked
 
 
 def go(paths, **parameters):
-    """Runs the stage with the fakes."""
-    models = masks.Models(None, None)
-    return masks.run(Mask(**parameters), paths, models, lambda items, *_, **__: items)
+    """Run the stage; return masks.parquet and funnel.parquet."""
+    run_stage(Mask(**parameters), paths)
+    return read_parquet(paths["masks.parquet"]), read_parquet(paths["funnel.parquet"])
 
 
 def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     write_inputs(paths, [
         (png(1), "cat 0,0,10,10 20,0,30,10"), (png(1), None), (png(2), "dog"), (png(3), "sky 0,0,40,20"),
-        (png(4), "line 3,3,3,9"), (b"no picture", "cat 0,0,10,10"), (png(5)[:60], "cat 0,0,10,10"),
+        (png(4), "line 3,3,3,9"), (b"no image", "cat 0,0,10,10"), (png(5)[:60], "cat 0,0,10,10"),
     ])  # fmt: skip
     table, counts = go(paths)
     expected = ["", "no_keyword", "no_box", "mask_too_large", "empty_mask", "image_unreadable", "image_unreadable"]
@@ -105,7 +104,6 @@ def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     assert by_reason["image_unreadable"] == 2 and by_reason["no_box"] == 1
     assert counts.iloc[0].n == 7 == counts.iloc[1:].n.sum() and counts.iloc[-1].n == 1
     assert counts.iloc[0].step == "rows in" and counts.iloc[-1].step == "kept"
-    pd.testing.assert_frame_equal(read_parquet(paths["funnel.parquet"]), counts)
 
 
 def test_one_image_and_keyword_is_looked_at_once(paths, fake):
@@ -143,7 +141,7 @@ def test_a_row_that_the_data_lack_is_one_sentence(paths, fake):
     assert not paths["masks.parquet"].exists() and not paths["funnel.parquet"].exists()
 
 
-def test_the_funnel_counts_rows_with_pictures_of_the_benchmark(paths, fake):
+def test_the_funnel_counts_rows_with_images_of_the_benchmark(paths, fake):
     write_inputs(paths, [(png(1), "cat 0,0,5,5"), (png(2), None), (png(3), None)])
     table = read_parquet(paths["keywords.parquet"])
     table.loc[1, "drop_reason"] = "benchmark_image"
@@ -152,6 +150,19 @@ def test_the_funnel_counts_rows_with_pictures_of_the_benchmark(paths, fake):
     assert found["drop_reason"].fillna("").tolist() == ["", "benchmark_image", "no_keyword"]
     assert counts.set_index("reason").n[["benchmark_image", "no_keyword"]].tolist() == [1, 1]
     assert counts.iloc[0].n == counts.iloc[1:].n.sum() == 3
+
+
+def test_nothing_is_loaded_or_looked_at_where_nothing_changed(paths, fake, monkeypatch):
+    """Was: opening the notebook again looked at every image again."""
+    write_inputs(paths, [(png(1), "cat 0,0,5,5")])
+    first, _ = go(paths)
+    fake.clear()
+    monkeypatch.setattr(masks, "load_models", lambda p: pytest.fail("a model was loaded"))
+    pd.testing.assert_frame_equal(first, go(paths, device="cpu", run="another")[0])
+    assert fake == []
+    write_inputs(paths, [(png(1), "cat 0,0,6,6")])
+    with pytest.raises(pytest.fail.Exception):
+        go(paths)
 
 
 def test_no_row_with_a_keyword_is_no_error(paths, fake):
@@ -172,16 +183,13 @@ def models():
     return masks.load_models(Mask(grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam")))
 
 
-def test_photographs_pass_through_the_tiny_models(paths, models):
+def test_photographs_pass_through_the_tiny_models(paths, models, monkeypatch):
     """Of any size and mode; what the tiny models see in them is another question."""
-    files = sorted(PHOTOS.glob("*.*p*g")) if PHOTOS.is_dir() else []
-    if not files:
-        pytest.skip(f"the photographs are not here ({PHOTOS})")
     narrow = png(9, (900, 30))
-    photographs = [(file.read_bytes(), word) for file in files for word in ("star", "person")]
-    write_inputs(paths, [*photographs, (narrow, "sky")])
-    p = Mask(box_threshold=0.0)  # all boxes, so that SAM is asked as well
-    table, counts = masks.run(p, paths, models, lambda items, *_, **__: items)
+    rows = [(file.read_bytes(), word) for file in photographs() for word in ("star", "person")]
+    write_inputs(paths, [*rows, (narrow, "sky")])
+    monkeypatch.setattr(masks, "load_models", lambda p: models)
+    table, counts = go(paths, box_threshold=0.0)  # all boxes, so that SAM is asked as well
     assert set(table["drop_reason"].dropna()) <= {"mask_too_large", "empty_mask"}
     for row in table.itertuples():
         assert 0 <= np.min(list(row.boxes)) and np.max(list(row.boxes)) <= max(row.width, row.height)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csp_utils.asking.expected import distribution
+from csp_utils.asking.tables import distribution
 from csp_utils.models.vlm.token_tree import sequence_log_probabilities, token_tree
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8)

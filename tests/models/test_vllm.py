@@ -3,14 +3,18 @@
 How its replies are made and read is tested in test_vlm_swift.py.
 """
 
-import ast
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import json
+import math
+import sys
 import weakref
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,10 +24,10 @@ from PIL import Image
 from csp_utils.asking import evaluation
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Eval
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm import vllm as vlm_swift
-from csp_utils.models.vlm.reply import Prompt, Reply
+from csp_utils.models.vlm.reply import Asking, Prompt, Reply
+from csp_utils.stages.evaluate import Eval
 
 HERE = importlib.util.find_spec("vllm") is not None
 
@@ -43,13 +47,13 @@ def nothing_is_loaded(*_: Any, **__: Any) -> None:
 @pytest.mark.skipif(HERE, reason="vllm is installed")
 def test_without_the_package_one_sentence_before_anything_is_loaded() -> None:
     with pytest.raises(UserError, match="needs the package vllm, which is not installed .*set engine to auto"):
-        vlm.load_vlm("no/such-model", None, None, None, "float32", "cuda", "vllm")
+        vlm.load_vlm(vlm.ModelChoice("no/such-model", None, None, None, "float32", "cuda"), "vllm")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_without_the_first_gpu_one_sentence_before_anything_is_loaded(device: str, installed: None) -> None:
     with pytest.raises(UserError, match=f"first CUDA device that it sees, and device is '{device}'"):
-        vlm.load_vlm("no/such-model", None, None, None, "float32", device, "vllm")
+        vlm.load_vlm(vlm.ModelChoice("no/such-model", None, None, None, "float32", device), "vllm")
 
 
 def test_an_adapter_is_refused_with_what_to_do(tmp_path: Path, installed: None) -> None:
@@ -105,7 +109,7 @@ class Pretended(vlm.VLM):
         other = [any(f"star {i}?" in prompt.text for i in self._differs) for prompt in prompts]
         return [Reply("other" if o else "Yes", {"Yes": 0.6 + self._shift, "No": 0.2}) for o in other]
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {"vllm": "0"}
 
     def close(self) -> None:
@@ -120,8 +124,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(differs: tuple[int, ...] = (), shift: float = 0.0, **changes: Any) -> tuple[list[Pretended], dict]:
         models, asked = [], []
 
-        def load(_model: str, *arguments: Any) -> Pretended:
-            engine = arguments[5]
+        def load(_choice: vlm.ModelChoice, *arguments: Any) -> Pretended:
+            engine = arguments[0]
             assert all(old() is None for old in asked), "the reference is still in memory"
             made = Pretended(engine) if engine == "plain" else Pretended(engine, differs, shift)
             if engine == "plain":
@@ -170,31 +174,86 @@ def test_draws_are_not_compared() -> None:
     assert asking.checked_prompts("shared", [prompt])[0].seeds == (1,)
 
 
-# -------------------------------------------------------------------------------------- ms-swift's VllmEngine, as it is
+# ------------------------------------------------------------------- ms-swift's VllmEngine, on a pretended package vllm
 
 
-def test_what_is_asked_of_vllm_exists_in_ms_swift(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read from the source: importing it would import vllm."""
+class SamplingParams:
+    """Holds what it is given, with the names of vLLM's class that ms-swift looks for."""
+
+    n, seed, stop = 1, None, ()
+
+    def __init__(self, **given: Any):
+        self.given = given
+        vars(self).update(given)
+
+
+@pytest.fixture
+def vllm_engine_class(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    """ms-swift's own class VllmEngine; only the package vllm below it is pretended."""
+    importlib.import_module("swift.infer_engine.transformers_engine")  # so that all it needs is imported without vllm
+    names = {"vllm": ("AsyncEngineArgs", "AsyncLLMEngine", "EngineArgs", "LLMEngine"),
+             "vllm.pooling_params": ("PoolingParams",), "vllm.sampling_params": ("StructuredOutputsParams",)}
+    for variable in ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_ENGINE_ITERATION_TIMEOUT_S"):
+        monkeypatch.setenv(variable, "")  # ms-swift sets them at import; so they are restored
+    for name, classes in names.items():
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        vars(module).update({one: type(one, (), {}) for one in classes}, SamplingParams=SamplingParams)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "swift.infer_engine.vllm_engine", raising=False)
+    yield importlib.import_module("swift.infer_engine.vllm_engine").VllmEngine
+    sys.modules.pop("swift.infer_engine.vllm_engine", None)
+
+
+@pytest.mark.skipif(HERE, reason="vllm is installed: test_vlm_swift.py asks it itself")
+def test_ms_swift_passes_on_what_is_asked_of_vllm(vllm_engine_class: type) -> None:
+    """Seeds, token budget and log-probabilities reach vLLM's requests, and its tokens come back by their ids."""
+    requests = []
+
+    class Engine(vllm_engine_class):
+        def __init__(self) -> None:
+            meta = SimpleNamespace(stop_words=[])
+            self.template = SimpleNamespace(
+                template_meta=meta, agent_template=None, set_mode=lambda mode: None,
+                encode=lambda request, _: {"input_ids": [1, 2], "template_inputs": SimpleNamespace(images=[])},
+                decode_generate_ids=lambda ids, **_: " ".join(map(str, ids)))  # fmt: skip
+            self.use_async_engine, self.task_type, self.reasoning_parser = True, None, None
+            self.max_model_len, self.max_tokens_offset, self.model_name = 4096, 0, "some/model"
+            self.generation_config, self.engine = SamplingParams(temperature=0.01, top_k=3), SimpleNamespace()
+            self.processor = SimpleNamespace(tokenizer=None)
+
+        async def _add_request(self, inputs: dict, sampling: SamplingParams, *_: Any, **__: Any) -> Any:
+            requests.append(sampling.given)
+            ids = [5, 99, 7] if sampling.seed is None else [sampling.seed, 99]
+            first = {3: SimpleNamespace(logprob=-1.0), 8: SimpleNamespace(logprob=-2.0)}
+            others = [{5: SimpleNamespace(logprob=0.0)}] * (len(ids) - 1)
+            logprobs = [first, *others] if "logprobs" in sampling.given else None
+            yield SimpleNamespace(prompt_token_ids=[1, 2], outputs=[SimpleNamespace(
+                token_ids=ids, logprobs=logprobs, index=0, finish_reason="stop")])
+
+    engine = vlm_swift.SwiftEngine(Engine(), [99], {"Yes": [3], "No": [8]}, 10, seeded=True)
+    prompts = [Prompt(None, "Is there a star?", seeds=(11, 12))]
+    (reply,) = engine.reply(engine.encode(prompts), prompts, Asking(1, 6, 0.7))
+    engine.close()
+    assert reply.text == "5" and reply.samples == ("11", "12")
+    assert reply.first == pytest.approx({"Yes": math.exp(-1), "No": math.exp(-2)})
+    same = {"max_tokens": 6, "top_k": -1, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert [request["seed"] for request in requests] == [None, 11, 12]
+    assert [request["temperature"] for request in requests] == [0.0, 0.7, 0.7]
+    assert all(same.items() <= request.items() for request in requests) and requests[0]["logprobs"] == 10
+
+
+@pytest.mark.skipif(HERE, reason="vllm is installed: test_vlm_swift.py starts it itself")
+def test_ms_swift_takes_the_arguments_of_the_engine(vllm_engine_class: type, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    source = Path(importlib.util.find_spec("swift").origin).parent / "infer_engine" / "vllm_engine.py"
-    text = source.read_text(encoding="utf-8")
-    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "VllmEngine"]
-    methods = {node.name: node for node in classes[0].body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     info = SimpleNamespace(torch_dtype=torch.float32, max_model_len=4096)
     template = SimpleNamespace(processor=SimpleNamespace(model_info=info))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40, 80))
     arguments = vlm_swift.engine_arguments(template, 32)
-    assert set(arguments) <= {argument.arg for argument in methods["__init__"].args.kwonlyargs}
+    inspect.signature(vllm_engine_class).bind("some/model", **arguments)  # raises TypeError for a name it does not have
     assert arguments["gpu_memory_utilization"] == 0.475 and arguments["max_model_len"] == 4096
-    # The hook for the numbers of tokens, a seed for each request, and its tokens, are where they are looked for.
-    response = ast.unparse(methods["_create_chat_completion_response"])
-    assert "self._get_logprobs(output.logprobs, output.token_ids, request_config.top_logprobs)" in response
-    assert "output.token_ids if request_config.return_details else None" in response
-    assert "seed" not in ast.unparse(methods["infer_async"]) and "'seed'" in ast.unparse(
-        methods["_prepare_generation_config"])  # fmt: skip
-    assert [argument.arg for argument in methods["infer_async"].args.args][1:] == ["infer_request", "request_config"]
 
 
 def test_vllm_is_made_outside_a_notebooks_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

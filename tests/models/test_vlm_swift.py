@@ -15,10 +15,11 @@ from PIL import Image
 from csp_utils.asking import elicitation
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
+from csp_utils.base.memory import free_models
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm import vllm as vlm_swift
-from csp_utils.models.vlm.reply import Prompt
+from csp_utils.models.vlm.reply import Asking, Prompt
 from csp_utils.models.vlm.vllm import SwiftEngine
 
 # ---------------------------------------------------------------------------------------- requests (a pretended engine)
@@ -53,7 +54,7 @@ def swift(returned: dict[int, float] | None, error: Exception | None = None, see
 def test_a_draw_has_its_own_seed_whoever_else_is_asked() -> None:
     engine = swift({1: 0.5, 3: 0.1})
     prompts = [Prompt(None, "a", seeds=(2**63 + 11, 12)), Prompt(None, "b", seeds=(13,))]
-    replies = engine.reply(engine.encode(prompts), prompts, 6, 0.7)
+    replies = engine.reply(engine.encode(prompts), prompts, Asking(1, 6, 0.7))
     assert [reply.text for reply in replies] == ["5 6", "5 6"]  # what stands behind the end of a reply is cut
     assert [reply.samples for reply in replies] == [("11", "12"), ("13",)]
     configs = [config for _, config in engine.engine.asked]
@@ -65,10 +66,10 @@ def test_a_draw_has_its_own_seed_whoever_else_is_asked() -> None:
     engine.close()
     assert asked[-1] == "shut down"
     with pytest.raises(UserError, match="takes no seed"):
-        swift({1: 0.5, 3: 0.1}, seeded=False).reply([None] * 2, prompts, 6, 0.7)
+        swift({1: 0.5, 3: 0.1}, seeded=False).reply([None] * 2, prompts, Asking(1, 6, 0.7))
 
 
-def test_a_candidate_that_was_not_returned_has_0_and_its_bound_is_told() -> None:
+def test_a_candidate_that_was_not_returned_has_0_and_its_bound_is_reported() -> None:
     prompts = [Prompt(None, "a")]
     for returned, first, outside, bound in (
         ({1: 0.25, 2: 0.5, 3: 0.1}, {"Yes": 0.5, "No": 0.1}, 0, 0),  # the likeliest spelling, as the plain engine
@@ -78,11 +79,11 @@ def test_a_candidate_that_was_not_returned_has_0_and_its_bound_is_told() -> None
         ({7: 0.6, 8: 0.4}, {"Yes": 0, "No": 0}, 1, 0),
     ):
         engine = swift(returned)
-        assert engine.reply(engine.encode(prompts), prompts, 6, 1)[0].first == pytest.approx(first)
-        told = engine.told()
-        assert told["prompts_with_a_candidate_outside"] == outside and told["top_logprobs"] == 3
-        assert told["probability_outside_at_most"] == pytest.approx(bound)
-        assert engine.told()["prompts_with_a_candidate_outside"] == 0  # counted from one call to the next
+        assert engine.reply(engine.encode(prompts), prompts, Asking(1, 6))[0].first == pytest.approx(first)
+        report = engine.report()
+        assert report["prompts_with_a_candidate_outside"] == outside and report["top_logprobs"] == 3
+        assert report["probability_outside_at_most"] == pytest.approx(bound)
+        assert engine.report()["prompts_with_a_candidate_outside"] == 0  # counted from one call to the next
 
 
 def test_what_the_engine_cannot_give_is_said() -> None:
@@ -90,16 +91,16 @@ def test_what_the_engine_cannot_give_is_said() -> None:
     for engine, sentence in ((swift(None), "no log-probability of the first token after 'a'"),
                              (swift({1: 1.0}, ValueError("too long\nby 7")), r"cannot answer a prompt \(too long\)")):
         with pytest.raises(UserError, match=sentence):
-            engine.reply(engine.encode(prompts), prompts, 6, 1)
+            engine.reply(engine.encode(prompts), prompts, Asking(1, 6))
     with pytest.raises(UserError, match="no probabilities of whole replies"):
-        swift({1: 1.0}).reply([None], [Prompt(None, "a", answers=("95%",))], 6, 1)
+        swift({1: 1.0}).reply([None], [Prompt(None, "a", answers=("95%",))], Asking(1, 6))
 
 
 # ---------------------------------------------------------------------------------------- a Qwen2-VL of random weights
 
 
 def loaded(folder: Path) -> vlm.TransformersVLM:
-    return vlm.load_vlm(str(folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cpu", "plain")
+    return vlm.load_vlm(vlm.ModelChoice(str(folder), "qwen2_vl", "qwen2_vl", 12544), "plain")
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +142,12 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
 def test_replies_and_probabilities_are_those_of_the_plain_engine(qwen: vlm.TransformersVLM, prompts: list[Prompt]
                                                                  ) -> None:
     other = through_ms_swift(qwen, len(qwen.tokenizer))
-    one, two = qwen.ask(prompts, 1, 6), other.ask(prompts, 7, 6)
+    one, two = qwen.ask(prompts, Asking(1, 6)), other.ask(prompts, Asking(7, 6))
     assert [reply.text for reply in one] == [reply.text for reply in two]
     assert len({reply.text for reply in one}) > 3
     for a, b in zip(one, two, strict=True):
         assert a.first == pytest.approx(b.first, rel=1e-4)
-    found = asking.check_engine(other, prompts, 4, 6, "float32", one)
+    found = asking.check_engine(other, prompts, Asking(4, 6), "float32", one)
     assert found["different_replies"] == 0 and found["largest_difference"] < 1e-5
     assert found["prompts_with_a_candidate_outside"] == 0 and found["prompts"] == len(prompts)
 
@@ -154,11 +155,11 @@ def test_replies_and_probabilities_are_those_of_the_plain_engine(qwen: vlm.Trans
 @pytest.mark.slow
 def test_with_few_probabilities_the_bound_holds(qwen: vlm.TransformersVLM, prompts: list[Prompt]) -> None:
     other = through_ms_swift(qwen, 5)
-    one, two = qwen.ask(prompts, 8, 1), other.ask(prompts, 8, 1)
-    told = other.engines["vllm"].told()
+    one, two = qwen.ask(prompts, Asking(8, 1)), other.ask(prompts, Asking(8, 1))
+    report = other.engines["vllm"].report()
     absent = [(c, a, b) for a, b in zip(one, two, strict=True) for c in ("Yes", "No") if b.first[c] == 0]
-    assert 0 < told["prompts_with_a_candidate_outside"] <= len(absent)
-    assert max(a.first[c] for c, a, _ in absent) <= told["probability_outside_at_most"] < 1 / 5
+    assert 0 < report["prompts_with_a_candidate_outside"] <= len(absent)
+    assert max(a.first[c] for c, a, _ in absent) <= report["probability_outside_at_most"] < 1 / 5
     for a, b in zip(one, two, strict=True):
         for c in ("Yes", "No"):
             assert b.first[c] == 0 or b.first[c] == pytest.approx(a.first[c], rel=1e-4)
@@ -168,20 +169,20 @@ def test_with_few_probabilities_the_bound_holds(qwen: vlm.TransformersVLM, promp
 def test_an_engine_that_sees_other_pictures_is_refused(qwen: vlm.TransformersVLM, prompts: list[Prompt],
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     seeing = [prompt for prompt in prompts if prompt.image is not None]
-    reference = qwen.ask(seeing, 8, 6)
+    reference = qwen.ask(seeing, Asking(8, 6))
     other = through_ms_swift(qwen, len(qwen.tokenizer))
     monkeypatch.setattr(vlm_swift, "open_shown", lambda _: Image.new("RGB", (112, 112), "white"))
     with pytest.raises(UserError, match="engine vllm differs from engine plain by .*set engine to auto"):
-        asking.check_engine(other, seeing, 8, 6, "float32", reference)
+        asking.check_engine(other, seeing, Asking(8, 6), "float32", reference)
 
 
 @pytest.mark.slow
 def test_a_reference_that_has_answered_leaves_the_memory(model_folder: Path, prompts: list[Prompt]) -> None:
     model = loaded(model_folder)
-    model.ask(prompts[:3], 3, 2)
+    model.ask(prompts[:3], Asking(3, 2))
     left = [weakref.ref(model.model), weakref.ref(model.model.lm_head.weight)]
     del model
-    asking.free_memory()
+    free_models()
     assert [ref() for ref in left] == [None, None]
 
 
@@ -197,13 +198,14 @@ def test_vllm_itself_agrees_with_the_plain_engine(model_folder: Path, prompts: l
         monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"))
     plain = loaded(model_folder)
     monkeypatch.setattr(vlm_swift, "TOP_LOGPROBS", len(plain.tokenizer))  # all: a random model has no likely ones
-    reference = plain.ask(prompts, 8, 6)
-    other = vlm.load_vlm(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cuda", "vllm", 8)
+    reference = plain.ask(prompts, Asking(8, 6))
+    choice = vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "float32", "cuda")
+    other = vlm.load_vlm(choice, "vllm", 8)
     try:
-        found = asking.check_engine(other, prompts, 8, 6, "float32", reference)
+        found = asking.check_engine(other, prompts, Asking(8, 6), "float32", reference)
         assert found["different_replies"] == 0 and found["largest_difference"] < 1e-4
         seeded = [prompt._replace(seeds=(3, 4)) for prompt in prompts]
-        whole, parts = other.ask(seeded, 64, 6), other.ask(seeded[::-1], 5, 6)[::-1]
+        whole, parts = other.ask(seeded, Asking(64, 6)), other.ask(seeded[::-1], Asking(5, 6))[::-1]
         assert [reply.samples for reply in whole] == [reply.samples for reply in parts]
         assert len({text for reply in whole for text in reply.samples}) > 10
     finally:

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 from scipy import stats
+from stage_tools import run_stage
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Perturb
+from csp_utils.base.files import read_parquet, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.data.rle import decode_mask
 from csp_utils.noise import diffusion as P
 from csp_utils.noise import training_rows as S
+from csp_utils.stages.perturb import Perturb
 
 # As drawn by numpy 2.4's Philox on x86-64.
 GOLDEN_NOISE = [0.5208934545516968, 1.044359803199768, 0.6547631025314331]
@@ -88,11 +90,11 @@ def test_outside_the_mask_nothing_changes(height, width, c, seed, density, sampl
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
     mask = rng.random((height, width)) < density
     before = image.copy()
-    out = P.perturb_row(image, mask, c, "row", seed, t_max=30, sampler=sampler)
+    out = P.perturb_row(image, mask, c, "row", seed, P.Diffusion(30, sampler=sampler))
     assert out.dtype == np.uint8 and out.shape == image.shape
     assert np.array_equal(out[~mask], before[~mask])
     assert np.array_equal(image, before)  # the input is not written to
-    everywhere = P.perturb_row(image, None, c, "row", seed, t_max=30, sampler=sampler)
+    everywhere = P.perturb_row(image, None, c, "row", seed, P.Diffusion(30, sampler=sampler))
     assert np.array_equal(out[mask], everywhere[mask])  # a pixel's noise does not depend on the mask
     if c == 100:
         assert np.array_equal(everywhere, before)
@@ -101,7 +103,7 @@ def test_outside_the_mask_nothing_changes(height, width, c, seed, density, sampl
 def test_every_grey_value_survives_the_change_of_range():
     values = np.arange(256, dtype=np.uint8)
     image = np.repeat(values[None, :, None], 3, axis=2)
-    assert np.array_equal(P.perturb(image, None, 0, np.random.default_rng(0), t_max=1, gamma=1e-14), image)
+    assert np.array_equal(P.perturb(image, None, 0, np.random.default_rng(0), P.Diffusion(1, 1e-14)), image)
 
 
 def test_inside_the_mask_the_object_goes():
@@ -162,10 +164,17 @@ def world(tmp_path, n=6, size=(20, 16)):
     return read_rlaif_v(tmp_path / "train.parquet"), pd.DataFrame(masks)
 
 
+def perturbed(masks, tmp_path, run="r", **parameters):
+    """Stage 03 on a table like masks.parquet: rows.parquet, and the paths of the run."""
+    paths = RunPaths(run, tmp_path / "outputs")
+    write_parquet(masks, paths["masks.parquet"])
+    run_stage(Perturb(rlaif_v=str(tmp_path / "train.parquet"), **parameters), paths)
+    return read_parquet(paths["perturbed/rows.parquet"]), paths
+
+
 def test_the_written_data_set(tmp_path):
     data, masks = world(tmp_path)
-    paths = RunPaths("r", tmp_path / "outputs")
-    table = S.perturb_all(masks, data, paths, Perturb(levels=[50, 80], draws_per_row=2))
+    table, paths = perturbed(masks, tmp_path, levels=[50, 80], draws_per_row=2)
     assert len(table) == 10 and table["row_id"].nunique() == 5
     assert (table["simpo_drop_reason"] == "chosen_equals_rejected").sum() == 5
     sft = [json.loads(line) for line in paths["perturbed/sft.jsonl"].read_text().splitlines()]
@@ -174,7 +183,7 @@ def test_the_written_data_set(tmp_path):
     for row in simpo:
         assert row["messages"][-1] == {"role": "assistant", "content": "80%"} and row["rejected_response"] == "20%"
         assert row["messages"][0]["content"].startswith("<image>") and "A" in row["messages"][0]["content"]
-    pd.testing.assert_frame_equal(pd.read_parquet(paths["perturbed/rows.parquet"]), table)
+    assert list(table.columns) == list(S.COLUMNS) and sorted(set(table["c"])) == [50, 80]
     for row, line in zip(table.itertuples(), sft, strict=True):
         image = np.asarray(Image.open(row.image))
         original = np.asarray(data.image(row.row_id))
@@ -191,10 +200,10 @@ def test_the_written_data_set(tmp_path):
 
 
 def test_order_of_rows_changes_no_image(tmp_path):
-    data, masks = world(tmp_path)
+    _, masks = world(tmp_path)
     pixels = []
     for name, rows in (("a", masks), ("b", masks[::-1]), ("c", masks[2:4])):
-        table = S.perturb_all(rows, data, RunPaths(name, tmp_path / "outputs"), Perturb())
+        table, _ = perturbed(rows, tmp_path, name)
         pixels.append({row.row_id: (row.c, Image.open(row.image).tobytes()) for row in table.itertuples()})
     assert pixels[0] == pixels[1]
     assert pixels[2].items() <= pixels[0].items()
@@ -202,37 +211,37 @@ def test_order_of_rows_changes_no_image(tmp_path):
 
 def test_global_noise_reaches_every_corner(tmp_path):
     data, masks = world(tmp_path)
-    table = S.perturb_all(masks, data, RunPaths("g", tmp_path / "o"), Perturb(noise_region="global", levels=[0]))
+    table, _ = perturbed(masks, tmp_path, noise_region="global", levels=[0])
     image, original = np.asarray(Image.open(table["image"][0])), np.asarray(data.image("000000"))
     assert (image != original).any(axis=2).mean() > 0.9
 
 
 def test_nothing_half_written_when_it_fails(tmp_path):
-    data, masks = world(tmp_path)
+    _, masks = world(tmp_path)
     masks.loc[3, "width"] = 99
-    paths = RunPaths("r", tmp_path / "outputs")
     with pytest.raises(UserError, match=r"000003.*20 x 16 pixels.*99 x 16.*02_mask"):
-        S.perturb_all(masks, data, paths, Perturb())
-    assert list(paths.root.iterdir()) == []
+        perturbed(masks, tmp_path)
+    left = [file.name for file in (tmp_path / "outputs" / "r").rglob("*") if file.is_file()]
+    assert sorted(left) == ["03_perturb.lock", "masks.parquet"]
 
 
 def test_no_mask_at_all_is_one_sentence(tmp_path):
-    data, masks = world(tmp_path, n=1)
+    _, masks = world(tmp_path, n=1)
     with pytest.raises(UserError, match="1 no_box"):
-        S.perturb_all(masks, data, RunPaths("r", tmp_path), Perturb())
+        perturbed(masks, tmp_path)
 
 
-def test_a_second_picture_tag_in_the_text_is_refused():
+def test_a_second_image_tag_in_the_text_is_refused():
     with pytest.raises(UserError, match="<image>"):
         S.training_rows("What is in <image>?", "A cat.", 70, "x.png")
 
 
 def test_original_rows_are_rlaif_vs_own(tmp_path):
-    """The ablation: unchanged pictures, the data's own question, preferred and other answer."""
-    (data, masks), paths = world(tmp_path), RunPaths("r", tmp_path / "outputs")
-    table = S.perturb_all(masks, data, paths, Perturb(answers="original", draws_per_row=3))
+    """The ablation: unchanged images, the data's own question, preferred and other answer."""
+    data, masks = world(tmp_path)
+    table, paths = perturbed(masks, tmp_path, answers="original", draws_per_row=3)
     source = data.rows.set_index("row_id")
-    assert len(table) == len(S.kept(masks))  # one row each, however many levels would be drawn
+    assert len(table) == len(S.rows_with_masks(masks))  # one row each, however many levels would be drawn
     for row, line in zip(table.itertuples(), paths["perturbed/sft.jsonl"].read_text().splitlines(), strict=True):
         own, sample = source.loc[row.row_id], json.loads(line)
         assert sample["messages"][0]["content"] == f"<image>{own['question']}" and row.q_c == own["question"]
@@ -254,12 +263,12 @@ def test_words_are_left_out_whole(text, speaks):
 
 
 def test_rows_that_speak_of_a_word_are_left_out_wherever_they_say_it(tmp_path):
-    data, masks = world(tmp_path)
+    _, masks = world(tmp_path)
     masks.loc[0, "question"], masks.loc[1, "answer"], masks.loc[2, "keyword"] = "A gear?", "Gears.", "gear"
-    table = S.perturb_all(masks, data, RunPaths("r", tmp_path / "o"), Perturb(leave_out=["gear"], levels=[30]))
+    table, _ = perturbed(masks, tmp_path, leave_out=["gear"], levels=[30])
     assert table["row_id"].tolist() == ["000003", "000004"]
     with pytest.raises(UserError, match="Every row speaks of one of Q3, Q4, gear"):
-        S.kept(masks, ["Q3", "Q4", "gear"])
+        S.rows_with_masks(masks, ["Q3", "Q4", "gear"])
     with pytest.raises(ValueError, match="not all of them are single words"):
         Perturb(leave_out=["two words"])
 

@@ -4,17 +4,27 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import PARAMS
+from conftest import PARAMS as MINI
+from conftest import ROOT
 
 from csp_utils.base.errors import UserError
-from csp_utils.pipeline import branches, params_file
-from csp_utils.pipeline import graph as graph
-from csp_utils.pipeline import run as pipeline
+from csp_utils.pipeline import branches, graph, params_file
+
+PARAMS = """\
+run: mini
+rlaif_v: rows.csv
+01_extract:
+  n_rows: 3
+  keyword_model: some/model
+02_mask:
+  grounding_dino: models/dino
+  sam: models/sam
+"""
 
 MORE = PARAMS + """
 each:
   rlaif_v: outputs/{branch}/rows.csv
-  02_mask: {box_threshold: 0.5, boxes: top1, grounding_dino: some/model, sam: some/model}
+  02_mask: {box_threshold: 0.5, boxes: top1, grounding_dino: models/dino, sam: models/sam}
 seeds: [3, 4]
 branches:
   plain:
@@ -33,8 +43,8 @@ def test_branches_lay_their_changes_over_what_each_shares() -> None:
     assert [run["run"] for run in others] == ["mini.plain.3", "mini.plain.4", "mini.loose.3", "mini.loose.4",
                                               "mini.masks_only.9"]  # fmt: skip
     assert [run["seed"] for run in others] == [3, 4, 3, 4, 9]
-    assert others[0]["02_mask"] == {"box_threshold": 0.5, "boxes": "top1", "grounding_dino": "some/model",
-                                    "sam": "some/model"}  # fmt: skip
+    assert others[0]["02_mask"] == {"box_threshold": 0.5, "boxes": "top1", "grounding_dino": "models/dino",
+                                    "sam": "models/sam"}  # fmt: skip
     assert others[2]["02_mask"] == others[0]["02_mask"] | {"box_threshold": 0.1}
     assert "02_mask" not in others[4] and others[4]["01_extract"] == {"keyword_model": "some/other"}
     assert others[0]["rlaif_v"] == "outputs/plain/rows.csv" and main["rlaif_v"] == "rows.csv"
@@ -68,6 +78,8 @@ def test_a_branch_may_read_what_another_run_makes_and_nothing_else(tmp_path: Pat
                                                                    ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.csv").write_text("a")
+    for model in ("dino", "sam"):
+        Path("models", model).mkdir(parents=True)
     text = PARAMS + "each:\n  03_perturb: {masks_file: outputs/mini/masks.parquet}\nbranches: {a: {}}\n"
     Path("p.yaml").write_text(text)
     main, branch = params_file.load("p.yaml")
@@ -79,22 +91,28 @@ def test_a_branch_may_read_what_another_run_makes_and_nothing_else(tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_pipeline_runs_every_branch_into_its_folder(project) -> None:
-    project.params.write_text(PARAMS + "each:\n  01_extract: {keyword_model: some/model}\nseeds: [0, 1]\n"
-                              "branches: {few: {01_extract: {n_rows: 1}}, many: {01_extract: {n_rows: 2}}}\n")
+    project.params.write_text(MINI + "each:\n  20_count: {}\nseeds: [0, 1]\n"
+                              "branches: {few: {20_count: {n_rows: 1}}, many: {20_count: {n_rows: 2}}}\n")
     said = project.run()
     assert said.returncode == 0, said.stdout
     for branch, n in (("few", 1), ("many", 2)):
         for seed in (0, 1):
-            assert (project.folder / f"outputs/mini.{branch}.{seed}/keywords.parquet").read_text() == str(n)
-    assert re.search(r"\[\d/6\] few\.1 01_extract", said.stdout) and "6 of 6 notebooks run" in said.stdout
+            assert (project.folder / f"outputs/mini.{branch}.{seed}/count.txt").read_text() == str(n)
+    assert re.search(r"\[\d/6\] few\.1 20_count", said.stdout) and "6 of 6 notebooks run" in said.stdout
     assert "nothing to do" in project.run().stdout
-    assert "1 of 6 notebooks run" in project.run("--forcerun", "notebook_01_extract_many_1").stdout
+    assert "1 of 6 notebooks run" in project.run("--forcerun", "notebook_20_count_many_1").stdout
 
 
-def test_side_by_side_runs_take_a_core_each(project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project.folder)
-    (*_, step), cores = pipeline.steps("params/mini.yaml"), 8
+def test_side_by_side_runs_take_a_core_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSP_GPUS", "0")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    Path("rows.csv").write_text("a")
+    for model in ("dino", "sam"):
+        Path("models", model).mkdir(parents=True)
+    Path("p.yaml").write_text(PARAMS)
+    (*_, step), cores = graph.steps("p.yaml"), 8
     assert graph.threads([step], cores, step) == 8
-    project.params.write_text(PARAMS + "each: {01_extract: {keyword_model: some/model}}\nbranches: {a: {}, b: {}}\n")
-    plan = pipeline.steps("params/mini.yaml")
+    Path("p.yaml").write_text(PARAMS + "each: {01_extract: {keyword_model: some/model}}\nbranches: {a: {}, b: {}}\n")
+    plan = graph.steps("p.yaml")
     assert graph.threads(plan, 8, plan[0]) == 1 and len({step.rule for step in plan}) == len(plan) == 4

@@ -3,7 +3,6 @@
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +10,7 @@ from conftest import ROOT
 
 from csp_utils.base.errors import UserError
 from csp_utils.pipeline import run_notebook, slurm
+from csp_utils.pipeline.graph import Step
 
 SLURM = str(ROOT / "profiles" / "slurm")
 
@@ -62,15 +62,16 @@ def test_the_profile_holds_options_of_snakemake_only():
     assert keys["default-resources"]["nodes"] == 1
 
 
-def run_of(folder: Path) -> run_notebook.Run:
+def run_of() -> run_notebook.Run:
     """A notebook's run that has reached the third of nine cells."""
-    run = run_notebook.Run(Path("notebooks/02_mask.ipynb"), folder / "outputs" / "mini", {}, "[2/9] a.0 02_mask")
+    run = run_notebook.Run(Step("02_mask", "notebooks/02_mask.ipynb", "mini", {}), "[2/9] a.0 02_mask")
     run.cell, run.cells, run.heading = 3, 9, "Boxes"
     return run
 
 
-def test_of_a_job_its_starts_ends_and_failures_are_told_and_nothing_else(tmp_path, capsys):
-    run = run_of(tmp_path)
+def test_of_a_job_its_starts_ends_and_failures_are_told_and_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = run_of()
     run.report("starting")
     print("Building DAG of jobs...\n    threads: 2\n[Sat Nov 21 13:28:56 2026]\nPassed unknown parameter: rlaif_v")
     run.report()  # a heartbeat

@@ -8,11 +8,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
-from csp_utils.pipeline import gpus
-from csp_utils.pipeline import graph as graph
-from csp_utils.pipeline import run as pipeline
+from csp_utils.pipeline import gpus, graph
+from csp_utils.stages import stages
+from csp_utils.stages.sft import Sft
 
 HOLD = ("import sys, time\nfrom csp_utils.pipeline import gpus\nwith gpus.held(int(sys.argv[1])) as mine:\n"
         "    import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.readline()")  # fmt: skip
@@ -80,13 +79,13 @@ def test_what_was_set_comes_back_and_none_is_none(three):
 @pytest.mark.parametrize(("values", "number"), [
     ({}, 1), ({"device": "cpu"}, 0), ({"processes": 4}, 4), ({"processes": 4, "device": "cpu"}, 0)])
 def test_what_a_training_takes(values, number):
-    assert gpus.wanted(params.Sft(**values)) == number
+    assert stages["04_sft"].gpus(Sft(**values)) == number
 
 
 def test_gpus_are_counted_where_there_are_some(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("CSP_GPUS", raising=False)
-    steps = {step.name: step for step in pipeline.steps("params/tiny.yaml")}
+    steps = {step.name: step for step in graph.steps("params/tiny.yaml")}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert {graph.gpu(step) for step in steps.values()} == {0}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")

@@ -236,7 +236,8 @@ def test_a_cell_that_fails_after_the_computation_loses_nothing(project):
 @pytest.mark.slow
 def test_a_rerun_that_fails_leaves_the_results_of_the_run_before(project):
     assert project.run().returncode == 0
-    (project.folder / "stages/counting.py").write_text(COUNT.replace('log.write(', 'raise MemoryError\n        log.write('))
+    broken = COUNT.replace("log.write(", "raise MemoryError\n        log.write(")
+    (project.folder / "stages/counting.py").write_text(broken)
     run = project.run()
     assert run.returncode == 1 and "MemoryError" in run.stdout
     assert (project.folder / "outputs/mini/count.txt").read_text() == "3"
@@ -294,9 +295,9 @@ def test_a_branch_that_fails_does_not_stop_the_others(project):
 OWN = '''"""A stage that a user adds."""
 from pydantic import Field
 
-from csp_utils.base.cost import Cost
+from csp_utils.results.cost import Cost
 from csp_utils.base.params import Params
-from csp_utils.base.stage import Job, Stage
+from csp_utils.results.stage import Job, Stage
 
 
 class Own(Params):
@@ -349,7 +350,8 @@ def test_a_stage_of_ones_own_is_one_module_and_its_notebook(project, tmp_path_fa
     assert re.search(r"30_own +one word", call(*pipeline, "--plan"))
     missing = f"from csp_utils.stages import stages\nfrom csp_utils.base.run import missing\n" \
               f"print(missing('outputs/mini/own.txt'))"  # noqa: F541
-    assert "run notebook 30_own with run = 'mini', or ./run_all.sh params/mini.yaml" in call(sys.executable, "-c", missing)
+    hint = "run notebook 30_own with run = 'mini', or ./run_all.sh params/mini.yaml"
+    assert hint in call(sys.executable, "-c", missing)
     said = call(*pipeline)
     assert "[3/3] 30_own" in said and said.endswith("status 0")
     assert (project.folder / "outputs/mini/own.txt").read_text() == "THREE"

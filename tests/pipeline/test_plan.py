@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from csp_utils.base import params
 from csp_utils.base.errors import UserError
-from csp_utils.pipeline import cost, gpus, params_file, plan
+from csp_utils.base.run import RunPaths
+from csp_utils.pipeline import gpus, graph, params_file, plan
 from csp_utils.pipeline import run as pipeline
+from csp_utils.results import cost
+from csp_utils.stages import stages
+from csp_utils.stages.evaluate import Eval
+from csp_utils.stages.extract import Extract
+from csp_utils.stages.mask import Mask
+from csp_utils.stages.perturb import Perturb
+from csp_utils.stages.sft import Sft
 
 QWEN = {"billions": {"language": 7.62, "vision": 0.68}, "tokens": {"language": 391, "vision": 1564}, "shared": True}
 
@@ -29,7 +36,7 @@ def root(monkeypatch, tmp_path):
 
 
 def jobs_of(path: str) -> list[plan.Job]:
-    return plan.jobs(pipeline.steps(path), params_file.sources(path))
+    return plan.jobs(graph.steps(path), params_file.sources(path))
 
 
 def lacks(path: str, **options) -> list[str]:
@@ -50,12 +57,22 @@ def jobs_update(path: str) -> int:
     return p.batch_size * p.gradient_accumulation_steps * p.processes
 
 
+def cost_of(name: str, rows: int, p) -> cost.Cost:
+    """What a stage takes whose inputs have so many rows, with models of known size."""
+    paths = RunPaths("r")
+    made = ("data/rlaif_v/train.parquet", "keywords.parquet", "masks.parquet", "perturbed/sft.jsonl")
+    facts = {Mask().grounding_dino: {"teraflops": 0.5}, Mask().sam: {"teraflops": 3.0},
+             Extract().keyword_model: QWEN, Sft().model: QWEN}  # fmt: skip
+    return stages[name].cost(p, paths, cost.Known(facts, {str(paths[one]): rows for one in made}))
+
+
 @pytest.mark.parametrize("estimate", [
-    lambda n: cost.extract(n, QWEN, params.Extract(n_rows=None)),
-    lambda n: cost.mask(n, {"teraflops": 0.5}, {"teraflops": 3.0}, params.Mask()),
-    lambda n: cost.perturb(n, params.Perturb()),
-    lambda n: cost.train(n, QWEN, params.Sft(n_rows=None), 1),
-    lambda n: cost.ask(n, 3 * n, QWEN, params.Eval(), 3, "questions"),
+    lambda n: cost_of("01_extract", n, Extract(n_rows=None)),
+    lambda n: cost_of("02_mask", n, Mask()),
+    lambda n: cost_of("03_perturb", n, Perturb()),
+    lambda n: cost_of("04_sft", n, Sft(n_rows=None)),
+    lambda n: cost.train(n, QWEN, Sft(n_rows=None), 1),
+    lambda n: cost.ask(n, 3 * n, QWEN, Eval(), 3, "questions"),
 ])
 def test_twice_the_rows_take_twice_as_much(estimate):
     one, two = estimate(1000), estimate(2000)
@@ -65,7 +82,7 @@ def test_twice_the_rows_take_twice_as_much(estimate):
 
 
 def test_a_training_step_counts_eight_operations_a_weight_and_token():
-    p = params.Sft(n_rows=None, torch_dtype="bfloat16")
+    p = Sft(n_rows=None, torch_dtype="bfloat16")
     plain = {"billions": {"language": 1.0, "vision": 0.0}, "tokens": {"language": 100, "vision": 0}}
     hours = cost.train(1000, plain, p, 1).gpu_hours
     assert hours == pytest.approx(1000 * 8 * 1e9 * 300 / (312e12 * cost.TRAINING_SHARE) / 3600)
@@ -75,7 +92,7 @@ def test_a_training_step_counts_eight_operations_a_weight_and_token():
 
 
 def test_drawn_pictures_take_next_to_no_disk():
-    files, drawn = (cost.perturb(83132, params.Perturb(images=images)).disk for images in ("files", "drawn"))
+    files, drawn = (cost_of("03_perturb", 83132, Perturb(images=images)).disk for images in ("files", "drawn"))
     assert 50 < files < 120 and drawn < files / 100
 
 
@@ -91,7 +108,7 @@ def test_the_facts_of_qwen2_vl_are_those_of_its_code():
 
 
 def test_a_folder_of_ones_own_is_measured_by_its_files():
-    weights = plan._weights(Path("assets/tiny_world/vlm"))
+    weights = cost._weights(Path("assets/tiny_world/vlm"))
     assert 1e6 < weights < 1e7
     jobs = {job.step.name: job.cost for job in jobs_of("params/tiny.yaml")}
     assert jobs["04_sft"].weights == pytest.approx(weights) and 0 < jobs["04_sft"].gpu_hours < 0.1

@@ -1,29 +1,26 @@
 """The report's sections about other confidences and the stress test: what the tables say, and what is not there."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from test_report import responses, run  # noqa: F401  (run: a fixture)
-from test_stress import asked  # noqa: F401  (a fixture: what two models of known behaviour said)
+from finished_run import NOTHING_ELICITED, responses, stress_replies
 
-from csp_utils.asking.elicitation_table import DTYPES
 from csp_utils.base.files import write_parquet
-from csp_utils.base.params import Report
 from csp_utils.base.run import RunPaths
-from csp_utils.measures import methods as baselines
 from csp_utils.measures import stress_curves
+from csp_utils.measures.methods import confidences_by_method
 from csp_utils.measures.metrics import Protocol, compute, compute_methods
-from csp_utils.show import report, report_confidences
-from csp_utils.show.report_html import Section, page
-from csp_utils.show.report_saved import load
+from csp_utils.show import sections
+from csp_utils.show.page import section
+from csp_utils.show.saved import Saved, load
+from csp_utils.stages.report import Report
 
-NOTHING = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 
-
-def html(section: Section) -> str:
-    return page("t", "s", [section], "f")
+def html(gather: Callable[[Saved], sections.Values], loaded: Saved) -> str:
+    return section("report.j2", gather.__name__, "t", partial(gather, loaded)).html
 
 
 @pytest.fixture
@@ -37,15 +34,15 @@ def paths(tmp_path: Path) -> RunPaths:
 
 def test_what_was_not_made_is_said_with_its_notebook(paths: RunPaths) -> None:
     saved = load(Report(run="fake"), paths)
-    for make, maker in ((report_confidences.methods, "06_eval"), (report_confidences.stress, "08_stress")):
-        assert f"(notebook {maker} makes it)" in html(make(saved)) and "Left out" in html(make(saved))
+    for gather, maker in ((sections.methods, "06_eval"), (sections.stress, "08_stress")):
+        assert f"(notebook {maker} makes it)" in html(gather, saved) and "Left out" in html(gather, saved)
 
 
 def test_the_methods_are_shown_with_their_values_and_what_is_missing(paths: RunPaths) -> None:
-    values, differences = compute_methods(baselines.scores(responses(24), NOTHING), Protocol(), 60)
+    values, differences = compute_methods(confidences_by_method(responses(24), NOTHING_ELICITED), Protocol(), 60)
     write_parquet(values, paths["methods.parquet"])
     write_parquet(differences, paths["method_differences.parquet"])
-    shown = html(report_confidences.methods(load(Report(run="fake"), paths)))
+    shown = html(sections.methods, load(Report(run="fake"), paths))
     found = values.set_index(["variant", "split", "method", "metric"])
     row = found.loc[("csp", "pope_adversarial", "token_probability", "auc")]
     mark = differences.set_index(["variant", "split", "method", "metric"]).loc[row.name]
@@ -54,24 +51,18 @@ def test_the_methods_are_shown_with_their_values_and_what_is_missing(paths: RunP
     assert "self-consistency (methods: &#34;sampled&#34;)" in shown and "Guo et al. 2017" in shown
 
 
-def test_the_stress_test_is_shown(paths: RunPaths, asked: pd.DataFrame) -> None:  # noqa: F811
-    asked = asked.assign(model="tiny-qwen2-vl")
+def test_the_stress_test_is_shown(paths: RunPaths) -> None:
+    asked = stress_replies()
     at = asked.index[asked["variant"] == "base"]
     asked.loc[at, "verbalized"] = np.random.default_rng(0).integers(80, 100, len(at))
     write_parquet(stress_curves.curves(asked, 20, 0), paths["stress_curves.parquet"])
     correlation, differences = stress_curves.correlations(asked, 20, 0)
     write_parquet(correlation, paths["stress_correlation.parquet"])
     write_parquet(differences, paths["stress_differences.parquet"])
-    shown = html(report_confidences.stress(load(Report(run="fake"), paths)))
-    row = differences.set_index(["region", "answer", "metric"]).loc[("object", "right", "spearman")]
+    shown = html(sections.stress, load(Report(run="fake"), paths))
+    key = ["variant_a", "variant_b", "region", "answer", "metric"]
+    row = differences.set_index(key).loc[("base", "csp", "object", "right", "spearman")]
     assert f"{row['diff']:+.2f}".replace("-", "−") in shown and f"{row['p']:.3f}" in shown
     assert "noise on the object, right answer" in shown and "always the same number" in shown
     write_parquet(stress_curves.curves(asked.assign(model="another"), 20, 0), paths["stress_curves.parquet"])
-    assert "made of another model" in html(report_confidences.stress(load(Report(run="fake"), paths)))
-
-
-@pytest.mark.slow
-def test_the_readmes_pictures_are_made_from_a_run(run: RunPaths, tmp_path: Path) -> None:  # noqa: F811
-    said = report.main(["--pictures", str(run.root), str(tmp_path)]).split("\n")
-    assert said == [str(tmp_path / f"{name}.png") for name in ("overview", "reliability", "stress")]
-    assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said)
+    assert "made with another model" in html(sections.stress, load(Report(run="fake"), paths))

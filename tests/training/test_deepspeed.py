@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from stage_tools import run_stage
 from test_training import VLM, at_the_root, options, write_rows  # noqa: F401  (at_the_root is used by itself)
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.params import Sft, Simpo
 from csp_utils.base.run import RunPaths
+from csp_utils.stages.sft import Sft
+from csp_utils.stages.simpo import Simpo
 from csp_utils.training import command as training
-from csp_utils.training import run as training_run
 
 HERE = importlib.util.find_spec("deepspeed") is not None
 
@@ -58,7 +59,7 @@ def trained(kind: type, tmp_path: Path, deepspeed: str | None, processes: int) -
     write_rows(paths, 72)
     p = kind(model=VLM, n_rows=64 if kind is Sft else 32, batch_size=2, learning_rate=1e-3, device="cpu",
              gradient_accumulation_steps=8 // processes, processes=processes, deepspeed=deepspeed)  # fmt: skip
-    training_run.train(p, paths, show=lambda line: None)
+    run_stage(p, paths)
     table = pd.read_parquet(paths["sft/log.parquet"] if kind is Sft else paths["simpo/log.parquet"])
     return table["loss"].tolist(), paths["sft/checkpoint"] if kind is Sft else paths["simpo/checkpoint"]
 

@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from stage_tools import run_stage
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_jsonl
-from csp_utils.base.params import Sft, Simpo
 from csp_utils.base.run import RunPaths
 from csp_utils.models import checkpoints
 from csp_utils.noise.training_rows import training_rows
+from csp_utils.stages.sft import Sft
+from csp_utils.stages.simpo import Simpo
 from csp_utils.training import command as training
 from csp_utils.training import run as training_run
+from csp_utils.training.results import FILES, UNCHECKED, WORK
 
 ROOT = Path(__file__).resolve().parents[2]
 VLM = "assets/tiny_world/vlm"
@@ -64,7 +67,8 @@ def options(words: list[str]) -> dict[str, str]:
 
 def test_the_default_command_waits_for_no_import_of_torch():
     """Four seconds at the start of every training; what it would tell changes nothing for one float32 process."""
-    code = ("import sys; from csp_utils.base import params; from csp_utils.training import command as training; training.command(params.Sft(), 'm', 'd', 'o'); "
+    code = ("import sys; from csp_utils.stages.sft import Sft; from csp_utils.training import command; "
+            "command.command(Sft(), 'm', 'd', 'o'); "
             "sys.exit('torch' in sys.modules)")  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -179,36 +183,11 @@ def test_recorded_arguments_are_compared():
 def test_missing_data_is_said_before_anything_runs(paths):
     with pytest.raises(UserError, match="line 3 .*03_perturb"):
         (paths["perturbed/images"] / "2.png").unlink()
-        training_run.train(Sft(device="cpu"), paths)
+        run_stage(Sft(device="cpu"), paths)
     paths["perturbed/sft.jsonl"].write_text("")
     with pytest.raises(UserError, match="holds no rows"):
-        training_run.train(Sft(), paths)
+        run_stage(Sft(), paths)
     assert not paths["sft"].exists()
-
-
-def test_only_some_of_the_log_is_shown():
-    show = training_run.sparse(lines=4)
-    entry = {"loss": 1.0, "learning_rate": 1e-5, "elapsed_time": "1s", "remaining_time": "2s"}
-    said = [show(str(entry | {"global_step/max_steps": f"{i}/100"})) for i in range(1, 101)]
-    assert [i for i, line in enumerate(said, 1) if line] == [1, 25, 50, 75, 100]
-    assert show("[INFO:swift] args: SftArguments(") is None
-    assert "OSError: gone" in show("OSError: gone")
-
-
-def test_the_cause_is_that_of_a_process_and_not_torchruns():
-    log = "[rank1]: Traceback\n[rank1]: ValueError: no such row\nW1 end\ntorch.distributed.ChildFailedError: \n==\n"
-    assert training_run.last_error(log) == "ValueError: no such row"
-    assert training_run.last_error("a\nKeyError: 'x'\nb") == "KeyError: 'x'" and training_run.last_error("a\n") is None
-
-
-def test_logging_jsonl_of_a_resumed_training_keeps_the_later_step(tmp_path):
-    steps = [(1, 5.0), (2, 4.0), (3, 3.0), (2, 3.9), (3, 2.9)]
-    lines = [{"loss": loss, "global_step/max_steps": f"{step}/3", "train_speed(s/it)": 0.5, "elapsed_time": "1s"}
-             for step, loss in steps] + [{"train_runtime": 9.0}]  # fmt: skip
-    write_jsonl(lines, tmp_path / "logging.jsonl")
-    table, summary = training_run.read_logging(tmp_path / "logging.jsonl")
-    assert [(row["step"], row["loss"]) for row in table] == [(1, 5.0), (2, 3.9), (3, 2.9)]
-    assert summary == {"seconds": 9.0, "steps": 3, "seconds_per_step": 0.5}
 
 
 # ------------------------------------------------------------------------------------------------- with ms-swift
@@ -220,9 +199,9 @@ def trained(tmp_path_factory):
     os.chdir(ROOT)
     paths = RunPaths("r", tmp_path_factory.mktemp("training"))
     write_rows(paths)
-    sft = training_run.train(Sft(n_rows=None, device="cpu", max_pixels=12544), paths)
-    simpo = training_run.train(Simpo(n_rows=4, gradient_accumulation_steps=4, device="cpu", max_pixels=12544), paths)
-    return paths, sft, simpo
+    run_stage(Sft(n_rows=None, device="cpu", max_pixels=12544), paths)
+    run_stage(Simpo(n_rows=4, gradient_accumulation_steps=4, device="cpu", max_pixels=12544), paths)
+    return paths, *(json.loads(paths[f"{name}/summary.json"].read_text()) for name in ("sft", "simpo"))
 
 
 @pytest.mark.slow
@@ -231,7 +210,7 @@ def test_what_the_trainings_leave(trained):
     assert sft["rows"] == 6 and simpo["rows"] == 4 and sft["steps"] == simpo["steps"] == 1
     for folder, own in ((paths["sft"], set()), (paths["simpo"], {"train.jsonl"})):  # the first 4 pairs of 5
         names = {path.name for path in folder.iterdir()}
-        assert names == {"checkpoint", "command.txt", "args.json", "log.parquet", "swift.log"} | own
+        assert names == {*FILES} | own
         assert (folder / "checkpoint" / "model.safetensors").is_file()
         assert not (folder / "checkpoint").is_symlink()
         checkpoints.check_max_pixels(folder / "checkpoint", 12544)
@@ -303,12 +282,12 @@ def test_a_row_that_does_not_encode_stops_the_training_and_leaves_the_old_checkp
     image.write_bytes(whole[:100])
     try:
         with pytest.raises(UserError, match=r"^ms-swift stopped: .*swift.failed.log") as error:
-            training_run.train(Sft(n_rows=None, device="cpu"), paths)
+            run_stage(Sft(n_rows=None, device="cpu"), paths)
     finally:
         image.write_bytes(whole)
     assert "\n" not in str(error.value)
     assert (paths["sft/checkpoint"] / "model.safetensors").stat() == before
-    assert not (paths["sft"] / training_run.WORK).exists()
+    assert not (paths["sft"] / WORK).exists() and not (paths["sft"] / UNCHECKED).exists()
 
 
 @pytest.mark.slow
@@ -322,7 +301,7 @@ def test_two_processes_train_as_one_does(kind, tmp_path):
         write_rows(paths, 36)  # 32 pairs: an update that is not full pads its rows
         p = kind(model=VLM, n_rows=32 if kind is Sft else 16, batch_size=2, learning_rate=1e-3, device="cpu",
                  gradient_accumulation_steps=8 // processes, processes=processes)  # fmt: skip
-        training_run.train(p, paths, show=lambda line: None)
+        run_stage(p, paths)
         log = paths["sft/log.parquet"] if kind is Sft else paths["simpo/log.parquet"]
         losses[processes] = pd.read_parquet(log)["loss"].tolist()
         command = (paths["sft/command.txt"] if kind is Sft else paths["simpo/command.txt"]).read_text()
@@ -334,7 +313,7 @@ def test_two_processes_train_as_one_does(kind, tmp_path):
 def test_bfloat16_weights_train_without_a_gpu(paths):
     from safetensors.torch import load_file
 
-    training_run.train(Sft(model=VLM, learning_rate=1e-3, torch_dtype="bfloat16", device="cpu"), paths, lambda _: None)
+    run_stage(Sft(model=VLM, learning_rate=1e-3, torch_dtype="bfloat16", device="cpu"), paths)
     before, after = load_file(f"{VLM}/model.safetensors"), load_file(paths["sft/checkpoint"] / "model.safetensors")
     assert {str(weight.dtype) for weight in after.values()} == {"torch.bfloat16"}
     assert any((weight != before[name].bfloat16()).any() for name, weight in after.items())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csp_utils.base.params import Eval
+from csp_utils.stages.evaluate import Eval
 from csp_utils.words.confidence_prompts import (
     CONFIDENCE_PROMPTS,
     LEVELS,

@@ -113,10 +113,6 @@ def test_confidence_answer_refuses_what_is_no_percentage(c):
         prompts.confidence_answer(c)
 
 
-def test_golden_tables_are_large_enough():
-    assert len(READ) >= 80 and len(NOT_READ) >= 60
-
-
 @pytest.mark.parametrize(("text", "percent"), READ.items())
 def test_confidence_is_read(text, percent):
     assert reading.parse_confidence(text) == percent
@@ -153,5 +149,6 @@ def test_yes_and_no(text, answer):
 
 
 def test_import_is_light():
-    code = "import sys, csp_utils.words.prompts; assert not {'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)"
+    code = ("import sys, csp_utils.words.prompts\n"
+            "assert not {'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)

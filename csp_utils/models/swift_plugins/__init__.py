@@ -1,1 +1,1 @@
-"""Plugins that ms-swift loads by path; a folder of their own, because ms-swift puts it on the path of modules."""
+"""ms-swift plugins that every use of a model needs. Their own folder, because ms-swift adds it to ``sys.path``."""

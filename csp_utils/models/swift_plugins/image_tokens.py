@@ -1,8 +1,8 @@
-"""ms-swift plugin: take Qwen2-VL's image and video token numbers from the tokenizer.
+"""ms-swift plugin: take the ids of Qwen2-VL's image and video tokens from the tokenizer.
 
-ms-swift 4.6 writes the numbers of the full-size vocabulary (151655, 151656) into its template, so that in a model with
-any other vocabulary the image token is not found and the image never reaches the text. With the full-size vocabulary
-this changes nothing. Used by training (``--external_plugins``) and by :mod:`csp_utils.models.vlm.load`.
+ms-swift 4.6 hard-codes the ids of the full-size vocabulary (151655, 151656) in its template. In a model with another
+vocabulary it does not find the image token, and the image never reaches the text. With the full-size vocabulary this
+plugin changes nothing. Training (``--external_plugins``) and :mod:`csp_utils.models.vlm.load` use it.
 """
 
 from swift.template.templates.qwen import Qwen2VLTemplate
@@ -11,7 +11,7 @@ _init_processor = Qwen2VLTemplate.init_processor
 
 
 def init_processor(self, processor) -> None:
-    """Qwen2VLTemplate.init_processor, then the token numbers of this processor."""
+    """Run Qwen2VLTemplate.init_processor, then set the token ids of this processor's vocabulary."""
     _init_processor(self, processor)
     if processor is not None:
         for name in ("image", "video"):

@@ -1,77 +1,97 @@
-"""A vision-language model and its ms-swift template: prompts with an image in, replies out.
+"""Load a vision-language model with its ms-swift template, and send prompts with images to it.
 
-ms-swift loads the model and knows its chat template, so that training and evaluation show a model the same tokens and
-pixels. Three engines ask it: the plain one (:mod:`csp_utils.models.vlm.plain`) asks any model and is the reference, the shared
-one (:mod:`csp_utils.models.vlm.shared`) computes once what prompts have in common, and vLLM (:mod:`csp_utils.models.vlm.vllm`) is
-for GPU machines.
+ms-swift loads the model and knows its chat template, so training and evaluation give a model the same tokens and
+pixels. Three engines run the prompts. The plain engine (:mod:`csp_utils.models.vlm.plain`) works for every model and is
+the reference. The shared engine (:mod:`csp_utils.models.vlm.shared`) computes common prefixes once. vLLM
+(:mod:`csp_utils.models.vlm.vllm`) is for GPU machines.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from csp_utils.base.errors import UserError, first_line
-from csp_utils.base.stage import WHOLE, Shard
 from csp_utils.models import families
 from csp_utils.models.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.models.vlm import vllm as vlm_swift
 from csp_utils.models.vlm.plain import PlainEngine
-from csp_utils.models.vlm.reply import CANDIDATES, Progress, Prompt, Reply
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, Reply
 from csp_utils.models.vlm.shared import SharedEngine, why_not_shared
+from csp_utils.results.stage import WHOLE, Shard
 
-Engine = Literal["auto", "shared", "plain", "vllm"]
-Asking = PlainEngine | SharedEngine | vlm_swift.SwiftEngine
+EngineName = Literal["auto", "shared", "plain", "vllm"]
+Engine = PlainEngine | SharedEngine | vlm_swift.SwiftEngine
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to load, and how."""
+
+    model: str
+    """Folder or id on the Hugging Face hub."""
+    model_type: str | None = None
+    """ms-swift's model type; None lets ms-swift find it."""
+    template: str | None = None
+    """ms-swift's chat template; None lets ms-swift find it."""
+    max_pixels: int | None = None
+    """ms-swift's MAX_PIXELS, which a process reads once; None for ms-swift's default."""
+    torch_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights."""
+    device: str = "cpu"
+    """As :func:`csp_utils.base.devices.pick_device` returns it."""
 
 
 class VLM:
-    """A vision-language model, ready to be asked.
+    """A loaded vision-language model.
 
     Attributes:
-        engines: the engines that can ask it, by name.
-        engine: the name of the one that :meth:`ask` uses.
+        engines: the engines that can run it, by name.
+        engine: name of the engine that :meth:`ask` uses by default.
     """
 
-    def __init__(self, engines: dict[str, Asking], engine: str):
+    def __init__(self, engines: dict[str, Engine], engine: str):
         self.engines, self.engine = engines, engine
 
-    def ask(self, prompts: Sequence[Prompt | tuple[Path, str]], batch_size: int, max_new_tokens: int,
-            progress: Progress = lambda batches, _: batches, description: str = "asking", temperature: float = 1.0,
-            engine: str | None = None, shard: Shard = WHOLE) -> list[Reply | None]:
-        """The replies, in the order of ``prompts``; of a shard, those to its batches, and None for the others.
+    def ask(self, prompts: Sequence[Prompt | tuple[Path, str]], asking: Asking, engine: str | None = None,
+            shard: Shard = WHOLE) -> list[Reply | None]:
+        """Send all prompts to the model and return its replies, in the order of ``prompts``.
 
-        A batch is encoded while the model works on the one before. In float32 the replies depend neither on the batch
-        size nor on the order, and the engines agree (draws of vLLM are its own).
+        A second thread encodes the next batch while the model works on the current one. In float32 the replies depend
+        neither on the batch size nor on the order of the prompts, and the engines agree (but vLLM samples with random
+        numbers of its own).
 
         Args:
-            prompts: the template puts the image before the text. (image, text) alone wants the greedy reply.
-            progress: wraps the list of batches, for a progress bar.
-            temperature: of the sampled replies; above 0.
-            engine: the name of one of :attr:`engines` for this call; None for :attr:`engine`.
+            prompts: a prompt, or (image, text) for the greedy reply alone. The template puts the image first.
+            asking: batch size, token budget, temperature and progress bar.
+            engine: name of one of :attr:`engines` for this call; None for :attr:`engine`.
+            shard: run only the batches of this shard; the other prompts get None.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
-        batches = shard.share(self._batches(prompts, batch_size, engine or self.engine))
+        batches = shard.share(self._batches(prompts, asking.batch_size, engine or self.engine))
         replies: list[Reply | None] = [None] * len(prompts)
         with ThreadPoolExecutor(1) as pool:
 
             def encode(number: int) -> Future:
-                asking, batch = batches[number]
-                return pool.submit(asking.encode, [prompts[i] for i in batch])
+                runs, batch = batches[number]
+                return pool.submit(runs.encode, [prompts[i] for i in batch])
 
             ahead = encode(0) if batches else None
-            for number, (asking, batch) in enumerate(progress(batches, description)):
+            for number, (runs, batch) in enumerate(asking.progress(batches, asking.description)):
                 encoded = ahead.result()
                 if number + 1 < len(batches):
                     ahead = encode(number + 1)
-                some = asking.reply(encoded, [prompts[i] for i in batch], max_new_tokens, temperature)
+                some = runs.reply(encoded, [prompts[i] for i in batch], asking)
                 for i, reply in zip(batch, some, strict=True):
                     replies[i] = reply
         return replies
 
-    def _batches(self, prompts: list[Prompt], batch_size: int, engine: str) -> list[tuple[Asking, list[int]]]:
-        """Which engine asks which prompts. The plain one asks those without an image: there is nothing to share."""
+    def _batches(self, prompts: list[Prompt], batch_size: int, engine: str) -> list[tuple[Engine, list[int]]]:
+        """Assign prompts to engines and batches. Prompts without an image go to the plain engine, not the shared."""
         blind = [i for i, prompt in enumerate(prompts) if prompt.image is None]
         seeing = [i for i, prompt in enumerate(prompts) if prompt.image is not None]
         return [(self.engines[name], [own[i] for i in batch])
@@ -80,25 +100,25 @@ class VLM:
 
 
 class TransformersVLM(VLM):
-    """A transformers model with its ms-swift template, and the engines that ask it.
+    """A model of transformers with its ms-swift template, and the engines that can run it.
 
     Attributes:
         model: the transformers model, in evaluation mode.
-        template: ms-swift's template; it makes a prompt's tokens and pixels, and pads a batch on the left.
-        why_not_shared: why there is no shared engine among its engines beside the plain one; None if there is.
+        template: ms-swift's template. It encodes prompts and collates batches with left padding.
+        why_not_shared: the reason why the shared engine cannot run this model; None if it can.
 
     Raises:
-        UserError: no token begins a candidate, or the engine that is asked for cannot ask this model.
+        UserError: no token begins a candidate, or the requested engine cannot run this model.
     """
 
-    def __init__(self, model: Any, template: Any, engine: Engine = "auto"):
+    def __init__(self, model: Any, template: Any, engine: EngineName = "auto"):
         self.model, self.template = model.eval(), template
         template.model = model
         template.set_mode("transformers")
         self.tokenizer = template.tokenizer
         ends = end_tokens(template, getattr(model.generation_config, "eos_token_id", None))  # remote code may have none
         parts = (model, template, ends, first_tokens(self.tokenizer))
-        engines: dict[str, Asking] = {"plain": PlainEngine(*parts)}
+        engines: dict[str, Engine] = {"plain": PlainEngine(*parts)}
         self.why_not_shared = why_not_shared(model)
         if self.why_not_shared is None:
             engines["shared"] = SharedEngine(*parts)
@@ -108,19 +128,22 @@ class TransformersVLM(VLM):
 
 
 def end_tokens(template: Any, own: int | list[int] | None) -> list[int]:
-    """Tokens that end a reply: the model's ``own``, the tokenizer's, and the template's end of a turn."""
+    """Collect the ids of the tokens that end a reply.
+
+    They are the model's eos tokens (``own``), the tokenizer's eos and padding token, and the template's end of a turn.
+    """
     tokenizer = template.tokenizer
     ends = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id, tokenizer.pad_token_id}
     for stop in template.template_meta.suffix[-1:]:
-        # Without the line break behind it. Not every tokenizer counts its end of a turn among its special tokens
-        # (Qwen-VL's does not), so that a single token is taken for it whatever it counts as.
+        # The suffix may end with a line break, which ends no reply. A suffix of one token counts even if the tokenizer
+        # does not list it as a special token (Qwen-VL's does not).
         tokens = tokenizer.encode(stop.strip(), add_special_tokens=False) if isinstance(stop, str) else stop
         ends |= set(tokens) if len(tokens) == 1 else {t for t in tokens if t in tokenizer.all_special_ids}
     return sorted(t for t in ends if t is not None)
 
 
 def first_tokens(tokenizer: Any) -> dict[str, list[int]]:
-    """:func:`candidate_tokens` of every candidate. Raises UserError if one has none."""
+    """Return :func:`candidate_tokens` of every candidate. Raises UserError if a candidate has none."""
     found = {c: candidate_tokens(tokenizer, c) for c in CANDIDATES}
     for candidate, tokens in found.items():
         if not tokens:
@@ -129,87 +152,93 @@ def first_tokens(tokenizer: Any) -> dict[str, list[int]]:
 
 
 def candidate_tokens(tokenizer: Any, candidate: str) -> list[int]:
-    """First tokens of the answer `candidate`, over its variants in case and with or without a leading space.
+    """Return the ids of the tokens that may begin the answer ``candidate``.
 
-    A variant that is a single token stands for itself alone; the first token of a longer one ("N" of "NO") begins other
-    words too, and counts only if no variant is a single token. A token is left out if it is white space or if the other
-    candidate's variants begin with it.
+    The spellings of a candidate are its three cases, with and without a leading space. If any spelling is a single
+    token, only such spellings count, because the first token of a longer one ("N" of "NO") also begins other words.
+    White space, and tokens that begin a spelling of the other candidate, are left out.
     """
 
     vocabulary = tokenizer.get_vocab()
 
-    def first_tokens(word: str) -> list[list[int]]:
+    def spellings(word: str) -> list[list[int]]:
         cases = (word, word.lower(), word.upper())
         encoded = [tokenizer.encode(space + case, add_special_tokens=False) for space in ("", " ") for case in cases]
-        # SentencePiece begins every text with a space, so that it never encodes to the bare word, which a model may say
-        # all the same (after a line break).
+        # SentencePiece prepends a space to every text, so encode() never returns the bare word. A model can still
+        # generate it, for example after a line break.
         return encoded + [[vocabulary[case]] for case in cases if case in vocabulary]
 
-    others = {ids[0] for c in CANDIDATES if c != candidate for ids in first_tokens(c) if ids}
-    variants = [ids for ids in first_tokens(candidate) if ids and tokenizer.decode(ids[:1]).strip()]
+    others = {ids[0] for c in CANDIDATES if c != candidate for ids in spellings(c) if ids}
+    variants = [ids for ids in spellings(candidate) if ids and tokenizer.decode(ids[:1]).strip()]
     variants = [ids for ids in variants if ids[0] not in others]
     whole = {ids[0] for ids in variants if len(ids) == 1}
     return sorted(whole or {ids[0] for ids in variants})
 
 
-def load_vlm(model: str, model_type: str | None, template: str | None, max_pixels: int | None,
-             torch_dtype: Literal["float32", "bfloat16", "float16"], device: str, engine: Engine = "auto",
-             batch_size: int = 32) -> VLM:
-    """Load a model folder or hub id through ms-swift.
+def load_vlm(choice: ModelChoice, engine: EngineName = "auto", batch_size: int = 32) -> VLM:
+    """Load a model through ms-swift.
 
     Args:
-        model_type, template: ms-swift's names; None lets ms-swift find them.
-        max_pixels: ms-swift's MAX_PIXELS (it is read once per process); None for its default.
-        device: as :func:`csp_utils.base.devices.pick_device` returns it.
-        engine: auto takes the shared one where it can ask the model, else the plain one; of vllm, there is no other.
-        batch_size: prompts that vLLM works on at a time.
+        engine: auto is the shared engine where it can run the model, else the plain one. vllm loads no other engine.
+        batch_size: for vLLM, the number of prompts that it works on at a time.
 
     Raises:
-        UserError: the folder holds no model, it was trained with another MAX_PIXELS, or this process already works
-            with another one, the engine cannot ask it, or the environment lacks what its family needs.
+        UserError: the folder holds no model; the model was trained with another MAX_PIXELS, or this process already
+            uses another one; the engine cannot run it; or the environment lacks a package that it needs.
     """
+    model = choice.model
     if engine == "vllm":
-        vlm_swift.refuse_vllm(model, device)
-    base = adapter_base(model)  # the model that a LoRA adapter belongs to
-    families.check(model_type, base or model)
+        vlm_swift.refuse_vllm(model, choice.device)
+    base = adapter_base(model)
+    families.check(choice.model_type, base or model)
     if base is None and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no config.json, so no model; make it again or correct the path")
-    check_max_pixels(model, max_pixels)
-    _set_max_pixels(max_pixels)
-    import logging
+    check_max_pixels(model, choice.max_pixels)
+    _set_max_pixels(choice.max_pixels)
+    loaded, processor = _load(choice, base, load_model=engine != "vllm")
+    from swift.template import get_template
 
+    template = get_template(processor, template_type=choice.template)
+    return _in_vllm(model, template, batch_size) if engine == "vllm" else TransformersVLM(loaded, template, engine)
+
+
+def _load(choice: ModelChoice, base: str | None, load_model: bool) -> tuple[Any, Any]:
+    """Load the model (None without ``load_model``) and its processor.
+
+    Args:
+        base: the model that ``choice.model`` is a LoRA adapter of; None if it is a whole model.
+    """
     import torch
     from swift.model import get_model_processor
-    from swift.template import get_template
     from swift.tuners import Swift
 
     import csp_utils.models.swift_plugins.image_tokens  # noqa: F401  (takes effect on import)
     import csp_utils.models.swift_plugins.remote_code  # noqa: F401
 
-    logging.getLogger("swift").setLevel(logging.ERROR)  # its warnings are about packages that are not needed here
+    logging.getLogger("swift").setLevel(logging.ERROR)  # it warns about optional packages that we do not need
     try:
         loaded, processor = get_model_processor(
-            str(base or model), torch_dtype=getattr(torch, torch_dtype), model_type=model_type, device_map=device,
-            use_hf=True, load_model=engine != "vllm", attn_impl=families.attention(model_type, base or model),
+            str(base or choice.model), torch_dtype=getattr(torch, choice.torch_dtype), model_type=choice.model_type,
+            device_map=choice.device, use_hf=True, load_model=load_model,
+            attn_impl=families.attention(choice.model_type, base or choice.model),
         )  # fmt: skip
         if base is not None:
-            loaded = Swift.from_pretrained(loaded, str(model))
-    except (AttributeError, ImportError, OSError, ValueError, RuntimeError) as error:  # the first two of remote code
+            loaded = Swift.from_pretrained(loaded, str(choice.model))
+    except (AttributeError, ImportError, OSError, ValueError, RuntimeError) as error:  # remote code: the first two
         reason = first_line(error)
-        raise UserError(f"ms-swift cannot load {model} ({reason}); check the model") from error
-    made = get_template(processor, template_type=template)
-    return _in_vllm(model, made, batch_size) if engine == "vllm" else TransformersVLM(loaded, made, engine)
+        raise UserError(f"ms-swift cannot load {choice.model} ({reason}); check the model") from error
+    return loaded, processor
 
 
 def _in_vllm(model: str, template: Any, batch_size: int) -> VLM:
-    """The model in vLLM; no transformers model is loaded, so that what ends a reply is read from its files."""
+    """Load the model into vLLM. Without a transformers model, its eos tokens are read from its files."""
     from transformers import GenerationConfig
 
     first = first_tokens(template.tokenizer)
     info = template.processor.model_info
     try:
         own = GenerationConfig.from_pretrained(info.model_dir).eos_token_id
-    except OSError:  # a model without this file says it in config.json
+    except OSError:  # a model without generation_config.json names them in config.json
         own = getattr(info.config.get_text_config(), "eos_token_id", None)
     engine = vlm_swift.vllm_engine(model, template, batch_size)
     ends = end_tokens(template, own)
@@ -217,7 +246,10 @@ def _in_vllm(model: str, template: Any, batch_size: int) -> VLM:
 
 
 def _set_max_pixels(max_pixels: int | None) -> None:
-    """MAX_PIXELS for ms-swift, which hands it to qwen-vl-utils at the first load and never again."""
+    """Set MAX_PIXELS for ms-swift, which passes it to qwen-vl-utils at the first load only.
+
+    Raises UserError if this process has already loaded a model with another value.
+    """
     wanted = None if max_pixels is None else str(max_pixels)
     vision = sys.modules.get("qwen_vl_utils.vision_process")
     if vision is not None and hasattr(vision, "_patch") and os.environ.get("MAX_PIXELS") != wanted:

@@ -1,9 +1,9 @@
-"""The reference engine: every prompt is a sequence of its own, and any model that ms-swift loads will do.
+"""The plain engine, our reference: each prompt is its own sequence, for every model that ms-swift loads.
 
-Greedy and sampled replies come from the model's own ``generate``. A model without one, or whose code comes with its
-weights and keeps its cache in a way that current transformers do not (:func:`csp_utils.models.families.without_generate`), is
-asked by calls of the model alone (:mod:`csp_utils.models.vlm.passes`). The probability of a whole reply comes from the forward
-pass of ms-swift's training, with the reply as the label and without a cache.
+Greedy and sampled replies come from the model's ``generate()``. Some models have none, or are remote code whose
+key/value cache current transformers cannot handle (:func:`csp_utils.models.families.without_generate`); these are
+decoded by :mod:`csp_utils.models.vlm.passes`. The probability of a whole reply comes from the forward pass of
+ms-swift's training, with the reply as the label and without a cache.
 """
 
 import copy
@@ -18,32 +18,33 @@ from PIL import Image
 from csp_utils.data.views import Shown, open_shown, shown_area
 from csp_utils.models.families import without_generate
 from csp_utils.models.vlm.passes import Cache, Passes
-from csp_utils.models.vlm.reply import CANDIDATES, Draw, Prompt, Reply, until
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Draw, Prompt, Reply, until
 
 
 class PlainEngine:
-    """Asks prompt by prompt, in batches padded on the left.
+    """Runs each prompt as its own sequence, in batches with left padding.
 
     Args:
-        model, template: ms-swift's.
-        ends: tokens that end a reply.
-        first_tokens: of each candidate, as :func:`csp_utils.models.vlm.load.candidate_tokens` returns them.
+        model, template: as ms-swift loads them.
+        ends: ids of the tokens that end a reply.
+        first_tokens: candidate -> ids of its possible first tokens
+            (:func:`csp_utils.models.vlm.load.candidate_tokens`).
     """
 
     def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]]):
         self.model, self.template, self._ends, self._first_tokens = model, template, ends, first_tokens
         self.tokenizer = template.tokenizer
-        self._training = copy.copy(template)  # a template has one mode at a time
-        self._training.model = model  # a copy drops it
+        self._training = copy.copy(template)  # a template has one mode: inference or training
+        self._training.model = model  # copy.copy loses it
         self._training.set_mode("train")
         self._decode = self._by_forward_passes if without_generate(model) else self._generate
         self._cache = Cache()
-        self._lock = threading.Lock()  # the tokenizer is shared, and one thread encodes ahead
+        self._lock = threading.Lock()  # a second thread encodes the next batch with the same tokenizer
         self._batch_images: list[Shown] = []
         self._share_image_features()
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-        """Which prompts share a batch: those of similar length about the same image, ``batch_size`` at most."""
+        """Divide prompts (by index) into batches: similar length and the same image together, little padding."""
         area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
 
         def similar(i: int) -> tuple:
@@ -54,29 +55,28 @@ class PlainEngine:
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def encode(self, prompts: Sequence[Prompt]) -> list[dict]:
-        """Tokens and pixels of each prompt."""
+        """Encode each prompt with the template: token ids and pixels."""
         image = lru_cache(open_shown)
         return [self._encode(self.template, prompt, image(prompt.image)) for prompt in prompts]
 
-    def reply(self, encoded: list[dict], prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
-              ) -> list[Reply]:
-        """The replies to one batch. Draws and answers are asked in batches of the same size."""
-        greedy, first = self._decode(encoded, [p.image for p in prompts], max_new_tokens, [])
+    def reply(self, encoded: list[dict], prompts: Sequence[Prompt], asking: Asking) -> list[Reply]:
+        """Answer one batch. Samples and answer probabilities are computed in batches of the same size."""
+        greedy, first = self._decode(encoded, [p.image for p in prompts], asking.max_new_tokens, [])
         draws = [(i, seed) for i, prompt in enumerate(prompts) for seed in prompt.seeds]
         samples: list[list[str]] = [[] for _ in prompts]
         for at in range(0, len(draws), len(prompts)):
             some = draws[at : at + len(prompts)]
             texts, _ = self._decode(
-                [encoded[i] for i, _ in some], [prompts[i].image for i, _ in some], max_new_tokens,
-                [Draw(seed, temperature) for _, seed in some],
+                [encoded[i] for i, _ in some], [prompts[i].image for i, _ in some], asking.max_new_tokens,
+                [Draw(seed, asking.temperature) for _, seed in some],
             )  # fmt: skip
             for (i, _), text in zip(some, texts, strict=True):
                 samples[i].append(text)
         answers = [self._answers(prompt, len(prompts)) for prompt in prompts]
         return [Reply(*parts) for parts in zip(greedy, first, answers, map(tuple, samples), strict=True)]
 
-    def _encode(self, template: Any, prompt: Prompt, image: Image.Image | None, answer: str | None = None
-                ) -> dict:
+    def _encode(self, template: Any, prompt: Prompt, image: Image.Image | None, answer: str | None = None) -> dict:
+        """Encode the user's turn, and ``answer`` as the assistant's turn if there is one."""
         place = "" if image is None else "<image>"
         messages = [{"role": "user", "content": f"{place}{prompt.text}"}]
         if answer is not None:
@@ -86,7 +86,14 @@ class PlainEngine:
 
     def _generate(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                   ) -> tuple[list[str], list[dict[str, float]]]:
-        """Decoding of one batch, until every row has ended or has ``max_new_tokens`` tokens; greedy without draws."""
+        """Decode one batch with ``generate()``.
+
+        Args:
+            draws: the random numbers of each row; empty for greedy decoding.
+
+        Returns:
+            the replies, and the first token's candidate probabilities of each row.
+        """
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -95,8 +102,8 @@ class PlainEngine:
             pad_token_id=self.tokenizer.pad_token_id, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
 
-        def drawn(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            """Leaves of each row only the token that its draw picks, so that "greedy" decoding takes it."""
+        def only_sampled(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """Mask every token but the sampled one, so that generate's greedy decoding takes it."""
             only = torch.full_like(scores, -torch.inf)
             for row, draw in enumerate(draws):
                 only[row, draw.token(scores[row])] = 0
@@ -107,8 +114,8 @@ class PlainEngine:
             length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
             arguments = self.template.prepare_generate_kwargs({"generation_config": config, **inputs}, model=self.model)
             if draws:
-                arguments["logits_processor"] = LogitsProcessorList([drawn])
-            with self._seeing(images):
+                arguments["logits_processor"] = LogitsProcessorList([only_sampled])
+            with self._showing(images):
                 out = self.template.generate(self.model, **arguments)
             tokens = self.template.get_generate_ids(out.sequences, length).tolist()
             first = first_probabilities(out.logits[0], self._first_tokens)
@@ -116,11 +123,11 @@ class PlainEngine:
 
     def _by_forward_passes(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                            ) -> tuple[list[str], list[dict[str, float]]]:
-        """As :meth:`_generate`, by calls of the model alone (:class:`csp_utils.models.vlm.passes.Passes`)."""
+        """Decode one batch without ``generate()``; arguments and result as for :meth:`_generate`."""
         import torch
 
-        said: list[list[int]] = [[] for _ in encoded]
-        with torch.inference_mode(), self._seeing(images):
+        replies: list[list[int]] = [[] for _ in encoded]
+        with torch.inference_mode(), self._showing(images):
             passes = Passes(self.model, self._inputs, encoded, self._cache)
             logits = passes.start()
             first = first_probabilities(logits, self._first_tokens)
@@ -130,23 +137,23 @@ class PlainEngine:
                 tokens = {i: draws[i].token(logits[i]) if draws else likeliest[i] for i in growing}
                 growing = [i for i in growing if tokens[i] not in self._ends]
                 for i in growing:
-                    said[i].append(tokens[i])
+                    replies[i].append(tokens[i])
                 if not growing or step == max_new_tokens - 1:
                     break
                 logits = passes.go_on({i: tokens[i] for i in growing})
-        return [self.template.decode_generate_ids(tokens) for tokens in said], first
+        return [self.template.decode_generate_ids(tokens) for tokens in replies], first
 
     def _inputs(self, rows: list[dict]) -> dict[str, Any]:
-        """What the model takes, on its device: ``rows`` as ms-swift encodes them, padded on the left."""
+        """Collate encoded prompts into the model's arguments, with left padding, on the model's device."""
         from swift.utils import to_device
 
         inputs = to_device(self.template.data_collator([dict(row) for row in rows]), self.model.device)
         _, inputs = self.template.pre_forward_hook(self.model, None, inputs)
-        inputs.pop("position_ids", None)  # ms-swift's have an axis more than models expect, which make their own
+        inputs.pop("position_ids", None)  # ms-swift's have one axis too many; the model computes its own
         return inputs
 
     def _answers(self, prompt: Prompt, batch_size: int) -> tuple[float, ...]:
-        """Probability of each of the prompt's answers as the whole reply."""
+        """Compute the probability of each of the prompt's answers as the whole reply, its end token included."""
         import torch
         from swift.utils import to_device
 
@@ -155,7 +162,7 @@ class PlainEngine:
             some = prompt.answers[at : at + batch_size]
             image = open_shown(prompt.image)
             encoded = [self._encode(self._training, prompt, image, answer) for answer in some]
-            with torch.inference_mode(), self._seeing([prompt.image] * len(some)):
+            with torch.inference_mode(), self._showing([prompt.image] * len(some)):
                 inputs = to_device(self._training.data_collator(encoded), self.model.device)
                 _, inputs = self._training.pre_forward_hook(self.model, None, inputs)
                 labels = inputs.pop("labels")
@@ -163,16 +170,16 @@ class PlainEngine:
             for row, answer in enumerate(some):
                 at_label = (labels[row] != -100).nonzero()[:, 0].tolist()
                 tokens = until(labels[row, at_label].tolist(), self._ends)
-                before = [i - 1 for i in at_label[: len(tokens) + 1]]  # a token is predicted one place before it
+                before = [i - 1 for i in at_label[: len(tokens) + 1]]  # logits at position i - 1 predict token i
                 if len(before) <= len(tokens):
                     raise RuntimeError(f"the template does not end the reply {answer!r} with a token of {self._ends}")
-                said = log[row, before[:-1], tokens].sum()
-                found.append(float((said + log[row, before[-1], self._ends].logsumexp(-1)).exp()))
+                text = log[row, before[:-1], tokens].sum()
+                found.append(float((text + log[row, before[-1], self._ends].logsumexp(-1)).exp()))
         return tuple(found)
 
     @contextmanager
-    def _seeing(self, images: list[Shown]) -> Iterator[None]:
-        """Within it, the vision tower knows which images the rows of a batch show."""
+    def _showing(self, images: list[Shown]) -> Iterator[None]:
+        """Tell the vision tower, within this block, which image each row of the batch shows."""
         self._batch_images = images
         try:
             yield
@@ -180,9 +187,10 @@ class PlainEngine:
             self._batch_images = []
 
     def _share_image_features(self) -> None:
-        """Let a vision tower of the Qwen2-VL kind, which sees one image at a time, see equal images of a batch once.
+        """Make Qwen2-VL's vision tower encode equal images of a batch once.
 
-        A benchmark asks some twenty prompts about an image, and the tower is a third of a prompt's cost.
+        A benchmark has some twenty prompts about each image, and the vision tower is a third of a prompt's cost. The
+        tower processes images independently, so the features are the same.
         """
         if self.model.config.model_type not in ("qwen2_vl", "qwen2_5_vl") or not hasattr(self.model, "visual"):
             return
@@ -196,7 +204,7 @@ class PlainEngine:
             if len(names) != len(grid_thw) or len(first) == len(names):
                 return original(pixels, grid_thw=grid_thw, **kwargs)
             at = sorted(first.values())
-            sizes = grid_thw.prod(-1).tolist()  # patches of each image
+            sizes = grid_thw.prod(-1).tolist()  # patches per image
             parts = pixels.split(sizes)
             features = original(torch.cat([parts[i] for i in at]), grid_thw=grid_thw[at], **kwargs)
             pieces = dict(zip(at, features.split([sizes[i] // visual.spatial_merge_size**2 for i in at]), strict=True))
@@ -206,10 +214,13 @@ class PlainEngine:
 
 
 def first_probabilities(logits: Any, first_tokens: dict[str, list[int]]) -> list[dict[str, float]]:
-    """Probability of each candidate as the token, of its likeliest spelling, per row of ``logits`` (tensor (B, V))."""
+    """Compute each candidate's probability as the next token, for each row of ``logits`` (tensor (B, V)).
+
+    Of the candidate's spellings ("Yes", " yes" ...), the likeliest counts. The softmax is in float32 for weights of any
+    type, because bfloat16 has only three digits.
+    """
     import torch
 
-    # bfloat16 has 3 digits: the probabilities are taken in float32 whatever the weights are.
     probabilities = torch.softmax(logits.float(), dim=-1)
     columns = {c: probabilities[:, ids].amax(-1).tolist() for c, ids in first_tokens.items()}
     return [{c: columns[c][row] for c in CANDIDATES} for row in range(len(logits))]

@@ -1,4 +1,4 @@
-"""What a model is asked and what comes back, whichever engine does the asking."""
+"""Prompts, replies, and how replies are decoded: what all engines have in common."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,26 +12,43 @@ from csp_utils.data.views import Shown
 CANDIDATES = ("Yes", "No")
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""How far a probability may be from the same one computed in another way, by the type of the weights: far more than
-rounding, far less than an error in positions or attention makes."""
+"""Largest difference between two computations of one probability that counts as rounding, by the type of the weights.
+It is far above rounding and far below the effect of wrong positions or a wrong attention mask."""
 
 Progress = Callable[[Iterable, str], Iterable]
+"""Wraps an iterable of batches and a description in a progress bar."""
 
 
 class Prompt(NamedTuple):
-    """An image, a text about it, and what is wanted besides the greedy reply."""
+    """An image, a text about it, and what we want besides the greedy reply."""
 
     image: Shown
     text: str
     answers: tuple[str, ...] = ()
-    """Whole replies whose probabilities are wanted."""
+    """Compute the probability of each of these texts as the whole reply."""
     seeds: tuple[int, ...] = ()
-    """One sampled reply for each."""
+    """Sample one reply for each of these seeds."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a list of prompts is sent to a model."""
+
+    batch_size: int
+    """Most prompts a batch."""
+    max_new_tokens: int
+    """Token budget of a reply."""
+    temperature: float = 1.0
+    """Temperature of the sampled replies, above 0. Greedy replies and probabilities do not depend on it."""
+    progress: Progress = lambda batches, _: batches
+    """Progress bar over the batches; by default none."""
+    description: str = "asking"
+    """Label of the progress bar."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model answered to one prompt."""
+    """What the model replied to one prompt."""
 
     text: str
     """The greedy reply."""
@@ -40,22 +57,22 @@ class Reply:
     answers: tuple[float, ...] = ()
     """Probability of each of the prompt's answers as the whole reply, 0..1, in float32 and at temperature 1."""
     samples: tuple[str, ...] = ()
-    """The sampled reply of each of the prompt's seeds."""
+    """The sampled reply for each of the prompt's seeds."""
 
 
 def draw_seed(*parts: Any) -> int:
-    """A seed in 0 .. 2^64 - 1 that depends on ``parts`` (their text) alone."""
+    """Return a seed in 0 .. 2^64 - 1 that depends only on the text of ``parts``."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
 class Draw:
-    """The tokens of one sampled reply: what is drawn depends on the seed and the model, not on who else is asked."""
+    """The random numbers of one sampled reply. They depend on the seed alone, not on the other prompts of the batch."""
 
     def __init__(self, seed: int, temperature: float):
         self._random, self._temperature = np.random.default_rng(seed), temperature
 
     def token(self, logits: Any) -> int:
-        """The next token for ``logits`` (tensor (V,) of any floating type), by inversion of the whole distribution."""
+        """Sample the next token from ``logits`` (tensor (V,) of any floating type), by inverting its distribution."""
         import torch
 
         probabilities = torch.softmax(logits.float() / self._temperature, dim=-1).double()
@@ -65,5 +82,5 @@ class Draw:
 
 
 def until(tokens: list[int], ends: Iterable[int]) -> list[int]:
-    """The tokens before the first that ends a reply."""
+    """Return the tokens before the first one that ends a reply."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]

@@ -1,11 +1,11 @@
-"""The fast engine: the image, and whatever else prompts have in common at their beginning, is computed once.
+"""The shared engine, our fast one: the image and every other common prefix of prompts is computed once.
 
-All prompts about an image are one tree of tokens (:mod:`csp_utils.models.vlm.token_tree`), read in one pass; replies and the
-answers to be scored grow on it as further branches, over the same cache. Every token stands at the position, and sees
-the tokens, that it would have in a sequence of its own, so that the numbers are those of the plain engine but for
-rounding.
+All prompts about an image form one prefix tree of tokens (:mod:`csp_utils.models.vlm.token_tree`). One prefill computes
+its key/value cache; replies, and the answers to be scored, extend the tree and use the same cache. Each token has the
+position, and attends to the tokens, that it would have in its own sequence, so the results equal those of the plain
+engine up to rounding.
 
-Families of the Qwen2-VL kind, whose positions and cache are known here; the others go the plain way.
+The engine supports Qwen2-VL and Qwen2.5-VL, because it must know the model's position ids and cache.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ import numpy as np
 
 from csp_utils.data.views import open_shown, shown_area
 from csp_utils.models.vlm.plain import first_probabilities
-from csp_utils.models.vlm.reply import Draw, Prompt, Reply
+from csp_utils.models.vlm.reply import Asking, Draw, Prompt, Reply
 from csp_utils.models.vlm.token_tree import TokenTree, sequence_log_probabilities, token_tree
 
 ANSWER_NODES = 1024
-"""Tokens of answers that are scored in one pass; more need more memory for their attention mask and logits."""
+"""Most answer tokens scored in one forward pass; it bounds the memory of the attention mask and of the logits."""
 
 
 def why_not_shared(model: Any) -> str | None:
-    """Why ``model`` cannot be asked in this way; None if it can."""
+    """Return the reason why the shared engine cannot run ``model``, or None if it can."""
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None)
     if model.config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
@@ -40,42 +40,48 @@ def why_not_shared(model: Any) -> str | None:
 
 @dataclass
 class _Row:
-    """The prompts about one image."""
+    """One row of a batch: the prefix tree of all prompts about one image, and the image."""
 
     tree: TokenTree
     positions: np.ndarray
-    """int64 (3, N): Qwen2-VL's temporal, height and width positions."""
+    """int64 (3, N): Qwen2-VL's temporal, height and width position of each node."""
     pixels: Any
+    """Patches of the image, as Qwen2-VL's processor returns pixel_values."""
     grid: Any
+    """Number of patches in time, height and width, as the processor returns image_grid_thw."""
 
 
 @dataclass
 class _Branch:
-    """A reply in the making: where it grows, and what was said so far."""
+    """An unfinished reply: its place in the cache, and its tokens so far."""
 
     prompt: int
+    """Index of its prompt in the batch."""
     row: int
+    """Index of its row in the batch."""
     seen: np.ndarray
-    """int64: the cache columns of its last token and of all before it."""
+    """int64: cache columns of its last token and of all tokens before it."""
     position: int
-    """Of its last token; text has one position on all three axes."""
+    """Position id of its last token; text has the same position on all three axes."""
     draw: Draw | None = None
+    """Its random numbers; None for the greedy reply."""
     tokens: list[int] = field(default_factory=list)
+    """The reply's tokens so far."""
 
 
 class SharedEngine:
-    """Asks all prompts about an image together. The arguments are :class:`csp_utils.models.vlm.plain.PlainEngine`'s."""
+    """Runs all prompts about an image together. Arguments as for :class:`csp_utils.models.vlm.plain.PlainEngine`."""
 
     def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]]):
         self.model, self.template, self._ends, self._first_tokens = model, template, ends, first_tokens
-        whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are inside it
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # without the LoRA wrapper
         self._body, self._head = whole.model, whole.get_output_embeddings()
-        # What the template writes after a question. It is checked against the template itself for every image.
+        # The template's text after a question. _row checks it against the template's own encoding for every image.
         self._after = template.template_meta.prompt[-1].partition("{{QUERY}}")[2]
         self._answer_tree = lru_cache(8)(self._tree_of_answers)
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-        """Which prompts share a batch: those about one image, ``batch_size`` at most, and more images if they fit."""
+        """Divide prompts (by index) into batches: all about one image together, and several images if they fit."""
         area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
         order = sorted(range(len(prompts)), key=lambda i: (area[prompts[i].image], str(prompts[i].image), i))
         batches: list[list[int]] = []
@@ -90,15 +96,16 @@ class SharedEngine:
         return batches
 
     def encode(self, prompts: Sequence[Prompt]) -> list[_Row]:
-        """One row for each image, in the order of ``prompts`` (those about one image stand together)."""
+        """Encode one row per image, in the order of ``prompts``, in which prompts about one image are neighbours."""
         return [self._row(list(group)) for _, group in groupby(prompts, key=lambda prompt: prompt.image)]
 
     def _row(self, prompts: list[Prompt]) -> _Row:
+        """Encode the prompts about one image. Raises RuntimeError if the template writes a question in another way."""
         first = {"messages": [{"role": "user", "content": f"<image>{prompts[0].text}"}],
                  "images": [open_shown(prompts[0].image)]}
         encoded = self.template.encode(first)
         ids = encoded["input_ids"]
-        after_image = len(ids) - ids[::-1].index(self.template.image_token_id) + 1  # past the end-of-vision token
+        after_image = len(ids) - ids[::-1].index(self.template.image_token_id) + 1  # after the end-of-vision token
         texts = [prompt.text + self._after for prompt in prompts]
         tails = self.template.tokenizer(texts, add_special_tokens=False)["input_ids"]
         if ids[after_image:] != tails[0]:
@@ -108,46 +115,53 @@ class SharedEngine:
                     encoded["image_grid_thw"])
 
     def _positions(self, tree: TokenTree, ids: list[int], grid: Any) -> np.ndarray:
-        """int64 (3, N): the model's own for the first prompt (``ids``); every other token follows the one before."""
+        """Compute the position ids, int64 (3, N).
+
+        The model computes those of the first prompt (``ids``). Every other token is text: one more than its parent.
+        """
         import torch
 
         own = self._body.get_rope_index(torch.tensor([ids]), image_grid_thw=grid)[0][:, 0].numpy()
         positions = np.empty((3, len(tree.tokens)), dtype=np.int64)
-        positions[:, : len(ids)] = own  # the first sequence's nodes come first
+        positions[:, : len(ids)] = own  # token_tree numbers the first sequence's nodes first
         for node in range(len(ids), len(tree.tokens)):
             positions[:, node] = positions[:, tree.parents[node]] + 1
         return positions
 
-    def reply(self, rows: list[_Row], prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
-              ) -> list[Reply]:
-        """The replies to one batch."""
+    def reply(self, rows: list[_Row], prompts: Sequence[Prompt], asking: Asking) -> list[Reply]:
+        """Answer one batch."""
         import torch
         from transformers import DynamicCache
 
         with torch.inference_mode():
             cache = DynamicCache()
-            leaves, logits = self._read(cache, rows, prompts)
+            leaves, logits = self._prefill(cache, rows, prompts)
             first = first_probabilities(logits, self._first_tokens)
             answers = self._score(cache, leaves, logits, prompts, len(rows))
             branches, starts = [], []
             for i, leaf in enumerate(leaves):
-                for draw in (None, *(Draw(seed, temperature) for seed in prompts[i].seeds)):
+                for draw in (None, *(Draw(seed, asking.temperature) for seed in prompts[i].seeds)):
                     branches.append(_Branch(i, leaf.row, leaf.seen, leaf.position, draw))
                     starts.append(i)
-            self._decode(cache, branches, logits[starts], max_new_tokens, len(rows))
-        said: list[list[str]] = [[] for _ in prompts]
+            self._decode(cache, branches, logits[starts], asking.max_new_tokens, len(rows))
+        texts: list[list[str]] = [[] for _ in prompts]
         for branch in branches:
-            said[branch.prompt].append(self.template.decode_generate_ids(branch.tokens))
-        return [Reply(said[i][0], first[i], answers[i], tuple(said[i][1:])) for i in range(len(prompts))]
+            texts[branch.prompt].append(self.template.decode_generate_ids(branch.tokens))
+        return [Reply(texts[i][0], first[i], answers[i], tuple(texts[i][1:])) for i in range(len(prompts))]
 
-    def _read(self, cache: Any, rows: list[_Row], prompts: Sequence[Prompt]) -> tuple[list[_Branch], Any]:
-        """Reads the prompts: where the reply to each begins, and float32 logits (P, V) of its first token."""
+    def _prefill(self, cache: Any, rows: list[_Row], prompts: Sequence[Prompt]) -> tuple[list[_Branch], Any]:
+        """Compute the key/value cache of all prompts in one forward pass.
+
+        Returns:
+            for each of the P prompts, the empty branch on which its reply will grow, and float32 logits (P, V) of the
+            reply's first token.
+        """
         import torch
 
         width = max(len(row.tree.tokens) for row in rows)
         tokens = np.full((len(rows), width), self.template.tokenizer.pad_token_id)
         positions = np.zeros((3, len(rows), width), dtype=np.int64)
-        seen = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))  # padding sees itself: no row may be empty
+        seen = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))  # padding sees itself: an empty row gives NaN
         leaves = []
         for at, row in enumerate(rows):
             n = len(row.tree.tokens)
@@ -163,10 +177,10 @@ class SharedEngine:
         return leaves, self._head(hidden[[leaf.row for leaf in leaves], ends]).float()
 
     def _extend(self, cache: Any, grown: list[tuple[_Branch, TokenTree]], n_rows: int) -> tuple[Any, list[np.ndarray]]:
-        """Reads a tree of further tokens behind each branch.
+        """Append a tree of tokens to each branch, in one forward pass. The cache grows by it.
 
         Returns:
-            the hidden states (nodes of all trees, width), and the cache columns of each tree's nodes.
+            hidden states (nodes of all trees, hidden size), and the cache columns of each tree's nodes.
         """
         length = cache.get_seq_length()
         used, places = [0] * n_rows, []
@@ -189,11 +203,11 @@ class SharedEngine:
 
     def _score(self, cache: Any, leaves: list[_Branch], logits: Any, prompts: Sequence[Prompt], n_rows: int
                ) -> list[tuple[float, ...]]:
-        """Probability of each answer of each prompt: of its tokens, and of the reply's end behind them."""
+        """Compute the probability of each prompt's answers as the whole reply, its end token included."""
         import torch
 
         trees = {i: self._answer_tree(prompt.answers) for i, prompt in enumerate(prompts) if prompt.answers}
-        turn: dict[int, int] = {}  # the prompts of different rows by turns, so that passes are wide in every row
+        turn: dict[int, int] = {}  # alternate the rows, so that each pass has work in all of them
         rank = {}
         for i in trees:
             rank[i] = turn[leaves[i].row] = turn.get(leaves[i].row, 0) + 1
@@ -209,19 +223,23 @@ class SharedEngine:
         length = cache.get_seq_length()
         for chunk in chunks:
             hidden, columns = self._extend(cache, [(leaves[i], trees[i]) for i in chunk], n_rows)
-            cache.crop(length)  # nothing grows on the answers
+            cache.crop(length)  # no reply continues an answer
             at = 0
             for i, own in zip(chunk, columns, strict=True):
                 tree, states = trees[i], hidden[at : at + len(own)]
                 at += len(own)
                 log = torch.log_softmax(torch.cat([logits[i : i + 1], self._head(states).float()]), dim=-1)
-                said = log[torch.as_tensor(tree.parents + 1), torch.as_tensor(tree.tokens)].double().cpu().numpy()
+                tokens = log[torch.as_tensor(tree.parents + 1), torch.as_tensor(tree.tokens)].double().cpu().numpy()
                 ended = log[torch.as_tensor(tree.ends + 1)][:, self._ends].logsumexp(-1).double().cpu().numpy()
-                found[i] = tuple(np.exp(sequence_log_probabilities(tree, said) + ended).tolist())
+                found[i] = tuple(np.exp(sequence_log_probabilities(tree, tokens) + ended).tolist())
         return found
 
     def _decode(self, cache: Any, branches: list[_Branch], logits: Any, max_new_tokens: int, n_rows: int) -> None:
-        """Lets each branch grow until it has ended or has ``max_new_tokens`` tokens; ``logits`` are float32 (B, V)."""
+        """Decode each of the B branches until it ends or has ``max_new_tokens`` tokens.
+
+        Args:
+            logits: float32 (B, V), of each branch's first token.
+        """
         growing = branches
         for step in range(1, max_new_tokens + 1):
             likeliest = logits.argmax(-1).tolist()
@@ -241,11 +259,14 @@ class SharedEngine:
             logits = self._head(hidden).float()
 
     def _forward(self, cache: Any, tokens: np.ndarray, positions: np.ndarray, seen: np.ndarray, **images: Any) -> Any:
-        """Hidden states (rows, width, hidden size) of ``tokens`` (rows, width); ``cache`` grows by them.
+        """Run the language model on ``tokens`` (rows, width) and extend ``cache`` by them.
 
         Args:
-            positions: int64 (3, rows, width).
-            seen: bool (rows, width, cached + width): the tree attention mask.
+            positions: position ids, int64 (3, rows, width).
+            seen: tree attention mask, bool (rows, width, cached + width).
+
+        Returns:
+            hidden states (rows, width, hidden size).
         """
         import torch
 
@@ -259,5 +280,5 @@ class SharedEngine:
         return out.last_hidden_state
 
     def _tree_of_answers(self, answers: tuple[str, ...]) -> TokenTree:
-        """The answers as the tokenizer writes them; ms-swift's templates tokenize a reply by itself, too."""
+        """Build the prefix tree of the answers, tokenized on their own, as ms-swift's templates tokenize a reply."""
         return token_tree(self.template.tokenizer(list(answers), add_special_tokens=False)["input_ids"])

@@ -1,7 +1,8 @@
-"""Token sequences as a tree, in which what sequences have in common at their beginning stands once.
+"""A prefix tree of token sequences: tokens that sequences share at their beginning are stored once.
 
-A transformer reads such a tree in one pass if every token sees its ancestors only (a tree attention mask) and stands at
-the position that it has in its own sequence: Cai et al. 2024 (Medusa, arXiv 2401.10774) check several continuations so.
+A transformer reads the whole tree in one forward pass if each token attends to its ancestors only (a tree attention
+mask) and has the position that it would have in its own sequence. Cai et al. 2024 (Medusa, arXiv 2401.10774) check
+several continuations in this way.
 """
 
 from collections.abc import Sequence
@@ -12,19 +13,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TokenTree:
-    """N nodes, parents before their children."""
+    """A tree of N nodes, one token each; parents come before their children."""
 
     tokens: np.ndarray
-    """int64 (N,)"""
+    """int64 (N,): token ids."""
     parents: np.ndarray
-    """int64 (N,): index of the node before; -1 at the beginning of a sequence."""
+    """int64 (N,): index of the preceding token's node; -1 for the first token of a sequence."""
     depths: np.ndarray
-    """int64 (N,): 0 at the beginning of a sequence."""
+    """int64 (N,): position in the sequence, from 0."""
     ends: np.ndarray
-    """int64 (S,): the node of each sequence's last token."""
+    """int64 (S,): node of the last token of each sequence."""
 
     def ancestors(self) -> np.ndarray:
-        """bool (N, N): row i is True at node i and at every node before it in its sequences."""
+        """Return the attention mask, bool (N, N): row i is True at node i and at all its ancestors."""
         seen = np.eye(len(self.tokens), dtype=bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -33,7 +34,7 @@ class TokenTree:
 
 
 def token_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
-    """The tree of S token sequences, none of them empty."""
+    """Build the tree of S token sequences. Raises ValueError if one of them is empty."""
     nodes: dict[tuple[int, int], int] = {}
     tokens, parents, depths, ends = [], [], [], []
     for sequence in sequences:
@@ -51,7 +52,11 @@ def token_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
 
 
 def sequence_log_probabilities(tree: TokenTree, token_log_probabilities: np.ndarray) -> np.ndarray:
-    """float64 (S,): of each whole sequence, from float (N,), that of each node's token after its ancestors."""
+    """Sum the tokens' log-probabilities along each sequence: float64 (S,).
+
+    Args:
+        token_log_probabilities: float (N,), log-probability of each node's token given its ancestors.
+    """
     total = token_log_probabilities.astype(np.float64)
     for node, parent in enumerate(tree.parents):
         if parent >= 0:

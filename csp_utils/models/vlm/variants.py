@@ -4,6 +4,9 @@ from typing import Any
 
 from csp_utils.base.run import RunPaths
 
+ASKED_BY = ("ms-swift", "qwen-vl-utils", "peft", "vllm")
+"""Distributions that compute replies behind ms-swift's interface, so that no import here names them all."""
+
 
 def checkpoints_of(p: Any, paths: RunPaths) -> dict[str, str]:
     """Return variant -> folder or hub id, of the variants that the parameters name."""

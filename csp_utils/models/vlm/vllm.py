@@ -1,16 +1,15 @@
-"""The engine for GPU machines: any inference engine of ms-swift, in practice vLLM.
+"""The vLLM engine, for GPU machines. It runs any inference engine of ms-swift, in practice vLLM.
 
-vLLM computes with kernels and weights of its own, and keeps no reference beside it in memory; so its first questions
-are compared with what the plain engine said of them before (:mod:`csp_utils.asking.variants`). It is not among this project's
-packages. Three things are not those of the plain engine:
+vLLM has its own kernels and its own copy of the weights. With vLLM, the plain engine first answers a few prompts and is
+unloaded; then vLLM answers them, and the two are compared (:mod:`csp_utils.asking.variants`). vLLM is not a dependency
+of this project. It differs from the plain engine in three ways:
 
-* The first token's probabilities come from its ``top_logprobs`` likeliest tokens. A candidate that is none of them gets
-  0, also where the engines are compared; what it has at most is known (not more than any that was returned, nor than
-  what they leave over, hence below 1 / ``top_logprobs``), and :meth:`SwiftEngine.told` counts such prompts and tells
-  the largest of these bounds.
-* Draws are seeded for each request and so repeatable, but they are vLLM's own, not those of
+* The first token's probabilities are those of its ``top_logprobs`` likeliest tokens. A candidate outside them gets
+  probability 0. Its true probability is at most the smallest returned one, and at most 1 minus the sum of the returned
+  ones, so it is below 1 / ``top_logprobs``. :meth:`SwiftEngine.report` counts such prompts and gives the largest bound.
+* Samples are seeded per request, so they are repeatable, but they come from vLLM's random numbers and not from
   :class:`csp_utils.models.vlm.reply.Draw`.
-* There are no probabilities of whole replies, so that ``methods: expected`` is refused.
+* It returns no probabilities of whole replies, so ``methods: expected`` is refused.
 """
 
 import asyncio
@@ -27,23 +26,23 @@ from typing import TYPE_CHECKING, Any
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.data.views import open_shown
 from csp_utils.models.checkpoints import adapter_base
-from csp_utils.models.vlm.reply import CANDIDATES, Prompt, Reply, until
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, Reply, until
 
 if TYPE_CHECKING:
     from swift.infer_engine import InferEngine, RequestConfig
 
 TOP_LOGPROBS = 100
-"""Log-probabilities asked for at the first token. vLLM's default bound, 20, leaves "No" out where a model is very sure
-of Yes, and all such questions would have the same internal confidence, 1."""
+"""Number of log-probabilities requested for the first token. With vLLM's default limit, 20, "No" is missing where a
+model is very sure of Yes, and all such questions would have the internal confidence 1."""
 MAX_MODEL_LEN = 16384 + 1024
-"""Longest prompt and reply in tokens, for which vLLM must find memory: the largest image that Qwen2-VL does not scale
-down, and a question. The models' own bounds, 32768 and more, may not fit."""
+"""Most tokens of a prompt and its reply; vLLM reserves memory for them. 16384 tokens are the largest image that
+Qwen2-VL does not scale down, and 1024 are for the text. The models' own limits, 32768 and more, may not fit."""
 MEMORY_SHARE = 0.9
-"""Part of the GPU's memory that vLLM may take; less if less is free."""
+"""Largest share of the GPU's memory that vLLM may use; less if less is free."""
 
 
 def refuse_vllm(model: str, device: str) -> None:
-    """Raises UserError if vLLM cannot ask ``model`` here; nothing is loaded for it."""
+    """Raise UserError if vLLM cannot run ``model`` on this machine. Nothing is loaded for this check."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError("engine vllm needs the package vllm, which is not installed (it is not among this project's "
                         "packages); install it into an environment of its own, or set engine to auto.")
@@ -56,18 +55,18 @@ def refuse_vllm(model: str, device: str) -> None:
 
 
 def refuse_answers(prompts: Iterable[Prompt]) -> None:
-    """Raises UserError if the probability of a whole reply is wanted."""
+    """Raise UserError if a prompt wants the probability of a whole reply."""
     if any(prompt.answers for prompt in prompts):
         raise UserError("engine vllm gives no probabilities of whole replies, which methods: expected needs; set "
                         "engine to auto, shared or plain, or leave expected out.")
 
 
 def engine_arguments(template: Any, batch_size: int) -> dict[str, Any]:
-    """The arguments of ms-swift's VllmEngine beside the model.
+    """Return the arguments of ms-swift's VllmEngine, except the model.
 
     Args:
-        template: ms-swift's; its processor knows the folder, the weights' type and the longest sequence.
-        batch_size: requests that vLLM works on at a time.
+        template: ms-swift's; its processor holds the type of the weights and the longest sequence.
+        batch_size: number of requests that vLLM works on at a time.
     """
     import torch
 
@@ -75,23 +74,23 @@ def engine_arguments(template: Any, batch_size: int) -> dict[str, Any]:
     free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (1, 1)
     return {
         "template": template, "torch_dtype": info.torch_dtype, "use_hf": True,
-        "use_async_engine": True,  # the other one takes one seed for a whole batch
+        "use_async_engine": True,  # the synchronous engine takes one seed for a whole batch
         "gpu_memory_utilization": round(min(MEMORY_SHARE, 0.95 * free / total), 3),
         "max_model_len": min(info.max_model_len or MAX_MODEL_LEN, MAX_MODEL_LEN), "max_num_seqs": batch_size,
         "limit_mm_per_prompt": {"image": 1, "video": 0}, "seed": 0,
-        "logprobs_mode": "raw_logprobs",  # before the temperature, as the plain engine's
+        "logprobs_mode": "raw_logprobs",  # before the temperature, as in the plain engine
         "engine_kwargs": {"max_logprobs": TOP_LOGPROBS},
     }  # fmt: skip
 
 
 def vllm_engine(model: str, template: Any, batch_size: int) -> "InferEngine":
-    """Loads a model folder or hub id into vLLM. Raises UserError if vLLM cannot."""
+    """Load a model folder or hub id into vLLM. Raises UserError if vLLM fails."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers that it was started
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no telemetry
     try:
         from swift.infer_engine import VllmEngine
 
-        # Made where an event loop runs, as in a notebook's cell, it would wait for the loop, and the loop for the cell.
+        # In a notebook's cell an event loop is running: the constructor would wait for it, and it waits for the cell.
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(VllmEngine, model, **engine_arguments(template, batch_size)).result()
     except (ImportError, OSError, ValueError, RuntimeError) as error:
@@ -101,14 +100,15 @@ def vllm_engine(model: str, template: Any, batch_size: int) -> "InferEngine":
 
 
 class SwiftEngine:
-    """Asks through an engine of ms-swift, which forms its own batches.
+    """Runs prompts through an inference engine of ms-swift, which forms its own batches.
 
     Args:
-        engine: ms-swift's; it is this one's alone from now on.
-        ends: tokens that end a reply.
-        first_tokens: of each candidate, as :func:`csp_utils.models.vlm.load.candidate_tokens` returns them.
-        top_logprobs: log-probabilities asked for at the first token; not more than ``engine`` gives.
-        seeded: whether ``engine`` heeds a request's seed (vLLM does, ms-swift's TransformersEngine does not).
+        engine: of ms-swift. It must not be used elsewhere: one of its methods is replaced.
+        ends: ids of the tokens that end a reply.
+        first_tokens: candidate -> ids of its possible first tokens
+            (:func:`csp_utils.models.vlm.load.candidate_tokens`).
+        top_logprobs: number of log-probabilities to request for the first token; at most what ``engine`` allows.
+        seeded: whether ``engine`` uses a request's seed. vLLM does, ms-swift's TransformersEngine does not.
     """
 
     def __init__(self, engine: "InferEngine", ends: list[int], first_tokens: dict[str, list[int]],
@@ -116,52 +116,51 @@ class SwiftEngine:
         self.engine, self.template = engine, engine.template
         self._ends, self._first_tokens = ends, first_tokens
         self._top_logprobs, self._seeded = top_logprobs, seeded
-        # ms-swift names the returned tokens by their text, which several tokens may share; numbers are needed here.
+        # ms-swift returns log-probabilities by the token's text, which several tokens may share; we need token ids.
         engine._get_logprobs = _first_logprobs
         self._outside, self._at_most = 0, 0.0
-        # vLLM stays with the event loop that first asked it; a notebook's own is busy with the cell.
+        # vLLM is bound to the event loop of its first request. A notebook's loop is busy with the cell: we run our own.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="SwiftEngine", daemon=True)
         self._thread.start()
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-        """Which prompts are under way together. Those about one image follow each other: vLLM remembers beginnings."""
+        """Divide prompts (by index) into batches, one image after another: vLLM caches common prefixes."""
         order = sorted(range(len(prompts)), key=lambda i: (str(prompts[i].image), i))
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Any]:
-        """Each prompt as an InferRequest, with its picture."""
+        """Turn each prompt into an InferRequest with its image."""
         from swift.infer_engine import InferRequest
 
-        picture = lru_cache(open_shown)
+        opened = lru_cache(open_shown)
         requests = []
         for prompt in prompts:
-            images = [image for image in [picture(prompt.image)] if image is not None]
+            images = [image for image in [opened(prompt.image)] if image is not None]
             content = "<image>" * len(images) + prompt.text
             requests.append(InferRequest(messages=[{"role": "user", "content": content}], images=images))
         return requests
 
-    def reply(self, encoded: list[Any], prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
-              ) -> list[Reply]:
-        """The replies to one batch. Raises UserError if the engine cannot give what is asked of it."""
+    def reply(self, encoded: list[Any], prompts: Sequence[Prompt], asking: Asking) -> list[Reply]:
+        """Answer one batch. Raises UserError if the engine cannot give what a prompt wants."""
         refuse_answers(prompts)
         draws = [(i, seed) for i, prompt in enumerate(prompts) for seed in prompt.seeds]
         if draws and not self._seeded:
             raise UserError("this engine of ms-swift takes no seed for a request; set engine to auto, shared or plain.")
-        greedy = self._config(max_new_tokens, 0.0, logprobs=True, top_logprobs=self._top_logprobs)
+        greedy = self._config(asking.max_new_tokens, 0.0, logprobs=True, top_logprobs=self._top_logprobs)
         choices = self._infer([(request, greedy) for request in encoded])
-        # After the others, not among them: vLLM on a processor heeds seeds only if every request that is under way has
-        # one. A seed of 31 bits, because not every random generator takes more.
-        drawn = self._infer([(encoded[i], self._config(max_new_tokens, temperature, seed=seed % 2**31))
-                             for i, seed in draws])
+        # A separate batch, because vLLM on a CPU uses seeds only if every running request has one. 31 bits, because not
+        # every random generator takes a larger seed.
+        sampled = self._infer([(encoded[i], self._config(asking.max_new_tokens, asking.temperature, seed=seed % 2**31))
+                               for i, seed in draws])
         samples: list[list[str]] = [[] for _ in prompts]
-        for (i, _), choice in zip(draws, drawn, strict=True):
+        for (i, _), choice in zip(draws, sampled, strict=True):
             samples[i].append(self._text(choice))
         return [Reply(self._text(choices[i]), self._first(choices[i].logprobs, prompt), (), tuple(samples[i]))
                 for i, prompt in enumerate(prompts)]
 
-    def told(self) -> dict[str, Any]:
-        """What the record should hold of the prompts since the last call, and the version of vLLM."""
+    def report(self) -> dict[str, Any]:
+        """Return facts about the prompts since the last call, and the version of vLLM, for the run's records."""
         found = {"top_logprobs": self._top_logprobs, "prompts_with_a_candidate_outside": self._outside,
                  "probability_outside_at_most": self._at_most,
                  "vllm": getattr(sys.modules.get("vllm"), "__version__", None)}
@@ -169,8 +168,8 @@ class SwiftEngine:
         return found
 
     def close(self) -> None:
-        """Ends the engine's processes and gives the GPU's memory back."""
-        shutdown = getattr(self.engine.engine, "shutdown", None)  # vLLM has it, a transformers model does not
+        """End the engine's processes and free the GPU's memory."""
+        shutdown = getattr(self.engine.engine, "shutdown", None)  # of vLLM; a transformers model has none
         if shutdown is not None:
             shutdown()
 
@@ -187,29 +186,34 @@ class SwiftEngine:
         self.engine = None
 
     def _config(self, max_tokens: int, temperature: float, **wanted: Any) -> "RequestConfig":
-        """All that a model's generation_config.json could change is said: the plain engine heeds none of it."""
+        """Set every sampling parameter, so that none comes from generation_config.json: the plain engine ignores it."""
         from swift.infer_engine import RequestConfig
 
         return RequestConfig(max_tokens=max_tokens, temperature=temperature, top_k=-1, top_p=1.0, min_p=0.0,
                              repetition_penalty=1.0, return_details=True, **wanted)
 
-    def _infer(self, asked: Sequence[tuple[Any, "RequestConfig"]]) -> list[Any]:
-        """The reply to each request, all of them under way together."""
+    def _infer(self, requests: Sequence[tuple[Any, "RequestConfig"]]) -> list[Any]:
+        """Run all requests concurrently; return the first choice of each."""
 
         async def together() -> list[Any]:
-            return await asyncio.gather(*(self.engine.infer_async(*one) for one in asked))
+            return await asyncio.gather(*(self.engine.infer_async(*one) for one in requests))
 
         try:
             return [answer.choices[0] for answer in asyncio.run_coroutine_threadsafe(together(), self._loop).result()]
-        except ValueError as error:  # vLLM's for a prompt that is too long, among others
+        except ValueError as error:  # for example, vLLM's for a prompt that is too long
             reason = first_line(error)
             raise UserError(f"the engine cannot answer a prompt ({reason}); set engine to auto.") from error
 
     def _text(self, choice: Any) -> str:
+        """Decode a reply up to its end token."""
         return self.template.decode_generate_ids(until(choice.token_ids, self._ends))
 
     def _first(self, returned: dict[int, float] | None, prompt: Prompt) -> dict[str, float]:
-        """Probability of each candidate as the first token, of its likeliest spelling; 0 if none was returned."""
+        """Compute each candidate's probability as the first token: that of its likeliest spelling, 0 if absent.
+
+        Args:
+            returned: token id -> log-probability.
+        """
         if returned is None:
             raise UserError(f"the engine returned no log-probability of the first token after {prompt.text!r}; set "
                             "engine to auto.")
@@ -223,7 +227,7 @@ class SwiftEngine:
 
 def _first_logprobs(logprobs: Sequence[dict[int, Any]] | None, token_ids: Sequence[int], top_logprobs: int | None = None
                     ) -> dict[int, float] | None:
-    """Stands for InferEngine._get_logprobs: those of a reply's first token, by the number of the token."""
+    """Replace InferEngine._get_logprobs: return the log-probabilities of the reply's first token by token id."""
     if not logprobs or not len(token_ids):
         return None
     first = logprobs[-len(token_ids) :][0]

@@ -53,18 +53,20 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
         adversarial_ece: ECE over both candidate answers of all questions.
         n: number of questions.
     """
-    from csp_utils.asking.elicitation import elicit, responses_table
+    from csp_utils.asking.elicitation import elicit
+    from csp_utils.asking.tables import responses_table
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
-    from csp_utils.models.vlm.load import load_vlm
+    from csp_utils.models.vlm.load import ModelChoice, load_vlm
+    from csp_utils.models.vlm.reply import Asking
     from csp_utils.tiny_world.world.scenes import SIZE
 
     questions = read_pope(pope).query("split == 'pope_adversarial'")
     questions = questions[questions["image"].isin(questions["image"].unique()[:n_scenes])].reset_index(drop=True)
     paths = find_images(pope, questions)
     questions["path"] = [str(paths[image]) for image in questions["image"]]
-    vlm = load_vlm(str(folder), "qwen2_vl", "qwen2_vl", SIZE * SIZE, "float32", "cpu")
-    replies = elicit(vlm, questions, batch_size, max_new_tokens=8)
+    vlm = load_vlm(ModelChoice(str(folder), "qwen2_vl", "qwen2_vl", SIZE * SIZE))
+    replies = elicit(vlm, questions, Asking(batch_size, max_new_tokens=8))
     table = compute(responses_table(replies, questions, "tiny", "base"), Protocol(), n_bootstrap=1)[0]
     value = table.set_index("metric")["value"]
     names = {"plain_acc": "plain_acc", "acc": "acc_by_confidence", "tie_rate": "tie_rate", "ece": "ece"}

@@ -1,0 +1,105 @@
+"""The catalogue of downloadable data and weights (assets/sources.yaml), and where each is stored on this machine.
+
+    python -m csp_utils.data.sources                     list every source: size, licence, whether it is here
+    python -m csp_utils.data.sources fetch NAME ...      download sources; an interrupted download is resumed
+
+A downloaded source is a folder, ``$CSP_CACHE/NAME`` (default ``~/.cache/csp``). Files from the Hugging Face hub are
+stored in the hub's cache, and the folder links to them. SOURCE.json records the download and is written last, so a
+folder that holds it is complete. :mod:`csp_utils.data.fetching` downloads.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from csp_utils.base.errors import UserError, nearest
+
+CATALOGUE = Path(__file__).resolve().parents[3] / "assets" / "sources.yaml"
+PREFIX = "source:"
+RECORD = "SOURCE.json"
+PART_KEYS = {"repo", "type", "revision", "files", "into", "url", "name", "sha256", "coco_images_of", "vlmevalkit"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the catalogue."""
+
+    name: str
+    what: str = ""
+    licence: str = ""
+    gigabytes: float = 0.0
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    path: Path | None = None
+    """The user's own folder for this source; then nothing is downloaded."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Numbers from which csp_utils.pipeline.cost estimates GPU time: rows, questions, billions of weights ..."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the source, whether it exists yet or not."""
+        return self.path or cache() / self.name
+
+    @property
+    def here(self) -> bool:
+        """True if the source is complete on this machine."""
+        return self.path is not None or (self.folder / RECORD).is_file()
+
+
+def cache() -> Path:
+    """Return the folder of all downloaded sources."""
+    return Path(os.environ.get("CSP_CACHE") or Path.home() / ".cache" / "csp")
+
+
+def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params file") -> dict[str, Source]:
+    """Read the catalogue: source by name.
+
+    Args:
+        changes: the key ``sources`` of a params file; it overrides or adds entries.
+        where: the name of that params file, for error messages.
+
+    Raises:
+        UserError: a change has an unknown form, or names a path that does not exist.
+    """
+    entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
+    if not isinstance(changes or {}, Mapping):
+        raise UserError(f"'sources' of {where} is {changes!r}; write sources: {{NAME: {{path: FOLDER}}}}.")
+    for name, change in (changes or {}).items():
+        own = entries.get(name, {})
+        if not isinstance(change, Mapping) or set(change) - {"path", "what", "licence", "gigabytes", "facts", "parts"}:
+            raise UserError(f"The source {name!r} of {where} is {change!r}; give it path (a folder), or parts.")
+        entries[name] = {**own, **change}
+    found = {name: Source(name, **{**entry, "path": Path(entry["path"]) if entry.get("path") else None})
+             for name, entry in entries.items()}  # fmt: skip
+    for source in found.values():
+        for part in source.parts:
+            if unknown := set(part) - PART_KEYS:
+                raise UserError(f"A part of the source {source.name} has the key {sorted(unknown)[0]!r}; "
+                                f"it may have: {', '.join(sorted(PART_KEYS))}.")  # fmt: skip
+        if source.path is not None and not source.path.exists():
+            raise UserError(f"{source.path}, the path of the source {source.name} in {where}, does not exist.")
+    return found
+
+
+def named(value: Any) -> str | None:
+    """Return NAME for the parameter value "source:NAME", and None for any other value."""
+    return value.removeprefix(PREFIX) if isinstance(value, str) and value.startswith(PREFIX) else None
+
+
+def get(name: str, sources: Mapping[str, Source]) -> Source:
+    """Look up a source by name. Raises UserError if there is none."""
+    if name not in sources:
+        raise UserError(f"There is no source {name!r}; {nearest(name, sources)}")
+    return sources[name]
+
+
+def listed(sources: Mapping[str, Source]) -> str:
+    """Describe every source in one line each: size, whether it is here, content and licence."""
+    lines = [f"fetched sources lie in {cache()}; those from the hub in its own cache"]
+    for source in sources.values():
+        state = "here" if source.here else "not here"
+        lines.append(f"{source.name:24} {source.gigabytes:6.1f} GB  {state:9} {source.what} ({source.licence})")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What a stage is, and what its results are made from."""

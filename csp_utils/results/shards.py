@@ -1,0 +1,96 @@
+"""Shards: the rows of a long stage computed beside one another, or on several machines, and put together again.
+
+``shards: 7`` in a stage's section makes ./run_all.sh compute seven shards before the notebook, which then puts them
+together instead of computing its rows. A shard takes every seventh *batch*, never a part of one. A batch therefore has
+the same members, and gives the same numbers, for any number of shards.
+
+A shard is a folder, ``outputs/<run>/shards/<stage>/<i>of<n>``, with its rows, the files that belong to them, and the
+record of its origin. Shards of another origin are not used.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csp_utils.base.files import write_parquet
+from csp_utils.base.run import RunPaths
+from csp_utils.results.origin import RECORD, Origin, read_record
+from csp_utils.results.produce import cached, origin_of
+from csp_utils.results.stage import Job, Shard
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+TABLE, POSITION = "table.parquet", "position"
+
+
+def shard_folder(paths: RunPaths, stage: str, shard: Shard) -> Path:
+    """Return the folder of a shard."""
+    return paths["shards"] / stage / shard.name
+
+
+def _origin(job: Job, shard: Shard) -> Origin:
+    return origin_of(job.stage, job.p, job.paths).but(f"{job.stage.name}, shard {shard.name}", shard=shard.name)
+
+
+def write_shard(job: Job, shard: Shard) -> Path:
+    """Compute one shard, unless it is there, and return its folder."""
+    assert job.stage.open_shard and job.stage.schema
+    open_shard, schema = job.stage.open_shard, job.stage.schema()
+
+    def make(folder: Path) -> None:
+        write_parquet(_as_arrow(open_shard(job)(shard, folder), schema), folder / TABLE)
+
+    return cached(shard_folder(job.paths, job.stage.name, shard), _origin(job, shard), make, job.say)
+
+
+def gather(job: Job, folder: Path) -> "pa.Table":
+    """Return the whole table of a stage: shards that are there, and the others computed here.
+
+    Args:
+        folder: takes the files that belong to the rows; those of the shards are linked (or copied) there.
+
+    Returns:
+        pyarrow table of the stage's schema, in the order of the positions.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert job.stage.open_shard and job.stage.schema
+    schema, n = job.stage.schema(), getattr(job.p, "shards", 1)
+    with_position = schema.append(pa.field(POSITION, pa.int64()))
+    tables, left = [], []
+    for shard in (Shard(i, n) for i in range(n)):
+        there = shard_folder(job.paths, job.stage.name, shard)
+        recorded = read_record(there / RECORD) if n > 1 else None
+        if recorded and not recorded[0].differences(_origin(job, shard)):
+            tables.append(pq.read_table(there / TABLE).cast(with_position))  # Parquet names lists' elements otherwise
+            _link(there, folder)
+        else:
+            left.append(shard)
+    if n > 1:
+        job.say(f"{n - len(left)} of {n} shards are there" + (f"; {len(left)} are computed here" if left else ""))
+    compute = job.stage.open_shard(job) if left else None
+    tables += [_as_arrow(compute(shard, folder), schema) for shard in left if compute]
+    return pa.concat_tables(tables).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
+
+
+def _as_arrow(table: "pd.DataFrame", schema: "pa.Schema") -> "pa.Table":
+    import pyarrow as pa
+
+    rows = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    return rows.append_column(POSITION, pa.array(table.index, pa.int64()))
+
+
+def _link(shard: Path, folder: Path) -> None:
+    """Put the files of a shard into ``folder`` under the same names; a second copy only where disks differ."""
+    for file in sorted(shard.rglob("*")):
+        if file.is_file() and file.name not in (TABLE, RECORD):
+            target = folder / file.relative_to(shard)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, target)
+            except OSError:
+                shutil.copyfile(file, target)

@@ -110,15 +110,21 @@ def bert_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def grounding_dino() -> None:
-    """GroundingDINO Swin-T as configured in the installed package's GroundingDINO_SwinT_OGC.py."""
+def official_grounding_dino() -> torch.nn.Module:
+    """GroundingDINO Swin-T as configured in the installed package's GroundingDINO_SwinT_OGC.py, on the CPU."""
     import groundingdino
 
     official = Path(groundingdino.__file__).parent / "config" / "GroundingDINO_SwinT_OGC.py"
     with bert_folder() as folder:
         (folder / official.name).write_text(official.read_text())
-        model = build_grounding_dino(read_config(folder), folder)
+        return build_grounding_dino(read_config(folder), folder)
+
+
+def grounding_dino() -> None:
+    """GroundingDINO Swin-T: the whole model, and its backbone alone."""
     from groundingdino.util.misc import NestedTensor
+
+    model = official_grounding_dino()
 
     pixels, mask = torch.rand(1, 3, 800, 1066), torch.zeros(1, 800, 1066, dtype=torch.bool)
     backbone = model.backbone[0]
@@ -126,21 +132,27 @@ def grounding_dino() -> None:
     row("of which its Swin-T", "800 x 1066", [backbone], lambda: backbone(NestedTensor(pixels, mask)))
 
 
-def qwen2_vl() -> None:
-    """Qwen2-VL-7B: the vision tower, the language model, and the logits of every position (as training needs them)."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+def qwen2_vl_config(**ids: int) -> Any:
+    """Qwen2-VL-7B's configuration; ``ids`` are those of its special tokens, for another tokenizer than its own."""
+    from transformers import Qwen2VLConfig
 
-    config = Qwen2VLConfig(
+    return Qwen2VLConfig(
         text_config={"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064,
                      "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False,
                      "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
         vision_config={"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "patch_size": 14,
                        "spatial_merge_size": 2, "temporal_patch_size": 2},
-        tie_word_embeddings=False,
+        tie_word_embeddings=False, **ids,
     )  # fmt: skip
+
+
+def qwen2_vl() -> None:
+    """Qwen2-VL-7B: the vision tower, the language model, and the logits of every position (as training needs them)."""
+    from transformers import Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
     with META:
-        model = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16)
+        model = Qwen2VLForConditionalGeneration(qwen2_vl_config()).to(torch.bfloat16)
     height, width = smart_resize(480, 640, factor=28)
     rows, columns = height // 14, width // 14
     patches, seen = rows * columns, rows * columns // 4

@@ -200,7 +200,9 @@ def end_with_pipeline() -> None:
 
         while True:
             try:
-                if f"{psutil.Process(int(pid)).create_time():.0f}" != born:
+                pipeline = psutil.Process(int(pid))
+                ended = pipeline.status() == psutil.STATUS_ZOMBIE  # its own parent may never ask how it ended
+                if ended or f"{pipeline.create_time():.0f}" != born:
                     raise psutil.NoSuchProcess(int(pid))
             except psutil.NoSuchProcess:
                 os.kill(os.getpid(), signal.SIGTERM)

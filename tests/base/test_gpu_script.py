@@ -1,4 +1,4 @@
-"""scripts/try_gpu.sh: its comparisons, what it says without a GPU, and all of it in small on the CPU (slow)."""
+"""scripts/try_gpu.sh: its comparisons, what it says without a GPU, and its shortest part on the CPU (slow)."""
 
 import os
 import re
@@ -63,17 +63,11 @@ def test_masks_and_replies_that_differ_are_counted(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_in_small_on_the_cpu() -> None:
-    done = start("--small")
+def test_the_stages_agree_in_small_on_the_cpu() -> None:
+    """Run the shortest part; scripts/try_gpu.sh --small runs all of them, in minutes."""
+    done = start("--small", "agreement")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    stages = re.findall(r"^## (Stages? \S+)", done.stdout, re.M)
-    assert stages == ["Stage 02,", "Stage 06,", "Stages 04"]
-    found = tables(done.stdout)
-    assert {row["training"] for row in found["Stages"]} == {"04_sft", "05_simpo"}
-    assert all(float(row["relative difference, first"]) < 0.05 for row in found["Stages"])
-    replies = {row["type"]: row for row in found["Stage"]}  # of stage 06, the last
+    assert re.findall(r"^## (Stages? \S+)", done.stdout, re.M) == ["Stage 02,", "Stage 06,"]
+    replies = {row["type"]: row for row in tables(done.stdout)["Stage"]}  # of stage 06, the last
     assert replies["float32"]["replies that differ"] == "0"
     assert int(replies["bfloat16"]["replies"]) > 50
-    assert any("by ms-swift" in row["model"] for row in found["Qwen2-VL,"])
-    for model in ("SAM", "GroundingDINO", "Qwen2-VL"):
-        assert all(float(row["a second"]) > 0 for row in found[f"{model},"])

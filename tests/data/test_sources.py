@@ -253,7 +253,8 @@ def test_a_params_file_names_sources_by_name(address: str, tmp_path: Path, monke
 def test_the_pipeline_fetches_before_the_first_notebook(address: str, project, monkeypatch) -> None:
     monkeypatch.delenv("CSP_CACHE")
     Server.files["w.bin"] = b"rows"
-    project.params.write_text(PARAMS.replace("URL", address))
+    text = PARAMS[:PARAMS.index("rlaif_v")] + "20_count: {rows: source:mine, n_rows: 3}\n"
+    project.params.write_text(text.replace("URL", address))
     shutil.copytree(ROOT / "assets", project.folder / "assets", ignore=lambda *_: ["tiny_world"])
     env = {**project.env, "CSP_CACHE": str(project.folder / "cache")}
     command = project.command()

@@ -73,8 +73,9 @@ def test_an_image_of_no_row_and_data_that_changed_are_one_sentence(both, tmp_pat
 @pytest.mark.slow
 def test_ms_swift_reads_the_rendered_image(both, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    import csp_utils.models.swift_plugins.drawn_images  # noqa: F401
     from swift.template import vision_utils
+
+    import csp_utils.training.swift_plugins.rendered_images  # noqa: F401
 
     (files, table), (drawn, _) = both
     name = table["image"][0].split("/")[-1]

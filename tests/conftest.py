@@ -32,6 +32,18 @@ run: mini
 21_copy: {}
 """
 
+MASKS_PARAMS = """\
+run: mini
+rlaif_v: rows.csv
+01_extract:
+  n_rows: 3
+  keyword_model: some/model
+02_mask:
+  grounding_dino: models/dino
+  sam: models/sam
+"""
+"""Params file of notebooks 01 and 02, whose file and models the fixture ``here`` makes."""
+
 COUNT = '''"""A stage that counts rows, and notes in computed.log that it has computed."""
 from pathlib import Path
 
@@ -158,6 +170,16 @@ class Project:
         """Runs the pipeline to its end; stdout and stderr together."""
         return subprocess.run(self.command(*options), cwd=self.folder, env=self.env, text=True, timeout=300,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with the file and the two models that the example names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("a")
+    for model in ("dino", "sam"):
+        (tmp_path / "models" / model).mkdir(parents=True)
+    return tmp_path
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def why_stale(plan: Sequence[Step]) -> dict[str, list[str]]:
             found[step.rule] = reasons
         elif recorded != step.fingerprint:
             found[step.rule] = ["its cells, its parameters or the code of its figures changed"]
-        elif newer := [Path(one).stem for one in step.after if _time(one) > _time(copy)]:
+        elif newer := [Path(one).stem for one in step.after if written(one) > written(copy)]:
             found[step.rule] = [f"{', '.join(newer)} ran after it"]
     return found
 
@@ -205,7 +205,8 @@ def _fingerprint(record: Path) -> str | None:
         return None
 
 
-def _time(file: Path | str) -> int:
+def written(file: Path | str) -> int:
+    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
     return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
 
 

@@ -18,7 +18,7 @@ from csp_utils.base.run import PROJECT, project_root
 from csp_utils.data.fetching import fetch
 from csp_utils.pipeline import params_file, slurm
 from csp_utils.pipeline import plan as outlook
-from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, only_wanted, steps, why_stale, write_plan
+from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, only_wanted, steps, why_stale, write_plan, written
 from csp_utils.pipeline.run_notebook import clock
 
 DRY = {"--dry-run", "--dryrun", "-n"}
@@ -165,12 +165,12 @@ def run(path: str, options: list[str]) -> int:
     _fetch([source for source in used if not source.here])
     print(f"{path}: {len(plan)} notebooks, results in {plan[0].paths.root}; {len(stale)} have to run", flush=True)
     options = [option for option in options if option != "--anyway"]
-    before = [_written(step.copy) for step in plan]
+    before = [written(step.copy) for step in plan]
     status = _alone(path, options, plan, list(stale))
     if status:
         print(f"{path}: stopped after {clock(time.monotonic() - start)} min; see the message above.", file=sys.stderr)
         return status
-    done = sum(_written(step.copy) != then for step, then in zip(plan, before, strict=True))
+    done = sum(written(step.copy) != then for step, then in zip(plan, before, strict=True))
     if done:
         print(f"{path}: {done} of {len(plan)} notebooks run in {clock(time.monotonic() - start)} min; {_ending(plan)}")
     else:
@@ -206,7 +206,7 @@ def _alone(path: str, options: list[str], plan: Sequence[Step], stale: list[str]
             for folder in folders:
                 sweep(folder, machines=slurm_runs)  # its jobs have ended by now
                 _remove_empty(folder / "shards")
-    left = [_written(file) for folder in folders for file in (folder / "notebooks" / "failed").glob("*")]
+    left = [written(file) for folder in folders for file in (folder / "notebooks" / "failed").glob("*")]
     if status and not any(time > began for time in left):  # no notebook or shard failed: Snakemake did
         print(log.read_text(errors="replace")[-2000:], file=sys.stderr)
     return status
@@ -220,7 +220,7 @@ def _none_from_the_future(plan: Sequence[Step]) -> None:
     """
     for step in plan:
         now = time.time_ns()
-        if _written(step.copy) > now:
+        if written(step.copy) > now:
             os.utime(step.copy, ns=(now, now))
 
 
@@ -234,10 +234,6 @@ def _ending(plan: Sequence[Step]) -> str:
     """Return the last message: the files that the user can open now."""
     pages = [page for step in plan for page in step.outputs if page.endswith(".html") and Path(page).exists()]
     return f"the report is {', '.join(pages)}" if pages else f"the results are in {plan[0].paths.root}"
-
-
-def _written(file: Path | str) -> int:
-    return Path(file).stat().st_mtime_ns if Path(file).exists() else 0
 
 
 def version() -> str:

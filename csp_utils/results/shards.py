@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.results.origin import RECORD, Origin, read_record
-from csp_utils.results.produce import cached, origin_of
+from csp_utils.results.produce import cached
 from csp_utils.results.stage import Job, Shard
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def shard_folder(paths: RunPaths, stage: str, shard: Shard) -> Path:
 
 
 def _origin(job: Job, shard: Shard) -> Origin:
-    return origin_of(job.stage, job.p, job.paths).but(f"{job.stage.name}, shard {shard.name}", shard=shard.name)
+    return job.origin.but(f"{job.stage.name}, shard {shard.name}", shard=shard.name)
 
 
 def write_shard(job: Job, shard: Shard) -> Path:

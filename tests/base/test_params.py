@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import MASKS_PARAMS as PARAMS
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,27 +22,6 @@ from csp_utils.stages.mask import Mask
 from csp_utils.stages.perturb import Perturb
 from csp_utils.stages.sft import Sft
 from csp_utils.stages.stress import Stress
-
-PARAMS = """\
-run: mini
-rlaif_v: rows.csv
-01_extract:
-  n_rows: 3
-  keyword_model: some/model
-02_mask:
-  grounding_dino: models/dino
-  sam: models/sam
-"""
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working folder with the file and the two models that the example names."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.csv").write_text("a")
-    for model in ("dino", "sam"):
-        (tmp_path / "models" / model).mkdir(parents=True)
-    return tmp_path
 
 
 def load(text, name="mini.yaml"):

@@ -4,22 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import MASKS_PARAMS as PARAMS
 from conftest import PARAMS as MINI
 from conftest import ROOT
 
 from csp_utils.base.errors import UserError
 from csp_utils.pipeline import branches, graph, params_file
-
-PARAMS = """\
-run: mini
-rlaif_v: rows.csv
-01_extract:
-  n_rows: 3
-  keyword_model: some/model
-02_mask:
-  grounding_dino: models/dino
-  sam: models/sam
-"""
 
 MORE = PARAMS + """
 each:
@@ -74,12 +64,7 @@ def test_a_wrong_form_is_one_sentence(old: str, new: str, message: str) -> None:
         expanded(MORE.replace(old, new))
 
 
-def test_a_branch_may_read_what_another_run_makes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                   ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("rows.csv").write_text("a")
-    for model in ("dino", "sam"):
-        Path("models", model).mkdir(parents=True)
+def test_a_branch_may_read_what_another_run_makes_and_nothing_else(here: Path) -> None:
     text = PARAMS + "each:\n  03_perturb: {masks_file: outputs/mini/masks.parquet}\nbranches: {a: {}}\n"
     Path("p.yaml").write_text(text)
     main, branch = params_file.load("p.yaml")

@@ -171,7 +171,7 @@ def qwen2_vl(device: str, small: bool) -> Rows:
             path = Path(home) / f"{number}.png"
             image.save(path)
             prompts += [Plan().prompt(str(path), f"Is there a {word} in the image?", *pair)
-                        for pair in Plan().asked() for word in WORDS]  # fmt: skip
+                        for pair in Plan().kinds() for word in WORDS]  # fmt: skip
         yield from training(model, template, Path(prompts[0].image), device, small)
         vlm = TransformersVLM(model, template)
         for engine in ("shared", "plain"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, disk_full
 from csp_utils.base.files import check_manifest
 from csp_utils.base.memory import free_models
 from csp_utils.base.params import Params, build, is_hub_id
@@ -113,13 +113,11 @@ def _show_sentences() -> None:
         return
 
     def show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
-        if isinstance(error, OSError) and error.errno != 28:  # ENOSPC; any other OSError is shown in full
+        shown = error if isinstance(error, UserError) else disk_full(error)
+        if shown is None:  # any other OSError is shown in full
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
             return []
-        if isinstance(error, OSError):
-            error = UserError(f"The disk is full ({error}); free some space and run the same command again.")
-        sentence = [str(error)]
-        shell._showtraceback(UserError, error, sentence)
-        return sentence
+        shell._showtraceback(UserError, shown, [str(shown)])
+        return [str(shown)]
 
     shell.set_custom_exc((UserError, OSError), show)

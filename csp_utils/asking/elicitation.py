@@ -43,7 +43,7 @@ class Plan:
     blurs: tuple[float, ...] = ()
     seed: int = 0
 
-    def asked(self) -> list[tuple[str, str]]:
+    def kinds(self) -> list[tuple[str, str]]:
         """Return (name, kind) of all prompts of one question.
 
         The kind is a candidate, plain or both. For the plain question about a blurred image it is the blur.
@@ -66,8 +66,8 @@ class Plan:
         seeds: tuple[int, ...] = ()
         if name in self.prompts and "expected" in self.methods:
             levels = sum((level_strings(name, c) for c in (CANDIDATES if kind == BOTH else (kind,))), ())
-        drawn = name == PLAIN or (name in self.prompts and CONFIDENCE_PROMPTS[name].reads != "yes_no")
-        if drawn and "sampled" in self.methods:
+        sampled = name == PLAIN or (name in self.prompts and CONFIDENCE_PROMPTS[name].reads != "yes_no")
+        if sampled and "sampled" in self.methods:
             seeds = tuple(draw_seed(self.seed, Path(path).name, text, draw) for draw in range(self.n_samples))
         return Prompt(Path(path), text, levels, seeds)
 
@@ -111,22 +111,22 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
         shard: the shard of the batches.
 
     Returns:
-        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.asked`, indexed by position: path,
+        one row per unique (path, question) and (prompt, kind) of :meth:`Plan.kinds`, indexed by position: path,
         question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
         raw, p_yes and p_no (probabilities, 0..1, of the two candidates as the first token of the reply), levels (list
         of 101 probabilities; 202 for kind both: Yes, then No; empty without method expected) and samples (list of
         replies).
     """
-    pairs = pd.DataFrame(plan.asked(), columns=["name", "kind"])
-    asked = unique_questions(questions).merge(pairs, how="cross")
-    prompts = [plan.prompt(*row) for row in asked[["path", "question", "name", "kind"]].itertuples(index=False)]
+    pairs = pd.DataFrame(plan.kinds(), columns=["name", "kind"])
+    table = unique_questions(questions).merge(pairs, how="cross")
+    prompts = [plan.prompt(*row) for row in table[["path", "question", "name", "kind"]].itertuples(index=False)]
     replies = vlm.ask(prompts, replace(asking, temperature=plan.temperature), shard=shard)
-    asked["prompt"] = [prompt.text for prompt in prompts]
-    asked = asked[[reply is not None for reply in replies]].copy()
+    table["prompt"] = [prompt.text for prompt in prompts]
+    table = table[[reply is not None for reply in replies]].copy()
     replies = [reply for reply in replies if reply is not None]
-    said = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
-            "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
-            "samples": [list(reply.samples) for reply in replies]}  # fmt: skip
-    for name, values in said.items():  # with types, as a shard may have no rows
-        asked[name] = pd.Series(values, asked.index, dtype=float if name.startswith("p_") else object)
-    return asked
+    values = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
+              "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
+              "samples": [list(reply.samples) for reply in replies]}  # fmt: skip
+    for name, column in values.items():  # with types, as a shard may have no rows
+        table[name] = pd.Series(column, table.index, dtype=float if name.startswith("p_") else object)
+    return table

@@ -61,16 +61,16 @@ def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path
         replies = elicit(vlm, questions, asking, plan, shard)
         return replies.reset_index(names=POSITION)
 
-    asked = Questionnaire(
+    questionnaire = Questionnaire(
         of_one, f"{__name__}:ask",
         asdict(plan) | {"questions": pairs.values.tolist(), "texts": [prompt_of("{}", kind) for kind in KINDS]
                         + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()]},
         {"images": digest_of_files(pairs["path"].unique())},
-        [plan.prompt(*question, *pair) for question in first for pair in plan.asked()],
+        [plan.prompt(*question, *pair) for question in first for pair in plan.kinds()],
     )  # fmt: skip
     tables = []
-    for number, (variant, replies) in enumerate(ask_variants(p, models, asked, folder, shard)):
-        replies[POSITION] += number * len(pairs) * len(plan.asked())
+    for number, (variant, replies) in enumerate(ask_variants(p, models, questionnaire, folder, shard)):
+        replies[POSITION] += number * len(pairs) * len(plan.kinds())
         tables.append(replies.assign(variant=variant).set_index(POSITION))
     return pd.concat(tables)
 

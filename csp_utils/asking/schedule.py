@@ -64,8 +64,8 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
         asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
         return pd.DataFrame({"raw": [reply.text for reply in vlm.ask(prompts, asking)]})
 
-    asked = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},
+    questionnaire = Questionnaire(replies, f"{__name__}:_ask", {"asked": facts, "seed": p.seed},
                           {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip
-    (_, said), = ask_variants(p, {"base": p.base_model}, asked, folder)
+    (_, answers), = ask_variants(p, {"base": p.base_model}, questionnaire, folder)
     table = pd.DataFrame(keys, columns=["row_id", "keyword", "signal"])
-    return table.assign(answer=[parse_yes_no(raw) for raw in said["raw"]])
+    return table.assign(answer=[parse_yes_no(raw) for raw in answers["raw"]])

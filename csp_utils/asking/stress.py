@@ -66,9 +66,9 @@ def choose(questions: pd.DataFrame, n_images: int | None, seed: int) -> pd.DataF
         image, question, object, path, other_path (an image about which POPE answers the same question with no; null if
         there is none), row_id (key of the noise). Questions of another form than POPE's are left out.
     """
-    asked = questions.drop_duplicates(["image", "question"])
-    absent = asked[asked["label"] == "no"].groupby("question")["path"].agg(list).to_dict()
-    present = asked[asked["label"] == "yes"].copy()
+    unique = questions.drop_duplicates(["image", "question"])
+    absent = unique[unique["label"] == "no"].groupby("question")["path"].agg(list).to_dict()
+    present = unique[unique["label"] == "yes"].copy()
     present["object"] = present["question"].str.strip().str.extract(_OBJECT)[0]
     present = present.dropna(subset="object")
     present["order"] = [draw_seed(seed, "stress", *row) for row in zip(present["image"], present["question"],
@@ -205,25 +205,25 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: P
 
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
         asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
-        said = vlm.ask(prompts, asking)
+        three = vlm.ask(prompts, asking)
         rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
-                for yes, no, plain in zip(said[0::3], said[1::3], said[2::3], strict=True)]  # fmt: skip
+                for yes, no, plain in zip(three[0::3], three[1::3], three[2::3], strict=True)]  # fmt: skip
         return pd.DataFrame(rows, columns=["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"])
 
     images = digest_of_files({*objects["path"], *objects["other_path"].dropna()})
-    asked = Questionnaire(replies, f"{__name__}:ask", {"prompts": [str(prompt) for prompt in prompts]},
+    questionnaire = Questionnaire(replies, f"{__name__}:ask", {"prompts": [str(prompt) for prompt in prompts]},
                           {"images": images}, prompts[:9])  # fmt: skip
     tables = []
-    for variant, said in ask_variants(p, checkpoints, asked, folder):
-        tables.append(_table(keys, said).assign(model=p.model_name, variant=variant))
+    for variant, answers in ask_variants(p, checkpoints, questionnaire, folder):
+        tables.append(_table(keys, answers).assign(model=p.model_name, variant=variant))
     order = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
              "verbalized", "internal", "plain_answer"]  # fmt: skip
     return pd.concat(tables, ignore_index=True)[order]
 
 
-def _table(keys: Sequence[tuple], said: pd.DataFrame) -> pd.DataFrame:
+def _table(keys: Sequence[tuple], answers: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for key, reply in zip(keys, said.itertuples(), strict=True):
+    for key, reply in zip(keys, answers.itertuples(), strict=True):
         total = reply.p_yes + reply.p_no
         for candidate, raw, probability in (("Yes", reply.raw_yes, reply.p_yes), ("No", reply.raw_no, reply.p_no)):
             rows.append((*key, candidate, ANSWERS[candidate], raw, parse_confidence(raw),

@@ -22,7 +22,7 @@ from csp_utils.base.memory import free_models
 from csp_utils.models.checkpoints import adapter_base
 from csp_utils.models.vlm.load import VLM, EngineName, ModelChoice, load_vlm
 from csp_utils.models.vlm.reply import TOLERANCE, Asking, Prompt, Reply
-from csp_utils.models.vlm.variants import ASKED_BY
+from csp_utils.models.vlm.variants import ENGINE_LIBRARIES
 from csp_utils.models.vlm.vllm import refuse_answers, refuse_vllm
 from csp_utils.results.digest import digest
 from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
@@ -134,7 +134,7 @@ SETTINGS = ("model_type", "template", "max_pixels", "torch_dtype", "batch_size",
 """Parameters of the cache key: how a model is loaded and asked. Where it runs is not among them."""
 
 
-def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnaire, folder: Path,
+def ask_variants(p: Settings, checkpoints: Mapping[str, str], questionnaire: Questionnaire, folder: Path,
                  shard: Shard = WHOLE) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield (variant, its replies) for every variant, one model in memory at a time.
 
@@ -152,21 +152,22 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
     """
     device = pick_device(p.device)
     if p.engine == "vllm":  # before the first of the variants is asked for an hour
-        refuse_answers(asked.checks)
+        refuse_answers(questionnaire.checks)
         for checkpoint in checkpoints.values():
             refuse_vllm(checkpoint, device)
     settings = {name: getattr(p, name) for name in SETTINGS}
-    code, libraries = code_and_libraries([asked.code], libraries=ASKED_BY)
+    code, libraries = code_and_libraries([questionnaire.code], libraries=ENGINE_LIBRARIES)
     record, part = {}, "" if shard == WHOLE else f".{shard.name}"
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
         base = adapter_base(checkpoint)
-        inputs = {"model": source_digest(checkpoint), **asked.inputs} | ({"base": source_digest(base)} if base else {})
-        origin = Origin(f"replies of {variant}{part}", plain(settings | dict(asked.facts) | {"shard": shard.name}),
-                        inputs, code, libraries)  # fmt: skip
+        inputs = {"model": source_digest(checkpoint), **questionnaire.inputs}
+        inputs |= {"base": source_digest(base)} if base else {}
+        facts = plain(settings | dict(questionnaire.facts) | {"shard": shard.name})
+        origin = Origin(f"replies of {variant}{part}", facts, inputs, code, libraries)
 
         def make(new: Path, checkpoint: str = checkpoint, variant: str = variant) -> None:
-            table, asked_by = _ask_one(p, checkpoint, variant, asked, device)
+            table, asked_by = _ask_one(p, checkpoint, variant, questionnaire, device)
             write_parquet(table, new / "replies.parquet")
             write_json(asked_by | {"device": device}, new / "asked_by.json")
 
@@ -176,13 +177,13 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], asked: Questionnai
         asked_by = json.loads((there / "asked_by.json").read_text(encoding="utf-8"))
         record[variant] = {"checkpoint": checkpoint, "rows": len(replies), "seconds": seconds,
                            "device": asked_by.pop("device"), **settings,
-                           **{name: value for name, value in asked.facts.items() if len(str(value)) < 200},
+                           **{name: value for name, value in questionnaire.facts.items() if len(str(value)) < 200},
                            "asked_by": asked_by}  # fmt: skip
         yield variant, replies
     write_json(record, folder / f"settings{part}.json")
 
 
-def _ask_one(p: Settings, checkpoint: str, variant: str, asked: Questionnaire, device: str
+def _ask_one(p: Settings, checkpoint: str, variant: str, questionnaire: Questionnaire, device: str
              ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Load one model, compare its engine with the plain one, and ask it; return the replies and how it was asked.
 
@@ -192,14 +193,14 @@ def _ask_one(p: Settings, checkpoint: str, variant: str, asked: Questionnaire, d
     asking, reference = Asking(p.batch_size, p.max_new_tokens), None
     if p.engine == "vllm":
         free_models()
-        prompts = checked_prompts("vllm", asked.checks)
+        prompts = checked_prompts("vllm", questionnaire.checks)
         reference = load("plain").ask(prompts, replace(asking, description="the reference"))
     free_models()
     vlm = load(p.engine, p.batch_size)
     try:
-        check = check_engine(vlm, asked.checks, asking, p.torch_dtype, reference)
+        check = check_engine(vlm, questionnaire.checks, asking, p.torch_dtype, reference)
         asked_by = {"engine": vlm.engine, "check": check}
-        table = asked.ask(vlm, variant)
+        table = questionnaire.ask(vlm, variant)
         if vlm.engine == "vllm":
             asked_by |= vlm.engines["vllm"].report()
     finally:

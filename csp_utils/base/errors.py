@@ -1,6 +1,7 @@
 """Define the one exception whose message is meant for the user, not for the programmer."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -10,6 +11,18 @@ class UserError(Exception):
     Command lines print only the message and exit with status 1; notebooks print it instead of a traceback (see
     :func:`csp_utils.notebook.begin`).
     """
+
+
+def disk_full(error: BaseException, what: str = "", advice: str = "free some space") -> UserError | None:
+    """Return the sentence about a full disk (or a used-up quota) if that is what ``error`` says, else None.
+
+    Args:
+        what: what could not be written; by default the error's own text.
+        advice: what to do.
+    """
+    if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return UserError(f"The disk is full: {what or error}; {advice} and run the same command again.")
 
 
 def first_line(error: BaseException) -> str:

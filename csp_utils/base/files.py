@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.errors import UserError, disk_full, first_line
 from csp_utils.base.run import missing
 
 if TYPE_CHECKING:  # importing pandas and pyarrow takes half a second; parameters and scripts do not need them
@@ -35,12 +35,6 @@ _TEMPORARY = re.compile(
 
 MANY = 100
 """Number of files above which one flush of all disks is cheaper than one flush per file."""
-
-
-def _no_space(error: OSError, path: Path) -> UserError | None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"The disk is full: {path} was not written; free some space and run the same command again.")
-    return None
 
 
 def portable(path: Path | str) -> str:
@@ -84,7 +78,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
-        if sentence := _no_space(error, path):
+        if sentence := disk_full(error, f"{path} was not written"):
             raise sentence from error
         raise
     finally:
@@ -111,7 +105,7 @@ def temporary_folder(path: Path | str) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
     except OSError as error:
-        if sentence := _no_space(error, path):
+        if sentence := disk_full(error, f"{path} was not written"):
             raise sentence from error
         raise
     finally:

@@ -4,7 +4,6 @@ An interrupted download is resumed where it stopped. A file with a wrong SHA-256
 only when all of it is.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.errors import UserError, disk_full, first_line
 from csp_utils.base.files import sha256, write_json
 from csp_utils.data.sources import RECORD, Source
 
@@ -52,10 +51,10 @@ def fetch(source: Source, say: Say = print) -> Path:
     try:
         return _fetch(source, say)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"The disk is full: {source.name} was not fetched to its end; free some space (or set "
-                        "CSP_CACHE and HF_HOME to another disk) and run the same command again.") from error
+        advice = "free some space (or set CSP_CACHE and HF_HOME to another disk)"
+        if sentence := disk_full(error, f"{source.name} was not fetched to its end", advice):
+            raise sentence from error
+        raise
 
 
 def _fetch(source: Source, say: Say) -> Path:
@@ -106,7 +105,7 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
         raise UserError(f"The revision {revision} of {name} is no longer on the hub; give another one, or a folder of "
                         "your own, under `sources` in the params file.") from error  # fmt: skip
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise
         raise _failed(f"{name} cannot be fetched from the hub", error, own) from error
 

@@ -211,8 +211,8 @@ def _question_flags(rows: pd.DataFrame, percent: np.ndarray, protocol: Protocol)
     if protocol.ties == "first":
         says_yes |= tie
     elif protocol.ties == "random":
-        asked = zip(no["image"], no["question"], strict=True)
-        coin = np.array([_coin(protocol.seed, question) for question in asked], dtype=bool)
+        keys = zip(no["image"], no["question"], strict=True)
+        coin = np.array([_coin(protocol.seed, question) for question in keys], dtype=bool)
         says_yes, says_no = says_yes | (tie & coin), says_no | (tie & ~coin)
     plain = yes["plain_answer"].astype(object).where(yes["plain_answer"].notna(), "").to_numpy()
     truth = yes["label"].to_numpy(int) == 1  # is Yes right?
@@ -223,8 +223,9 @@ def _question_flags(rows: pd.DataFrame, percent: np.ndarray, protocol: Protocol)
 
 def _confusion(prefix: str, truth: np.ndarray, yes: np.ndarray, no: np.ndarray, positive: str) -> dict[str, np.ndarray]:
     """Flag each question. A question that got neither answer is wrong, and a miss if it is positive."""
-    true, said = (truth, yes) if positive == "yes" else (~truth, no)
-    flags = {"right": (truth & yes) | (~truth & no), "tp": true & said, "fp": ~true & said, "fn": true & ~said}
+    true, predicted = (truth, yes) if positive == "yes" else (~truth, no)
+    flags = {"right": (truth & yes) | (~truth & no),
+             "tp": true & predicted, "fp": ~true & predicted, "fn": true & ~predicted}  # fmt: skip
     return {prefix + name: flag for name, flag in (flags | {"said": yes | no}).items()}
 
 

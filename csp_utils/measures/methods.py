@@ -72,9 +72,9 @@ def _share(method: str) -> Compute:
         part = _of(elicited, "plain", method)
         if part.empty:
             return None
-        said = part.dropna(subset="candidate").groupby(KEY).size().unstack("candidate", fill_value=0)
-        said = said.reindex(columns=CANDIDATES, fill_value=0)
-        return _in_order(responses, (100 * said.div(said.sum(axis=1), axis=0)).stack())
+        votes = part.dropna(subset="candidate").groupby(KEY).size().unstack("candidate", fill_value=0)
+        votes = votes.reindex(columns=CANDIDATES, fill_value=0)
+        return _in_order(responses, (100 * votes.div(votes.sum(axis=1), axis=0)).stack())
 
     return compute
 

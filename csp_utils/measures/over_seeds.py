@@ -28,11 +28,11 @@ def draws(runs: Mapping[tuple[str, int], pd.DataFrame], protocol: Protocol, n_bo
         UserError: two runs were asked different questions, or an arm lacks a seed for a split that another seed has.
     """
     found: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
-    asked: dict[str, list] = {}
+    first: dict[str, list] = {}
     for (branch, seed), responses in runs.items():
         for (variant, split), rows in responses.groupby(["variant", "split"], sort=False):
             counts = Counts(rows, protocol)
-            if asked.setdefault(split, counts.question_ids) != counts.question_ids:
+            if first.setdefault(split, counts.question_ids) != counts.question_ids:
                 raise UserError(f"Branch {branch}, seed {seed} was asked other questions of {split} than the runs "
                                 "before it; evaluate all of them on the same data.")  # fmt: skip
             values = counts.metrics(image_weights(len(counts.images), n_bootstrap, protocol.seed))

@@ -28,9 +28,9 @@ def recalibrate(responses: pd.DataFrame, fit: Fit) -> pd.Series:
         the split has no right, or no wrong, candidate with a confidence.
     """
     out = pd.Series(np.nan, index=responses.index)
-    spoken = responses.dropna(subset="verbalized")
-    for (split, half), rows in spoken.groupby(["split", "half"]):
-        other = spoken[(spoken["split"] == split) & (spoken["half"] != half)]
+    parsed = responses.dropna(subset="verbalized")
+    for (split, half), rows in parsed.groupby(["split", "half"]):
+        other = parsed[(parsed["split"] == split) & (parsed["half"] != half)]
         if other["label"].nunique() == 2:
             apply = fit(other["verbalized"].to_numpy(float), other["label"].to_numpy())
             out[rows.index] = np.clip(apply(rows["verbalized"].to_numpy(float)), 0, 100)

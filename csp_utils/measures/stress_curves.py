@@ -81,9 +81,9 @@ def _weights(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[np.ndarr
 def _quantities(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Return each quantity as a column, null where it could not be read; the last two once for each question."""
     yes = rows[rows["candidate"] == "Yes"]
-    spoken = {name: (part["verbalized"].astype(float) / 100) for name, part in rows.groupby("answer")}
-    said = (yes["plain_answer"] == "Yes").astype(float).where(yes["plain_answer"].notna())
-    return spoken | {"plain_yes": said, "internal_yes": yes["internal"]}
+    verbalized = {name: (part["verbalized"].astype(float) / 100) for name, part in rows.groupby("answer")}
+    answered_yes = (yes["plain_answer"] == "Yes").astype(float).where(yes["plain_answer"].notna())
+    return verbalized | {"plain_yes": answered_yes, "internal_yes": yes["internal"]}
 
 
 def _means(values: pd.Series, image: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -225,10 +225,10 @@ def extract_keywords(
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
     out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)
-    asked = table[~out]
-    found = model.extract(list(zip(asked["question"], asked["answer"], strict=True)), batch_size, progress, shard)
+    complete = table[~out]
+    found = model.extract(list(zip(complete["question"], complete["answer"], strict=True)), batch_size, progress, shard)
     rows = {position: (one.keyword, one.raw, None if one.keyword else NO_KEYWORD)
-            for position, one in zip(asked.index, found, strict=True) if one is not None}  # fmt: skip
+            for position, one in zip(complete.index, found, strict=True) if one is not None}  # fmt: skip
     if shard.index == 0:
         rows |= {position: (None, None, BENCHMARK_IMAGE) for position in table.index[out]}
     table = table.loc[sorted(rows)]

@@ -174,9 +174,9 @@ def mask_rows(
     if unknown:
         raise UserError(f"keywords.parquet names row {min(unknown)}, which the RLAIF-V data does not hold; give "
                         "rlaif_v the data that notebook 01_extract read, or run that notebook again.")  # fmt: skip
-    asked = keywords[keywords["keyword"].notna()]
-    caption = dict(zip(asked["row_id"], asked["keyword"].map(caption_of), strict=True))
-    same = _images_of(asked, data)
+    named = keywords[keywords["keyword"].notna()]
+    caption = dict(zip(named["row_id"], named["keyword"].map(caption_of), strict=True))
+    same = _images_of(named, data)
     done = {row_id: MaskResult(drop_reason="image_unreadable") for row_id in same.pop("", [])}
     for row_id, reason in zip(keywords["row_id"], keywords["drop_reason"].fillna("no_keyword"), strict=True):
         if row_id not in caption:

@@ -79,8 +79,8 @@ def _read_pth(path: Path) -> "dict[str, torch.Tensor]":
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(f"{path} holds more than weights (it asks for {asked[1]}), which could run anything, so it "
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(f"{path} holds more than weights (it asks for {found[1]}), which could run anything, so it "
                             "was not loaded; fetch the official file.") from error  # fmt: skip
         raise UserError(f"{path} is no file of weights; fetch it again.") from error
     except (RuntimeError, ValueError, OSError, EOFError, LookupError, struct.error) as error:

@@ -34,10 +34,10 @@ def installed() -> list[tuple[str, float]]:
     """Return the number and the memory (GiB) of each GPU that nvidia-smi lists; [] without one."""
     query = ["nvidia-smi", "--query-gpu=index,memory.total", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    lines = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
+    lines = [line.split(",") for line in output.splitlines() if line.count(",") == 1]
     return [(number.strip(), float(memory) / 1024) for number, memory in lines if memory.strip().isdigit()]
 
 

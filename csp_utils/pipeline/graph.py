@@ -261,8 +261,8 @@ def threads(plan: Sequence[Step], cores: int, step: Step) -> int:
 
 def gpu_count() -> int | None:
     """Return the number of GPUs that can be used here; None if jobs run elsewhere (CSP_GPUS, set by the pipeline)."""
-    told = os.environ.get("CSP_GPUS")
-    return None if told == ELSEWHERE else int(told) if told is not None else len(gpus.visible())
+    given = os.environ.get("CSP_GPUS")
+    return None if given == ELSEWHERE else int(given) if given is not None else len(gpus.visible())
 
 
 def gpu(step: Step) -> int:

@@ -1,7 +1,7 @@
 """Make pages, tables and images from a finished run without running its notebooks.
 
     python -m csp_utils.pipeline.pages report RUN_FOLDER                    makes RUN_FOLDER/report.html
-    python -m csp_utils.pipeline.pages pictures RUN_FOLDER FOLDER           writes the README's images into FOLDER
+    python -m csp_utils.pipeline.pages figures RUN_FOLDER FOLDER            writes the README's images into FOLDER
     python -m csp_utils.pipeline.pages claims RUN_FOLDER MARKDOWN_FILE      writes the tables of docs/claims.md
 
 The report is made as in notebook 09, with the parameters of its executed copy, and only if its inputs, parameters or
@@ -21,7 +21,7 @@ from csp_utils.results.produce import produce
 from csp_utils.stages import stages
 
 USAGE = """usage: python -m csp_utils.pipeline.pages report RUN_FOLDER
-       python -m csp_utils.pipeline.pages pictures RUN_FOLDER FOLDER
+       python -m csp_utils.pipeline.pages figures RUN_FOLDER FOLDER
        python -m csp_utils.pipeline.pages claims RUN_FOLDER MARKDOWN_FILE"""
 BEGIN, END = "<!-- tables: begin (python -m csp_utils.pipeline.pages claims) -->", "<!-- tables: end -->"
 FIGURES_OF_CLAIMS = ("claims.png", "claims_noise.png")
@@ -35,11 +35,11 @@ def report(paths: RunPaths) -> str:
     return str(paths["report.html"])
 
 
-def pictures(paths: RunPaths, folder: str) -> str:
+def figures(paths: RunPaths, folder: str) -> str:
     """Write the README's images from a run; return their paths, one a line."""
-    from csp_utils.show.report import write_pictures
+    from csp_utils.show.report import write_figures
 
-    return "\n".join(map(str, write_pictures(paths, Path(folder))))
+    return "\n".join(map(str, write_figures(paths, Path(folder))))
 
 
 def claims(paths: RunPaths, markdown: str) -> str:
@@ -71,7 +71,7 @@ def parameters(name: str, paths: RunPaths) -> Any:
     return recorded or stages[name].params(run=paths.run)
 
 
-COMMANDS = {"report": (report, 1), "pictures": (pictures, 2), "claims": (claims, 2)}
+COMMANDS = {"report": (report, 1), "figures": (figures, 2), "claims": (claims, 2)}
 """Name of a command -> (its function, the number of its arguments)."""
 
 

@@ -58,7 +58,7 @@ def lacks(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool =
     if not there:
         yield from _without_gpu(todo)
         return
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     for job in todo:
         name, wanted = job.step.name, getattr(job.p, "processes", 1)
         if job.step.gpus and wanted > len(there):
@@ -69,8 +69,8 @@ def lacks(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool =
                         f"{min(memory):.0f} GB; {_smaller(job)}")
         else:
             continue
-        if (name, sentence) not in told:  # once for all branches
-            told.add((name, sentence))
+        if (name, sentence) not in shown:  # once for all branches
+            shown.add((name, sentence))
             yield f"{job.step.title} {sentence}."
 
 

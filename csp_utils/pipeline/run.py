@@ -88,7 +88,7 @@ def _defaults(options: list[str], executor: str, plan: Sequence[Step]) -> list[s
 
 def _without(options: list[str], names: set[str]) -> tuple[list[str], list[str]]:
     """Return the options without those in ``names``, and the values of these."""
-    kept: list[str] = []
+    others: list[str] = []
     values: list[str] = []
     inside = False
     for option in options:
@@ -100,8 +100,8 @@ def _without(options: list[str], names: set[str]) -> tuple[list[str], list[str]]
         elif inside:
             values.append(option)
         else:
-            kept.append(option)
-    return kept, values
+            others.append(option)
+    return others, values
 
 
 def _end(process: subprocess.Popen) -> None:

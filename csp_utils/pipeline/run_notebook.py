@@ -10,7 +10,6 @@ end, and the path of the copy is printed. The results of the stage stay in any c
 them.
 """
 
-import errno
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, disk_full
 from csp_utils.base.files import write_json
 from csp_utils.base.lock import locked
 from csp_utils.base.process import kill_after
@@ -148,8 +147,8 @@ def failure(run: Run) -> str:
     kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
     if kind == "UserError":
         reason = text
-    elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        reason = f"The disk is full ({error}); free some space and run the same command again."
+    elif sentence := disk_full(error):
+        reason = str(sentence)
     elif kind == "DeadKernelError":
         reason = "The notebook's kernel died; most often the machine ran out of memory."
     else:
@@ -190,10 +189,10 @@ def end_with_pipeline() -> None:
 
     A killed pipeline cannot end its child processes, and these would collide with those of the next call.
     """
-    told = os.environ.get("CSP_PIPELINE")
-    if not told:
+    pipeline = os.environ.get("CSP_PIPELINE")
+    if not pipeline:
         return
-    pid, _, born = told.partition(":")
+    pid, _, born = pipeline.partition(":")
 
     def watch() -> None:
         import psutil

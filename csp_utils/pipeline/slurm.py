@@ -33,7 +33,7 @@ SUBMITTED = re.compile(r"has been submitted with SLURM jobid (\d+) \(log: (.+)\)
 REFUSED = re.compile(r"    message: ((?:SLURM|Job submission failed|Part of failed).*)")
 """The plugin's line about a job that Slurm refused or ended (time, memory, scancel), in the same log."""
 
-SAID = re.compile(r"\S.*  \d+:\d\d  (starting|done|FAILED|stopped)$")
+PROGRESS_LINE = re.compile(r"\S.*  \d+:\d\d  (starting|done|FAILED|stopped)$")
 """Lines of csp_utils.pipeline.run_notebook that are printed; many jobs would write too many heartbeats."""
 
 
@@ -82,14 +82,14 @@ def queued(prefix: str) -> list[str]:
     Raises UserError if squeue is missing or fails.
     """
     try:
-        said = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %j"], capture_output=True, text=True)
+        queue = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %j"], capture_output=True, text=True)
     except FileNotFoundError as error:
         raise UserError("Slurm's command squeue is not on this machine; start ./run_all.sh on a machine from which "
                         "jobs can be submitted, or leave out --profile slurm.") from error
-    if said.returncode:
-        raise UserError(f"squeue failed ({said.stderr.strip()}); ask Slurm with sinfo whether it runs, then start the "
+    if queue.returncode:
+        raise UserError(f"squeue failed ({queue.stderr.strip()}); ask Slurm with sinfo whether it runs, then start the "
                         "same command again.")
-    rows = (line.split(maxsplit=1) for line in said.stdout.splitlines())
+    rows = (line.split(maxsplit=1) for line in queue.stdout.splitlines())
     return [row[0] for row in rows if len(row) == 2 and row[1].startswith(prefix)]
 
 
@@ -99,11 +99,11 @@ def cancel(prefix: str) -> None:
     Slurm sends them SIGTERM, and run_notebook then cleans up. Raises UserError if jobs remain after :data:`ENDED`
     seconds.
     """
-    deadline, asked = time.monotonic() + ENDED, False
+    deadline, cancelled = time.monotonic() + ENDED, False
     while left := queued(prefix):
-        if not asked:
+        if not cancelled:
             subprocess.run(["scancel", *left], capture_output=True)
-            asked = True
+            cancelled = True
         if time.monotonic() > deadline:
             raise UserError(f"Slurm did not end the jobs {', '.join(left)} within {ENDED:.0f} s; end them (scancel "
                             f"{' '.join(left)}) before the same command runs again.")
@@ -174,7 +174,7 @@ def notable(lines: list[str], inside: bool) -> tuple[list[str], bool]:
     shown = []
     for line in lines:
         inside = inside or bool(re.match(r"Notebook \S+ failed in ", line))
-        if inside or SAID.match(line):
+        if inside or PROGRESS_LINE.match(line):
             shown.append(line)
         if line.endswith("the same command goes on from this notebook."):
             inside = False

@@ -18,12 +18,12 @@ TRAINING_SHARE, FORWARD_SHARE = 0.35, 0.30
 STEP_SECONDS = 0.04
 """Seconds of one decoding step of transformers' ``generate`` for any batch size: Python and kernel starts dominate."""
 
-PICTURE_PIXELS = 640 * 480
+IMAGE_PIXELS = 640 * 480
 """Pixels of an image of RLAIF-V and of most images of COCO."""
 PNG_BYTES = 1.62
-"""Bytes per pixel of a perturbed image (benchmarks/picture_size.py)."""
-PICTURE_SECONDS = 0.04
-"""Seconds to render and write one perturbed image on one core (benchmarks/picture_size.py)."""
+"""Bytes per pixel of a perturbed image (benchmarks/image_size.py)."""
+IMAGE_SECONDS = 0.04
+"""Seconds to render and write one perturbed image on one core (benchmarks/image_size.py)."""
 TEXT_TOKENS = {"keyword": 120, "training": 200, "question": 100}
 """Tokens of a prompt without its image and without the common start of all prompts."""
 REPLY_TOKENS = 8
@@ -138,14 +138,14 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
     used = rows if p.n_rows is None else min(rows, p.n_rows)
     update = p.batch_size * p.gradient_accumulation_steps * p.processes
     work = f"{used * p.epochs:,} rows, {-(-used * p.epochs // update):,} updates of {update}"
-    size, pictures = billions(model), model.get("tokens")
-    if size is None or pictures is None:
+    size, known_tokens = billions(model), model.get("tokens")
+    if size is None or known_tokens is None:
         return Cost(work, None, gpu_memory=None, parallel=p.processes)
-    tokens = pictures["language"] + TEXT_TOKENS["training"]
+    tokens = known_tokens["language"] + TEXT_TOKENS["training"]
     a_weight = 8 if p.gradient_checkpointing else 6
     if p.tuner_type == "lora":
         a_weight -= 2  # the weights themselves have no gradients
-    operations = used * p.epochs * answers * (a_weight * size[0] * tokens + 2 * size[1] * pictures["vision"])
+    operations = used * p.epochs * answers * (a_weight * size[0] * tokens + 2 * size[1] * known_tokens["vision"])
     bytes_ = BYTES[p.torch_dtype]
     saved = sum(size) * bytes_ / 1e9 if p.tuner_type == "full" else 0.2
     return Cost(work, hours(operations, p.torch_dtype, TRAINING_SHARE), disk=saved,
@@ -165,7 +165,7 @@ def _training_state(weights: float, bytes_: int, p: Any) -> float:
     return (spread - (weights * bytes_ * (1 - 1 / p.processes) if "3" in zero else 0)) / 1e9
 
 
-def ask(pictures: int, prompts: int, model: dict[str, Any], p: Any, variants: int, what: str) -> Cost:
+def ask(images: int, prompts: int, model: dict[str, Any], p: Any, variants: int, what: str) -> Cost:
     """Return the cost of notebook 06 or 08: each variant reads every image once, then the prompts about it."""
     work = f"{what}, {prompts * variants:,} prompts"
     size, tokens = billions(model), model.get("tokens")
@@ -173,8 +173,8 @@ def ask(pictures: int, prompts: int, model: dict[str, Any], p: Any, variants: in
         return Cost(work, None, gpu_memory=None)
     seen = tokens["language"] * 2 * size[0] + tokens["vision"] * 2 * size[1]
     if not model.get("shared", False):  # every prompt encodes the image again
-        pictures = prompts
-    operations = variants * (pictures * seen + prompts * 2 * size[0] * TEXT_TOKENS["question"])
+        images = prompts
+    operations = variants * (images * seen + prompts * 2 * size[0] * TEXT_TOKENS["question"])
     decode = variants * prompts / p.batch_size * REPLY_TOKENS * STEP_SECONDS / 3600
     needed = hours(operations, p.torch_dtype) + decode
     return Cost(work, needed, disk=0.001 * prompts * variants / 1000,

@@ -63,14 +63,14 @@ class Origin:
 
     def differences(self, other: "Origin") -> list[str]:
         """Return short sentences on how ``other``, the present origin, differs from this one, the recorded one."""
-        said = []
+        reasons = []
         for name, now, then in _changes(self.parameters, other.parameters):
-            said.append(f"{name} was {then!r} and is {now!r}" if len(f"{then!r}{now!r}") < 60 else f"{name} changed")
-        said += [f"{role} changed" for role, _, _ in _changes(self.inputs, other.inputs)]
-        said += [f"the code of {module.removeprefix('csp_utils.')} changed"
+            reasons.append(f"{name} was {then!r} and is {now!r}" if len(f"{then!r}{now!r}") < 60 else f"{name} changed")
+        reasons += [f"{role} changed" for role, _, _ in _changes(self.inputs, other.inputs)]
+        reasons += [f"the code of {module.removeprefix('csp_utils.')} changed"
                  for module, _, _ in _changes(self.code, other.code)]  # fmt: skip
-        said += [f"{name} was {then} and is {now}" for name, now, then in _changes(self.libraries, other.libraries)]
-        return said or (["it is a result of something else"] if self.what != other.what else [])
+        reasons += [f"{name} was {then} and is {now}" for name, now, then in _changes(self.libraries, other.libraries)]
+        return reasons or (["it is a result of something else"] if self.what != other.what else [])
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:

@@ -234,9 +234,9 @@ def correlation_caption(responses: pd.DataFrame, correlations: pd.DataFrame) -> 
         for model, variant in style.who(rows):
             rho, tau = (found.get((model, variant, split, metric)) for metric in ("spearman", "kendall"))
             values.append(f"{name_of(variant)} ρ {value_of(rho)}, τ {number(tau.value if tau is not None else None)}")
-        asked = style.questions_of(responses[responses["split"] == split])
+        questions = style.questions_of(responses[responses["split"] == split])
         count = style.counts_of(rows[rows["split"] == split], "spearman")
-        parts.append(f"{name_of(split)} ({asked}, n = {count}): {'; '.join(values)}")
+        parts.append(f"{name_of(split)} ({questions}, n = {count}): {'; '.join(values)}")
     return (
         "Internal confidence (probability of the candidate as the first token of the plain answer) against verbalized "
         f"confidence. Not a figure of {style.PAPER}: its table 2 has these correlations. A darker hexagon holds more "

@@ -118,7 +118,7 @@ class EmbeddedImage:
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
     def __html__(self) -> str:
-        return render("picture.j2", picture=self)
+        return render("image.j2", image=self)
 
 
 class Section(NamedTuple):

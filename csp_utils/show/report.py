@@ -95,11 +95,11 @@ def _stage(name: str, log_path: Path, command: Path, arguments: Path) -> Values:
         return {"name": name, "missing": log_path}
     log = read_parquet(log_path)
     first, last = _ends(log["loss"])
-    pictures = [embed(fig_training.plot_loss(log, name), f"Loss of each {name} update and the learning rate.",
-                      f"{name}: loss of each update, its running mean, and the learning rate.")]  # fmt: skip
+    figures = [embed(fig_training.plot_loss(log, name), f"Loss of each {name} update and the learning rate.",
+                     f"{name}: loss of each update, its running mean, and the learning rate.")]  # fmt: skip
     if "rewards/margins" in log:
         margin = "from {} to {}".format(*_ends(log["rewards/margins"]))
-        pictures.append(embed(
+        figures.append(embed(
             fig_training.plot_rewards(log),
             f"SimPO's rewards, their margin ({margin}) and the share of pairs ranked right.",
             f"SimPO's rewards of the chosen and the rejected response, their margin ({margin}), and how often it is "
@@ -110,7 +110,7 @@ def _stage(name: str, log_path: Path, command: Path, arguments: Path) -> Values:
         recorded = json.loads(arguments.read_text(encoding="utf-8"))
         table = pairs_table(f"What ms-swift recorded ({arguments.name} holds all of it)", ["argument", "value"],
                             [(key, recorded[key]) for key in RECORDED if key in recorded])  # fmt: skip
-    return {"name": name, "missing": None, "updates": len(log), "first": first, "last": last, "figures": pictures,
+    return {"name": name, "missing": None, "updates": len(log), "first": first, "last": last, "figures": figures,
             "command": command.read_text(encoding="utf-8") if command.is_file() else None, "command_path": command,
             "arguments": table, "arguments_path": arguments}  # fmt: skip
 
@@ -190,7 +190,7 @@ def html(run: Saved) -> str:
     return page(run.p.title, f"Run “{run.p.run}”, seed {run.p.seed}, {run.model}. Page made {now}.", parts, footer)
 
 
-def write_pictures(paths: RunPaths, folder: Path) -> list[Path]:
+def write_figures(paths: RunPaths, folder: Path) -> list[Path]:
     """Write the README's images, overview.png, reliability.png and stress.png, from a run; return their paths."""
     responses = read_parquet(paths["responses.parquet"])
     p = saved.parameters(saved.executed_notebooks(paths), "03_perturb")

@@ -201,11 +201,11 @@ def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Tabl
     right, wrong = numbers["right"].to_numpy(float, na_value=np.nan), numbers["wrong"].to_numpy(float, na_value=np.nan)
     outcomes = pd.Series(np.select([right > wrong, right == wrong, right < wrong], OUTCOMES[:3], OUTCOMES[3]),
                          numbers.index)  # fmt: skip
-    asked = part[part["label"] == 1].drop_duplicates("question_id").set_index("question_id").sort_index()
+    questions = part[part["label"] == 1].drop_duplicates("question_id").set_index("question_id").sort_index()
     rng, rows = np.random.default_rng(seed), []
     for outcome in OUTCOMES:
         for candidate in ("Yes", "No"):
-            of_answer = asked[asked["candidate"] == candidate]
+            of_answer = questions[questions["candidate"] == candidate]
             same = of_answer[outcomes[of_answer.index] == outcome]
             if same.empty:
                 continue

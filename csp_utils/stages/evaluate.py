@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
 from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
@@ -98,9 +98,9 @@ def open_shard(job: Job[Eval]) -> ComputeShard:
 
     from csp_utils.asking.evaluation import ask, questions
 
-    asked, models = questions(job.p, job.paths), checkpoints_of(job.p, job.paths)
+    asking_about, models = questions(job.p, job.paths), checkpoints_of(job.p, job.paths)
     progress = partial(job.progress, unit="batch")
-    return lambda shard, folder: ask(job.p, models, asked, job.paths["elicited"], progress, shard)
+    return lambda shard, folder: ask(job.p, models, asking_about, job.paths["elicited"], progress, shard)
 
 
 def compute(job: Job[Eval]) -> None:
@@ -134,7 +134,7 @@ def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) ->
 
 STAGE = Stage(
     "06_eval", Eval, compute, reads=reads, open_shard=open_shard, schema=schema, gpu=True, cost=cost,
-    libraries=ASKED_BY,
+    libraries=ENGINE_LIBRARIES,
     makes=tuple(f"{name}.parquet" for name in (
         "responses", "elicitations", "metrics", "metrics_plain", "differences", "measures", "measure_differences",
         "risk_coverage", "methods", "method_differences")),

@@ -35,7 +35,7 @@ def reads(p: Mask, paths: RunPaths) -> Inputs:
 def cost(p: Mask, paths: RunPaths, known: Known) -> Cost:
     """Count every image once through both models; this is too much if rows share an image."""
     rows = known.rows[str(paths["masks.parquet"])] = known.of(paths["keywords.parquet"])
-    detector, sam, work = known.facts(p.grounding_dino), known.facts(p.sam), f"{rows:,} pictures at most"
+    detector, sam, work = known.facts(p.grounding_dino), known.facts(p.sam), f"{rows:,} images at most"
     if "teraflops" not in detector or "teraflops" not in sam:
         return Cost(work, None, gpu_memory=None, parallel=p.shards)
     needed = hours(1e12 * detector["teraflops"] * rows, "float32") + hours(1e12 * sam["teraflops"] * rows,

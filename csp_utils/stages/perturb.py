@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, SHARDS, Level, Params
 from csp_utils.base.run import RunPaths
-from csp_utils.results.cost import PICTURE_PIXELS, PICTURE_SECONDS, PNG_BYTES, Cost, Known
+from csp_utils.results.cost import IMAGE_PIXELS, IMAGE_SECONDS, PNG_BYTES, Cost, Known
 from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def cost(p: Perturb, paths: RunPaths, known: Known) -> Cost:
     images = known.of(p.masks_file or paths["masks.parquet"]) * (1 if p.answers == "original" else p.draws_per_row)
     for name in ("perturbed/sft.jsonl", "perturbed/simpo.jsonl"):
         known.rows[str(paths[name])] = images
-    work = f"{images:,} pictures"
+    work = f"{images:,} images"
     if p.images == "drawn":
         return Cost(f"{work}, drawn when opened", disk=images * 2000 / 1e9)
-    return Cost(work, cpu_hours=images * PICTURE_SECONDS / 3600, disk=2 * images * PICTURE_PIXELS * PNG_BYTES / 1e9)
+    return Cost(work, cpu_hours=images * IMAGE_SECONDS / 3600, disk=2 * images * IMAGE_PIXELS * PNG_BYTES / 1e9)
 
 
 def schema() -> "pa.Schema":

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, Asking
 from csp_utils.base.run import RunPaths
-from csp_utils.models.vlm.variants import ASKED_BY
+from csp_utils.models.vlm.variants import ENGINE_LIBRARIES
 from csp_utils.results.cost import Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
@@ -38,7 +38,7 @@ def cost(p: Schedule, paths: RunPaths, known: Known) -> Cost:
     """Count one question per row and signal."""
     rows = p.n_rows or known.of(p.masks_file or paths["masks.parquet"])
     images = rows * len(p.signals)
-    return ask(images, images, known.facts(p.base_model, p.max_pixels), p, 1, f"{rows:,} pictures")
+    return ask(images, images, known.facts(p.base_model, p.max_pixels), p, 1, f"{rows:,} images")
 
 
 def compute(job: Job[Schedule]) -> None:
@@ -62,4 +62,4 @@ def compute(job: Job[Schedule]) -> None:
 
 STAGE = Stage("10_schedule", Schedule, compute,
               makes=("schedule.json", "schedule_curve.parquet", "schedule_answers.parquet"),
-              reads=reads, gpu=True, cost=cost, libraries=ASKED_BY)  # fmt: skip
+              reads=reads, gpu=True, cost=cost, libraries=ENGINE_LIBRARIES)  # fmt: skip

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
 from csp_utils.base.run import RunPaths
-from csp_utils.models.vlm.variants import ASKED_BY, checkpoints_of
+from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
@@ -50,7 +50,7 @@ def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
     images = known.facts(p.pope or str(paths["data/pope"])).get("images") or known.of(p.pope or paths["data/pope"])
     images = min(images, p.n_images or images)
     shown = images * len(p.levels) * len(p.regions)
-    model, what = known.facts(p.base_model, p.max_pixels), f"{images:,} objects, {shown:,} pictures"
+    model, what = known.facts(p.base_model, p.max_pixels), f"{images:,} objects, {shown:,} images"
     return ask(shown, 3 * shown, model, p, len(p.variants), what)
 
 
@@ -72,6 +72,6 @@ def compute(job: Job[Stress]) -> None:
     write_parquet(differences, job.out / "stress_differences.parquet")
 
 
-STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, libraries=ASKED_BY, makes=(
+STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, libraries=ENGINE_LIBRARIES, makes=(
     "stress.parquet", "stress_curves.parquet", "stress_correlation.parquet", "stress_differences.parquet"
 ))  # fmt: skip

@@ -57,7 +57,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     for name, size in (("a.png", (112, 112)), ("b.png", (84, 56))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
         question = "Is there a star in the image?"
-        found += [plan.prompt(str(folder / name), question, *pair) for pair in plan.asked()]
+        found += [plan.prompt(str(folder / name), question, *pair) for pair in plan.kinds()]
     return found
 
 

@@ -30,8 +30,8 @@ def test_the_report_is_made_with_its_recorded_parameters_and_only_when_something
 
 
 @pytest.mark.slow
-def test_the_readmes_pictures_are_made_from_a_run(run: RunPaths, tmp_path: Path) -> None:
-    said = pages.main(["pictures", str(run.root), str(tmp_path)]).split("\n")
+def test_the_readmes_figures_are_made_from_a_run(run: RunPaths, tmp_path: Path) -> None:
+    said = pages.main(["figures", str(run.root), str(tmp_path)]).split("\n")
     assert said == [str(tmp_path / f"{name}.png") for name in ("overview", "reliability", "stress")]
     assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said)
 
@@ -64,7 +64,7 @@ def test_a_wrong_command_is_one_sentence(tmp_path: Path) -> None:
         pages.main(["report", str(tmp_path)])
     with pytest.raises(UserError, match="is not a folder"):
         pages.main(["report", str(tmp_path / "nowhere")])
-    for arguments in (["pictures", str(tmp_path)], ["--pictures", str(tmp_path), "x"], [], ["report"]):
+    for arguments in (["figures", str(tmp_path)], ["--figures", str(tmp_path), "x"], [], ["report"]):
         with pytest.raises(UserError, match="usage"):
             pages.main(arguments)
     assert not list(tmp_path.iterdir())

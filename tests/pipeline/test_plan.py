@@ -45,7 +45,7 @@ def lacks(path: str, **options) -> list[str]:
 
 def test_rows_reach_the_trainings_of_every_branch():
     jobs = {job.step.title: job.cost for job in jobs_of("params/paper/all.yaml")}
-    assert jobs["01_extract"].work == "83,132 rows" and jobs["03_perturb"].work == "83,132 pictures"
+    assert jobs["01_extract"].work == "83,132 rows" and jobs["03_perturb"].work == "83,132 images"
     update = 83132 // jobs_update("params/paper/all.yaml") + 1
     assert all(f"{update:,} updates" in work.work for title, work in jobs.items() if title.endswith("04_sft"))
     assert all(work.gpu_hours is not None for work in jobs.values())

@@ -4,7 +4,7 @@ from typing import Any
 
 from csp_utils.base.run import RunPaths
 
-ASKED_BY = ("ms-swift", "qwen-vl-utils", "peft", "vllm")
+ENGINE_LIBRARIES = ("ms-swift", "qwen-vl-utils", "peft", "vllm")
 """Distributions that compute replies behind ms-swift's interface, so that no import here names them all."""
 
 

@@ -1,6 +1,6 @@
 """How large perturbed images are, and what it takes to write one or to draw it anew.
 
-    python benchmarks/picture_size.py FOLDER_OF_PHOTOGRAPHS
+    python benchmarks/image_size.py FOLDER_OF_PHOTOGRAPHS
 
 Each photograph is brought to RLAIF-V's usual size (its longer side 640 pixels), and gets the noise of eleven levels in
 an ellipse that covers a sixth of it.

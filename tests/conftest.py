@@ -127,6 +127,13 @@ class Project:
         self.notebook("20_count", "notebook.compute(p)", "print(paths['count.txt'].read_text())")
         self.notebook("21_copy", "notebook.compute(p)", "print(paths['copy.txt'].read_text())")
 
+    def copy(self, folder: Path) -> "Project":
+        """Copies the project with all that it has made."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        project = Project.__new__(Project)
+        project.folder, project.params = folder, folder / "params/mini.yaml"
+        return project
+
     def write(self, name: str, text: str) -> Path:
         """Writes a text file of the project."""
         path = self.folder / name
@@ -186,6 +193,21 @@ def here(tmp_path, monkeypatch):
 def project(tmp_path: Path) -> Project:
     """A small project of its own."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A small project whose pipeline has run, and its output; tests leave it as it is."""
+    project = Project(tmp_path_factory.mktemp("finished"))
+    run = project.run()
+    assert run.returncode == 0, run.stdout
+    return project, run.stdout
+
+
+@pytest.fixture
+def ran(finished: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the small project whose pipeline has run."""
+    return finished[0].copy(tmp_path / "ran")
 
 
 @pytest.fixture(scope="session")

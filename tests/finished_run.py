@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from known_answers import partly_right
 
-from csp_utils.asking import stress
+from csp_utils.asking import readings, stress
 from csp_utils.asking.tables import DTYPES
 from csp_utils.base.files import write_json, write_parquet, write_text
+from csp_utils.base.params import PARAMETERS, recorded
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
@@ -27,6 +28,7 @@ from csp_utils.models import masks
 from csp_utils.results.produce import produce
 from csp_utils.stages import stages
 from csp_utils.stages.claims import Claims, judge
+from csp_utils.stages.evaluate import Eval
 from csp_utils.stages.perturb import Perturb
 
 VARIANTS = ("base", "sft", "csp")
@@ -74,6 +76,7 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
     produce(stages["03_perturb"], Perturb(run=name), paths, say=lambda line: None)
     _trainings(paths)
     said = responses(**how)
+    made_with = {PARAMETERS: recorded(Eval(run=name, n_bootstrap=60))}
     metrics, (measures, further) = compute(said, Protocol(), 60)[0], compute_measures(said, Protocol(), 60)
     quality = [("vlm", "adversarial_plain_acc", 0.84, ">= 0.75 and <= 0.92", True),
                ("sam", "mean_mask_iou_from_predicted_boxes", 0.7, ">= 0.9", False), ("vlm", "n", 600.0, "", None)]
@@ -81,8 +84,10 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
         "responses": said, "metrics": metrics, "measures": measures, "measure_differences": further,
         "correlation": metrics[metrics["metric"].isin(["spearman", "kendall"])],
         "risk_coverage": risk_coverage_table(said, Protocol()), **_other_tables(said),
+        "readings": readings.readings(said), "answer_rules": readings.answer_rules(said),
         "tiny_world_quality": pd.DataFrame(quality, columns=["model", "measure", "value", "aim", "met"]),
     }.items():
+        made.attrs = made_with
         write_parquet(made, paths.root / f"{file}.parquet")
     for notebook in stages:
         parameters = {"03_perturb": {"gamma": 0.004}, "06_eval": {"n_bootstrap": 60},

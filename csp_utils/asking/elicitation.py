@@ -113,9 +113,9 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
     Returns:
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.kinds`, indexed by position: path,
         question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
-        raw, p_yes and p_no (probabilities, 0..1, of the two candidates as the first token of the reply), levels (list
-        of 101 probabilities; 202 for kind both: Yes, then No; empty without method expected) and samples (list of
-        replies).
+        raw, ended (whether the model ended the reply), p_yes and p_no (probabilities, 0..1, of the two candidates as
+        the first token of the reply), levels (list of 101 probabilities; 202 for kind both: Yes, then No; empty without
+        method expected), samples (list of replies) and samples_ended.
     """
     pairs = pd.DataFrame(plan.kinds(), columns=["name", "kind"])
     table = unique_questions(questions).merge(pairs, how="cross")
@@ -126,7 +126,9 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
     replies = [reply for reply in replies if reply is not None]
     values = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
               "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
-              "samples": [list(reply.samples) for reply in replies]}  # fmt: skip
+              "samples": [list(reply.samples) for reply in replies], "ended": [reply.ended for reply in replies],
+              "samples_ended": [list(reply.samples_ended) for reply in replies]}  # fmt: skip
+    types = {"p_yes": float, "p_no": float, "ended": bool}
     for name, column in values.items():  # with types, as a shard may have no rows
-        table[name] = pd.Series(column, table.index, dtype=float if name.startswith("p_") else object)
+        table[name] = pd.Series(column, table.index, dtype=types.get(name, object))
     return table

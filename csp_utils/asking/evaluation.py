@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from csp_utils.asking.elicitation import KINDS, Plan, elicit, prompt_of, read_questions, unique_questions
-from csp_utils.asking.tables import elicitations_table, responses_table
+from csp_utils.asking.tables import Rules, elicitations_table, responses_table
 from csp_utils.asking.variants import CHECKED, FEW, Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
@@ -24,8 +24,8 @@ from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("variant", "path", "question", "name", "kind", "prompt", "raw")]
-    + [("p_yes", pa.float64()), ("p_no", pa.float64())]
-    + [("levels", pa.list_(pa.float64())), ("samples", pa.list_(pa.string()))]
+    + [("p_yes", pa.float64()), ("p_no", pa.float64()), ("ended", pa.bool_())]
+    + [("levels", pa.list_(pa.float64())), ("samples", pa.list_(pa.string())), ("samples_ended", pa.list_(pa.bool_()))]
 )
 """Columns of the replies: the variant, and the columns of :func:`csp_utils.asking.elicitation.elicit`."""
 
@@ -78,8 +78,9 @@ def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path
 def answer_tables(replies: pd.DataFrame, questions: pd.DataFrame, p: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return responses.parquet and elicitations.parquet of all variants from their replies."""
     responses, elicitations = [], []
+    rules = Rules(p.model_name, p.min_mass, p.answer_rule)
     for variant in p.variants:
         own = replies[replies["variant"] == variant]
-        responses.append(responses_table(own, questions, p.model_name, variant))
-        elicitations.append(elicitations_table(own, questions, p.model_name, variant, p.prompts, p.methods))
+        responses.append(responses_table(own, questions, variant, rules))
+        elicitations.append(elicitations_table(own, questions, variant, rules, (p.prompts, p.methods)))
     return pd.concat(responses, ignore_index=True), pd.concat(elicitations, ignore_index=True)

@@ -14,9 +14,9 @@ from csp_utils.models.vlm.reply import Asking, Prompt, draw_seed
 from csp_utils.noise.diffusion import Diffusion
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.noise.training_rows import rows_with_masks
+from csp_utils.words.answers import stated
 from csp_utils.words.english import article
 from csp_utils.words.prompts import plain_question
-from csp_utils.words.reading import parse_yes_no
 
 
 def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
@@ -68,4 +68,5 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
                           {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip
     (_, answers), = ask_variants(p, {"base": p.base_model}, questionnaire, folder)
     table = pd.DataFrame(keys, columns=["row_id", "keyword", "signal"])
-    return table.assign(answer=[parse_yes_no(raw) for raw in answers["raw"]])
+    texts = [plain_question(question(keyword)) for keyword in table["keyword"]]
+    return table.assign(answer=[stated(raw, text) for raw, text in zip(answers["raw"], texts, strict=True)])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from csp_utils.asking.tables import Rules
 from csp_utils.asking.variants import Questionnaire, ask_variants, digest_of_files
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
@@ -30,8 +31,9 @@ from csp_utils.noise.diffusion import Diffusion, generator
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.results.produce import cached
+from csp_utils.words.answers import stated
+from csp_utils.words.confidence import read_confidence
 from csp_utils.words.prompts import confidence_question, plain_question
-from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 REGIONS = ("object", "elsewhere", "everywhere")
 """Places of the noise: the object's mask, the same mask moved away from the object, the whole image."""
@@ -40,6 +42,9 @@ ANSWERS = {"Yes": "right", "No": "wrong"}
 """Whether a candidate is right about the unchanged image; about a swapped one it is the other way round."""
 MOST_OVERLAP = 0.05
 """Largest share of the object that the moved mask may cover; without such a place there is no "elsewhere"."""
+
+COLUMNS = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
+           "verbalized", "internal", "plain_answer", "reason", "ended", "mass"]  # fmt: skip
 
 _OBJECT = r"^Is there an? (.+) in the image\?$"
 _TRIES = 200
@@ -194,7 +199,8 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: P
     Returns:
         stress.parquet: model, variant, image, question, object, condition, c (percent; null for swapped and removed),
         candidate, answer ("right" or "wrong" about the unchanged image), raw, verbalized (whole percent or null),
-        internal (0..1), plain_answer; one row for each (question, condition, c, candidate).
+        internal (0..1), plain_answer (as stated), reason, ended and mass as in responses.parquet; one row for each
+        (question, condition, c, candidate).
     """
     keys, prompts = [], []
     for row in objects.itertuples():
@@ -206,29 +212,28 @@ def ask(objects: pd.DataFrame, checkpoints: Mapping[str, str], p: Any, folder: P
     def replies(vlm: VLM, variant: str) -> pd.DataFrame:
         asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
         three = vlm.ask(prompts, asking)
-        rows = [(yes.text, no.text, plain.text, plain.first["Yes"], plain.first["No"])
+        rows = [(yes.text, yes.ended, no.text, no.ended, plain.text, plain.first["Yes"], plain.first["No"])
                 for yes, no, plain in zip(three[0::3], three[1::3], three[2::3], strict=True)]  # fmt: skip
-        return pd.DataFrame(rows, columns=["raw_yes", "raw_no", "raw_plain", "p_yes", "p_no"])
+        columns = ["raw_yes", "ended_yes", "raw_no", "ended_no", "raw_plain", "p_yes", "p_no"]
+        return pd.DataFrame(rows, columns=columns)
 
     images = digest_of_files({*objects["path"], *objects["other_path"].dropna()})
     questionnaire = Questionnaire(replies, f"{__name__}:ask", {"prompts": [str(prompt) for prompt in prompts]},
                           {"images": images}, prompts[:9])  # fmt: skip
     tables = []
     for variant, answers in ask_variants(p, checkpoints, questionnaire, folder):
-        tables.append(_table(keys, answers).assign(model=p.model_name, variant=variant))
-    order = ["model", "variant", "image", "question", "object", "condition", "c", "candidate", "answer", "raw",
-             "verbalized", "internal", "plain_answer"]  # fmt: skip
-    return pd.concat(tables, ignore_index=True)[order]
+        tables.append(_table(keys, answers, Rules(p.model_name, p.min_mass)).assign(variant=variant))
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def _table(keys: Sequence[tuple], answers: pd.DataFrame) -> pd.DataFrame:
+def _table(keys: Sequence[tuple], answers: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     rows = []
-    for key, reply in zip(keys, answers.itertuples(), strict=True):
-        total = reply.p_yes + reply.p_no
-        for candidate, raw, probability in (("Yes", reply.raw_yes, reply.p_yes), ("No", reply.raw_no, reply.p_no)):
-            rows.append((*key, candidate, ANSWERS[candidate], raw, parse_confidence(raw),
-                         probability / total if total > 0 else None, parse_yes_no(reply.raw_plain)))  # fmt: skip
-    columns = ["image", "question", "object", "condition", "c", "candidate", "answer", "raw", "verbalized", "internal",
-               "plain_answer"]  # fmt: skip
-    table = pd.DataFrame(rows, columns=columns)
+    for (image, question, *rest), reply in zip(keys, answers.itertuples(), strict=True):
+        mass, answer = reply.p_yes + reply.p_no, stated(reply.raw_plain, question)
+        for candidate, raw, ended, probability in (("Yes", reply.raw_yes, reply.ended_yes, reply.p_yes),
+                                                   ("No", reply.raw_no, reply.ended_no, reply.p_no)):  # fmt: skip
+            read = read_confidence(raw, candidate, ended)
+            rows.append((rules.model_name, image, question, *rest, candidate, ANSWERS[candidate], raw, read.value,
+                         rules.share(probability, mass), answer, read.reason, bool(ended), mass))  # fmt: skip
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "variant"])
     return table.astype({"c": "Int64", "verbalized": "Int64", "internal": "float64"})

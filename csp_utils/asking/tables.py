@@ -5,14 +5,16 @@ prompts and methods in one form, a row for each reply, draw or distribution, so 
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from csp_utils.models.vlm.reply import CANDIDATES
-from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, parse_answer_and_confidence
-from csp_utils.words.reading import parse_confidence, parse_yes_no
+from csp_utils.words.answers import RULES, rule_of, stated
+from csp_utils.words.confidence import read_confidence
+from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, read_answer_and_confidence
 
 DTYPES = {
     "model": "object",
@@ -27,14 +29,32 @@ DTYPES = {
     "method": "object",  # greedy, sampled, expected; first_token for p_true; blurred: the plain question, blurred image
     "draw": "Int64",  # 0.. of a sampled reply or of a blurred image, else null
     "raw": "object",  # the reply; null for expected and first_token, which use probabilities
+    "reason": "object",  # which pattern read raw, or why it was not read; null where nothing is read
+    "ended": "boolean",  # whether the model ended raw; False if the token budget cut it
     "value": "float64",  # the confidence in percent, 0..100: read from raw, the distribution's mean, or 100 P(Yes) /
-    # (P(Yes) + P(No)) of the first token; null if raw holds no clear one, the mass is 0, or the prompt asks for none
+    # (P(Yes) + P(No)) of the first token; null if raw holds no clear one, the mass is too small, or none is asked for
     "mode": "Int64",  # of expected: the likeliest percent
     "spread": "float64",  # of expected: the standard deviation, in percent points
     "mass": "float64",  # of expected: probability of all 101 answers together; of first_token: P(Yes) + P(No); 0..1
     "probabilities": "object",  # of expected: 101 of them, list of float64, sum 1
 }
 """Columns of elicitations.parquet and their types."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How replies and probabilities become confidences and answers."""
+
+    model_name: str
+    """The model's name in the tables."""
+    min_mass: float = 0.0
+    """Least probability of the texts over which a confidence is normalised; below it, the confidence is null."""
+    answer_rule: str = "benchmark"
+    """Rule for plain answers, as :func:`csp_utils.words.answers.rule_of` takes it."""
+
+    def share(self, part: float, mass: float) -> float | None:
+        """Return ``part / mass``, or None if the mass is 0 or below the least one."""
+        return part / mass if mass > 0 and mass >= self.min_mass else None
 
 
 class Distribution(NamedTuple):
@@ -70,7 +90,7 @@ def distribution(probabilities: Sequence[float]) -> Distribution | None:
     return Distribution(values, mass, mean, int(values.argmax()), float(np.sqrt(values @ (percent - mean) ** 2)))
 
 
-def responses_table(replies: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str) -> pd.DataFrame:
+def responses_table(replies: pd.DataFrame, questions: pd.DataFrame, variant: str, rules: Rules) -> pd.DataFrame:
     """Make the rows of responses.parquet for one variant.
 
     Args:
@@ -78,25 +98,30 @@ def responses_table(replies: pd.DataFrame, questions: pd.DataFrame, model: str, 
         questions: the table of :mod:`csp_utils.data.benchmarks` with the column path.
 
     Returns:
-        the columns of :mod:`csp_utils.measures.metrics`.
+        the columns of :mod:`csp_utils.measures.metrics`; and reason (which pattern read raw, or why it was not read),
+        ended (whether the model ended raw), mass (P(Yes) + P(No) as the first token of the plain answer, 0..1),
+        plain_raw and plain_ended (the reply to the question itself).
     """
     replies = replies[replies["name"].isin(["third_person", "plain"])]
     of = {(row.path, row.question, row.kind): row for row in replies.itertuples()}
     rows = []
     for q in questions.itertuples():
         plain = of[q.path, q.question, "plain"]
-        total = plain.p_yes + plain.p_no
+        mass = plain.p_yes + plain.p_no
+        answer = RULES[rule_of(q.split, rules.answer_rule)](plain.raw, q.question)
         for candidate, p in zip(CANDIDATES, (plain.p_yes, plain.p_no), strict=True):
-            raw = of[q.path, q.question, candidate].raw
-            rows.append(_question(q, model, variant) | {
-                "label": int(q.label == candidate.lower()), "candidate": candidate, "raw": raw,
-                "verbalized": parse_confidence(raw), "internal": p / total if total > 0 else None,
-                "plain_answer": parse_yes_no(plain.raw)})  # fmt: skip
+            reply = of[q.path, q.question, candidate]
+            read = read_confidence(reply.raw, candidate, reply.ended)
+            rows.append(_question(q, rules, variant) | {
+                "label": int(q.label == candidate.lower()), "candidate": candidate, "raw": reply.raw,
+                "verbalized": read.value, "internal": rules.share(p, mass), "plain_answer": answer,
+                "reason": read.reason, "ended": bool(reply.ended), "mass": mass, "plain_raw": plain.raw,
+                "plain_ended": bool(plain.ended)})  # fmt: skip
     return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})
 
 
-def elicitations_table(replies: pd.DataFrame, questions: pd.DataFrame, model: str, variant: str,
-                       prompts: Collection[str], methods: Collection[str]) -> pd.DataFrame:  # fmt: skip
+def elicitations_table(replies: pd.DataFrame, questions: pd.DataFrame, variant: str, rules: Rules,
+                       ways: tuple[Collection[str], Collection[str]]) -> pd.DataFrame:  # fmt: skip
     """Make the rows of elicitations.parquet for one variant.
 
     A question of several splits has its rows in each. A prompt that has the model answer itself gives one greedy row a
@@ -105,62 +130,70 @@ def elicitations_table(replies: pd.DataFrame, questions: pd.DataFrame, model: st
 
     Args:
         replies, questions: as for :func:`responses_table`.
-        prompts, methods: the prompts and methods that the table holds.
+        ways: the prompts and the methods that the table holds.
 
     Returns:
         the columns of :data:`DTYPES`.
     """
+    prompts, methods = ways
     of: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in replies[replies["name"].isin([*prompts, "plain", "blurred"])].itertuples():
         found = of.setdefault((row.path, row.question), [])
         if row.name == "blurred":
-            found.append(_plain_row(row.raw, "blurred", sum(one["method"] == "blurred" for one in found)))
+            draw = sum(one["method"] == "blurred" for one in found)
+            found.append(_plain_row(row.raw, row.ended, "blurred", draw) | {"candidate": stated(row.raw, row.question)})
         elif row.name == "plain":  # the greedy plain answer is in responses.parquet
-            found += [_plain_row(raw, "sampled", draw) for draw, raw in enumerate(row.samples)]
+            found += [_plain_row(raw, ended, "sampled", draw) | {"candidate": stated(raw, row.question)}
+                      for draw, (raw, ended) in enumerate(zip(row.samples, row.samples_ended, strict=True))]
         else:
-            found += _confidence_rows(row, methods)
+            found += _confidence_rows(row, methods, rules)
     rows = []
     for q in questions.itertuples():
         for one in of.get((q.path, q.question), []):
             candidate = one["candidate"]
             label = None if candidate is None else int(q.label == candidate.lower())
-            rows.append(_question(q, model, variant) | {"label": label} | one)
+            rows.append(_question(q, rules, variant) | {"label": label} | one)
     return pd.DataFrame(rows, columns=list(DTYPES)).astype(DTYPES)
 
 
-def _question(q: Any, model: str, variant: str) -> dict[str, str]:
+def _question(q: Any, rules: Rules, variant: str) -> dict[str, str]:
     """Return the columns that name a question, the same in both tables."""
-    return {"model": model, "variant": variant, "split": q.split, "question_id": q.question_id, "image": q.image,
-            "question": q.question}  # fmt: skip
+    return {"model": rules.model_name, "variant": variant, "split": q.split, "question_id": q.question_id,
+            "image": q.image, "question": q.question}  # fmt: skip
 
 
-def _plain_row(raw: str, method: str, draw: int) -> dict[str, Any]:
+def _plain_row(raw: str, ended: bool, method: str, draw: int) -> dict[str, Any]:
     """Make the row of a sampled answer to the plain question, or of one about a blurred image."""
-    return {"prompt": "plain", "candidate": parse_yes_no(raw), "method": method, "draw": draw, "raw": raw}
+    return {"prompt": "plain", "method": method, "draw": draw, "raw": raw, "ended": bool(ended)}
 
 
-def _confidence_rows(row: Any, methods: Collection[str]) -> Iterator[dict[str, Any]]:
+def _confidence_rows(row: Any, methods: Collection[str], rules: Rules) -> Iterator[dict[str, Any]]:
     """Make the rows of one confidence prompt about one question."""
     about, reads = {"prompt": row.name}, CONFIDENCE_PROMPTS[row.name].reads
     if reads == "yes_no":
         mass = row.p_yes + row.p_no
-        value = 100 * row.p_yes / mass if mass > 0 else None
-        yield about | {"candidate": row.kind, "method": "first_token", "value": value, "mass": mass}
+        share = rules.share(row.p_yes, mass)
+        yield about | {"candidate": row.kind, "method": "first_token", "mass": mass,
+                       "value": None if share is None else 100 * share}  # fmt: skip
         return
 
-    def reply_row(raw: str) -> dict[str, Any]:
-        both = reads == "both"
-        candidate, value = parse_answer_and_confidence(raw) if both else (row.kind, parse_confidence(raw))
-        return about | {"candidate": candidate, "raw": raw, "value": value}
+    def reply_row(raw: str, ended: bool) -> dict[str, Any]:
+        if reads == "both":
+            candidate, read = read_answer_and_confidence(raw, ended)
+        else:
+            candidate, read = row.kind, read_confidence(raw, row.kind, ended)
+        return about | {"candidate": candidate, "raw": raw, "ended": bool(ended), "reason": read.reason,
+                        "value": read.value}  # fmt: skip
 
     if "greedy" in methods:
-        yield reply_row(row.raw) | {"method": "greedy"}
-    for draw, raw in enumerate(row.samples):
-        yield reply_row(raw) | {"method": "sampled", "draw": draw}
+        yield reply_row(row.raw, row.ended) | {"method": "greedy"}
+    for draw, (raw, ended) in enumerate(zip(row.samples, row.samples_ended, strict=True)):
+        yield reply_row(raw, ended) | {"method": "sampled", "draw": draw}
     for i, candidate in enumerate(CANDIDATES if reads == "both" else (row.kind,)):
         levels = list(row.levels)[101 * i : 101 * (i + 1)]
         if levels:
-            expected = distribution(levels)
-            yield about | {"candidate": candidate, "method": "expected", "mass": sum(levels)} | (
+            mass = sum(levels)
+            expected = distribution(levels) if rules.share(mass, mass) is not None else None
+            yield about | {"candidate": candidate, "method": "expected", "mass": mass} | (
                 {} if expected is None else {"value": expected.mean, "mode": expected.mode, "spread": expected.spread,
                                              "probabilities": expected.probabilities.tolist()})

@@ -24,6 +24,8 @@ MASKS_FILE = Field(None, description="masks.parquet of another run; null for the
 
 WHERE_ONLY = frozenset({"run", "device", "shards"})
 """Parameters that say where something is computed; they change no result, and no origin holds them."""
+PARAMETERS = "parameters"
+"""Key of a table's attrs (the metadata of its Parquet file) under which it keeps the parameters that made it."""
 
 
 class Params(BaseModel):
@@ -51,7 +53,7 @@ class Asking(Vlm):
 
     base_model: str = Field("assets/tiny_world/vlm", description="variant base: folder or hub id")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
-    max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
+    max_new_tokens: int = Field(64, ge=1, description="token budget of a reply; a reply that it cuts is not read")
     engine: Literal["auto", "shared", "plain"] = Field(
         "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
     )
@@ -107,6 +109,14 @@ class Protocol(Params):
     positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
 
 
+class Reading(Params):
+    """When probabilities make a confidence."""
+
+    min_mass: float = Field(
+        0.05, ge=0, le=1, description="least P(Yes) + P(No), or mass of 0% to 100%, that is normalised to a confidence"
+    )
+
+
 class Resampling(Params):
     """How many resamples are behind an interval."""
 
@@ -119,6 +129,11 @@ class Compared(Params):
     paper_model: Literal["Qwen-VL-Chat", "Qwen2-VL-7B-Instruct", "InternVL2-8B", "Phi-3.5-vision-instruct"] = Field(
         "Qwen2-VL-7B-Instruct", description="model of the paper whose printed numbers are shown beside ours"
     )
+
+
+def recorded(p: Params) -> dict[str, Any]:
+    """Return the parameters that decide a result, as its table keeps them in its file's metadata."""
+    return p.model_dump(mode="json", exclude=set(WHERE_ONLY))
 
 
 def is_hub_id(name: str) -> bool:

@@ -170,6 +170,7 @@ def about(run: Saved) -> Values:
 
 SECTIONS = {
     sections.results: "What changed", sections.base: "Where it starts: the base model's failure",
+    sections.replies: "How the replies were read",
     sections.paper: "Beside the paper's numbers", sections.measures: "Further measures",
     sections.methods: "Would something else do better?", sections.stress: "When the evidence is taken away",
     data: "From an image to a confidence label", training: "The two trainings",

@@ -14,7 +14,7 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
-from csp_utils.base.params import Params, build
+from csp_utils.base.params import PARAMETERS, Params, build
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import SPLITS, in_order
 from csp_utils.measures import metrics as evaluation
@@ -85,7 +85,8 @@ class Saved:
 
     Attributes:
         metrics, plain, differences: as :func:`csp_utils.measures.metrics.compute` returns them.
-        protocol: how they were computed; ``protocol_known`` says whether notebook 06's parameters are recorded.
+        protocol: how they were computed, as the tables themselves record it; ``protocol_known`` is False for tables
+            without a record, for which notebook 06's defaults stand in.
         computed: plain and differences were not saved by notebook 06 but computed here, from its responses.
         resamples: number of resamples behind an interval and a p-value; None if that is not recorded.
         measures, measure_differences: as :func:`csp_utils.measures.metrics.compute_measures` returns them; None if
@@ -138,8 +139,8 @@ def load(p: Any, paths: RunPaths) -> Saved:
         if table.empty:
             raise UserError(f"{path} has no rows; run notebook 06_eval again.")
     runs = executed_notebooks(paths)
-    e = parameters(runs, "06_eval")
-    known, e = e is not None, e or stages["06_eval"].params()
+    made = metrics.attrs.get(PARAMETERS)
+    known, e = made is not None, stages["06_eval"].params(**(made or {}))
     protocol = evaluation.Protocol(e.ties, e.ece_edges, e.n_bins, e.positive, e.seed)
     plain, differences = read_optional(paths["metrics_plain.parquet"]), read_optional(paths["differences.parquet"])
     computed = plain is None or differences is None

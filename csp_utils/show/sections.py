@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from csp_utils.asking import readings
 from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import VARIANTS, in_order, metric, name_of, number
 from csp_utils.measures.methods import METHODS
@@ -15,6 +16,7 @@ from csp_utils.show import fig_calibration, fig_metrics, fig_stress, saved, tabl
 from csp_utils.show.page import EmbeddedImage, LeftOut, embed
 from csp_utils.show.published import published
 from csp_utils.show.saved import Saved
+from csp_utils.words.confidence import REFUSALS
 
 Values = Mapping[str, Any]
 """What a section's macro in templates/report.j2 shows."""
@@ -167,6 +169,16 @@ def base(run: Saved) -> Values:
     examples = tables.examples(run.responses, run.model, run.adversarial, run.p.seed)
     return {"failure": sentences, "numbers": tables.replies(run.responses, run.model), "figure": figure,
             "examples": examples, "seed": run.p.seed}  # fmt: skip
+
+
+def replies(run: Saved) -> Values:
+    """Gather how the replies were read, why some were not, and what other rules would say."""
+    counts, own = read_needed(run.paths["readings.parquet"], "how the replies were read"), run.own(run.responses)
+    shown = [tables.readings(readings.unread_share(run.own(counts)), run.own(readings.answer_rules(own)),
+                             readings.masses(own))]  # fmt: skip
+    reasons = run.own(counts).query("not read").groupby("reason")["n"].sum().sort_values(ascending=False)
+    return {"tables": shown[0], "reasons": [(name, int(n), REFUSALS.get(name, "")) for name, n in reasons.items()],
+            "examples": tables.unread(readings.unread_examples(own))}  # fmt: skip
 
 
 def paper(run: Saved) -> Values:

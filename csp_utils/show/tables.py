@@ -189,6 +189,29 @@ def replies(responses: pd.DataFrame, model: str) -> Table:
                     columns)  # fmt: skip
 
 
+def readings(counts: pd.DataFrame, rules: pd.DataFrame, masses: pd.DataFrame) -> list[Table]:
+    """Show how the replies were read: shares not read, plain answers by rule, mass (asking.readings has the tables)."""
+    unread = [[name_of(row.variant), *(percent(100 * share, 1) for share in (row.right, row.wrong, row.cut))]
+              for row in counts.itertuples()]  # fmt: skip
+    by_rule = [[name_of(row.variant), name_of(row.split), row.rule, number(row.accuracy), number(row.f1),
+                percent(100 * row.differs, 1)] for row in rules.itertuples()]  # fmt: skip
+    mass = [[name_of(row.variant), name_of(row.split), f"{row.median:.3f}", percent(100 * row.too_small, 1)]
+            for row in masses.itertuples()]  # fmt: skip
+    return [Table.of("Share of replies about a confidence from which none was read.", unread,
+                     ["", "about right candidates", "about wrong candidates", "cut by the token budget"]),
+            Table.of("Plain answers by rule; the last column compares with the rule of the metrics.", by_rule,
+                     ["", "split", "rule", "accuracy", "F1", "answers read otherwise"], 3),
+            Table.of("Probability mass of Yes and No behind the internal confidence.", mass,
+                     ["", "split", "median mass", "left out"], 2)]  # fmt: skip
+
+
+def unread(examples: pd.DataFrame) -> Table:
+    """Show a few replies from which no confidence was read."""
+    rows = [[row.reason, name_of(row.variant), row.candidate, row.raw, row.n] for row in examples.itertuples()]
+    return Table.of("Replies that were not read, at most two for each reason.", rows,
+                    ["reason", "variant", "about", "reply", "times"])  # fmt: skip
+
+
 def examples(responses: pd.DataFrame, model: str, split: str, seed: int) -> Table:
     """Show one question of every kind, drawn by ``seed``: right answer (Yes, No) times outcome of the last variant."""
     part = responses[(responses["model"] == model) & (responses["split"] == split)].copy()

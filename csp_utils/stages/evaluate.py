@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
+from csp_utils.base.params import (
+    PARAMETERS,
+    SHARDS,
+    Asking,
+    Compared,
+    Protocol,
+    Reading,
+    Resampling,
+    recorded,
+)
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Eval(Compared, Resampling, Protocol, Asking):
+class Eval(Compared, Resampling, Protocol, Reading, Asking):
     """Parameters of notebook 06."""
 
     model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
@@ -32,6 +41,9 @@ class Eval(Compared, Resampling, Protocol, Asking):
     )
     methods: list[Literal["greedy", "expected", "sampled"]] = Field(
         ["greedy"], min_length=1, description="ways to read it: the reply, its exact distribution, draws from it"
+    )
+    answer_rule: Literal["benchmark", "pope", "amber", "stated"] = Field(
+        "benchmark", description="how plain answers are read: by each benchmark's own scoring code, or as stated"
     )
     n_samples: int = Field(5, ge=1, description="draws a prompt, for sampled")
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="of the draws")
@@ -106,14 +118,17 @@ def open_shard(job: Job[Eval]) -> ComputeShard:
 def compute(job: Job[Eval]) -> None:
     """Ask the questions, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
+    from csp_utils.asking.readings import answer_rules, readings
     from csp_utils.base.files import write_parquet
     from csp_utils.results.shards import gather
 
     p = job.p
     replies = gather(job, job.out).to_pandas()
     responses, elicitations = answer_tables(replies, questions(p, job.paths), p)
-    found = {"responses": responses, "elicitations": elicitations} | measure(responses, elicitations, p)
+    found = {"responses": responses, "elicitations": elicitations, "readings": readings(responses),
+             "answer_rules": answer_rules(responses)} | measure(responses, elicitations, p)  # fmt: skip
     for name, table in found.items():
+        table.attrs = {PARAMETERS: recorded(p)}  # the file's metadata: who reads the table knows how it was made
         write_parquet(table, job.out / f"{name}.parquet")
 
 
@@ -137,5 +152,5 @@ STAGE = Stage(
     libraries=ENGINE_LIBRARIES,
     makes=tuple(f"{name}.parquet" for name in (
         "responses", "elicitations", "metrics", "metrics_plain", "differences", "measures", "measure_differences",
-        "risk_coverage", "methods", "method_differences")),
+        "risk_coverage", "methods", "method_differences", "readings", "answer_rules")),
 )  # fmt: skip

@@ -5,14 +5,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
+from csp_utils.base.params import Asking, Dtype, Finder, Level, Reading, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
-class Stress(Resampling, Finder, Asking):
+class Stress(Resampling, Finder, Reading, Asking):
     """Parameters of notebook 08."""
 
     model_name: str = Field("tiny-qwen2-vl", description="name in the tables")

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from csp_utils.words.answers import stated
+from csp_utils.words.confidence import Reading, read_confidence
 from csp_utils.words.prompts import CONFIDENCE_PROMPT, confidence_answer, confidence_question
-from csp_utils.words.reading import parse_confidence, parse_yes_no
 
 LEVELS = tuple(confidence_answer(c) for c in range(101))
 """The 101 answers "0%" .. "100%", over which ``methods: expected`` computes a distribution."""
@@ -90,16 +91,19 @@ def level_strings(name: str, response: str) -> tuple[str, ...]:
     return tuple(f"{response}, {level}" for level in LEVELS) if reads == "both" else LEVELS
 
 
-def parse_answer_and_confidence(text: str) -> tuple[str | None, int | None]:
+def read_answer_and_confidence(reply: str, ended: bool = True) -> tuple[str | None, Reading]:
     """Read a reply to answer_then_confidence, for example "Yes, 90%".
 
+    Args:
+        ended: as for :func:`csp_utils.words.confidence.read_confidence`.
+
     Returns:
-        the answer ("Yes" or "No") and the confidence in whole percent (0 to 100). Each is None if the reply does not
-        state it plainly. Without an answer the confidence is None, because it refers to nothing.
+        the answer ("Yes", "No", or None if the reply states none), and the confidence in it. Without an answer the
+        confidence is None, because it refers to nothing.
     """
-    text = text.strip().strip("`").strip()
+    text = reply.strip().strip("`").strip()
     if text.lower().startswith(ECHO.lower()):
         text = text[len(ECHO) :]
-    answer = parse_yes_no(text)
-    confidence = parse_confidence(re.sub(r"^\W*(?:yes|no)\b[\s,.:;]*", "", text, flags=re.IGNORECASE))
-    return answer, confidence if answer else None
+    answer = stated(text)
+    read = read_confidence(re.sub(r"^\W*(?:yes|no)\b[\s,.:;]*", "", text, flags=re.IGNORECASE), answer, ended)
+    return answer, read if answer else Reading(None, "none")

@@ -1,6 +1,7 @@
 """Elicitation: with a pretended model the bookkeeping, with a real Qwen2-VL of random weights the model's side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,13 +10,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from csp_utils.asking import elicitation
-from csp_utils.asking.tables import DTYPES, elicitations_table, responses_table
+from csp_utils.asking import elicitation, readings
+from csp_utils.asking.tables import DTYPES, Rules, elicitations_table, responses_table
 from csp_utils.base.errors import UserError
 from csp_utils.data.views import Blurred
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, check_responses
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm.reply import Asking, Prompt, Reply, until
+
+TINY = Rules("tiny")
 
 # ---------------------------------------------------------------------------------------------- bookkeeping (no model)
 
@@ -32,7 +35,8 @@ class Pretended:
         for _path, text, answers, seeds in prompts:
             raw = "Yes" if "How certain" not in text else ("90%" if "answer was Yes" in text else "very certain")
             levels = tuple(0.009 if "90%" in answer else 0.0 for answer in answers)
-            replies.append(Reply(raw, {"Yes": 0.6, "No": 0.2}, levels, tuple(f"{seed % 101}%" for seed in seeds)))
+            replies.append(Reply(raw, {"Yes": 0.6, "No": 0.2}, levels, tuple(f"{seed % 101}%" for seed in seeds),
+                                 samples_ended=(True,) * len(seeds)))
         return replies
 
 
@@ -58,8 +62,10 @@ def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
 
 def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
     table = questions(tmp_path)
-    responses = responses_table(elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "tiny", "base")
-    assert list(responses.columns) == RESPONSE_COLUMNS and len(responses) == 6
+    responses = responses_table(elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "base", TINY)
+    more = ["reason", "ended", "mass", "plain_raw", "plain_ended"]
+    assert list(responses.columns) == RESPONSE_COLUMNS + more and len(responses) == 6
+    assert responses["reason"].tolist() == ["number first", "none"] * 3 and np.allclose(responses["mass"], 0.8)
     assert check_responses(responses) is responses
     yes, no = (responses[responses["candidate"] == c] for c in ("Yes", "No"))
     assert yes["verbalized"].tolist() == [90] * 3 and no["verbalized"].isna().all()
@@ -74,7 +80,7 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
     kept = tmp_path / "asked.parquet"
     asked.to_parquet(kept)
-    found = elicitations_table(pd.read_parquet(kept), table, "tiny", "base", plan.prompts, plan.methods)
+    found = elicitations_table(pd.read_parquet(kept), table, "base", TINY, (plan.prompts, plan.methods))
     assert list(found.columns) == list(DTYPES)
     rows = found.groupby(["prompt", "method"]).size() / len(table)
     assert rows.to_dict() == {
@@ -96,9 +102,43 @@ def test_the_elicitations_table_has_a_row_for_each_reply_draw_and_distribution(t
     blurred = found[found["method"] == "blurred"]
     assert set(blurred["candidate"]) == {"Yes"} and blurred["value"].isna().all()
     assert blurred["label"].tolist() == [1] * 6 + [0] * 3 and blurred["draw"].tolist() == [0, 1, 2] * 3
-    responses = responses_table(asked, table, "tiny", "base")
+    responses = responses_table(asked, table, "base", TINY)
     pd.testing.assert_frame_equal(responses, responses_table(
-        elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "tiny", "base"))
+        elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "base", TINY))
+
+
+def test_below_the_least_mass_there_is_no_confidence(tmp_path: Path) -> None:
+    """The first token is Yes or No with 0.8; a bare percentage is the reply with 0.009."""
+    table, rules = questions(tmp_path), Rules("tiny", min_mass=0.81)
+    plan = elicitation.Plan(("third_person", "p_true"), ("expected",))
+    asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
+    responses = responses_table(asked, table, "base", rules)
+    assert responses["internal"].isna().all() and np.allclose(responses["mass"], 0.8)
+    for least, methods in ((0.01, {"expected"}), (0.81, {"expected", "first_token"})):
+        found = elicitations_table(asked, table, "base", Rules("tiny", least), (plan.prompts, plan.methods))
+        assert set(found.loc[found["value"].isna(), "method"]) == methods and found["mass"].notna().all()
+        assert found.loc[found["value"].isna(), "probabilities"].isna().all()
+
+
+class Cut(Pretended):
+    """Its replies to the prompts about a confidence are cut within the number."""
+
+    def ask(self, prompts: Sequence[Prompt], *_, **__) -> list[Reply]:
+        replies = super().ask(prompts)
+        return [replace(reply, text="My confidence is 9", ended=False) if "How certain" in prompt.text else reply
+                for prompt, reply in zip(prompts, replies, strict=True)]  # fmt: skip
+
+
+def test_a_cut_reply_is_a_parse_failure_and_no_number(tmp_path: Path) -> None:
+    """Formerly, the stump of "My confidence is 95%" was read as 9 %."""
+    table = questions(tmp_path)
+    responses = responses_table(elicitation.elicit(Cut(), table, Asking(4, 8)), table, "base", TINY)
+    assert responses["verbalized"].isna().all() and set(responses["reason"]) == {"cut"}
+    assert not responses["ended"].any() and responses["plain_ended"].all()
+    counts = readings.readings(responses)
+    assert readings.unread_share(counts).iloc[0].to_dict() == {
+        "model": "tiny", "variant": "base", "right": 1, "wrong": 1, "cut": 1}
+    assert readings.unread_examples(responses)["raw"].unique().tolist() == ["My confidence is 9"]
 
 
 def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from csp_utils.base.errors import UserError
 from csp_utils.measures import calibration, scores
 from csp_utils.measures.metrics import Protocol, check_responses, compute, compute_measures, correlations
-from csp_utils.words.reading import parse_yes_no
+from csp_utils.words.answers import amber_rule, pope_rule
 
 answers = st.tuples(
     st.one_of(st.none(), percents),  # c(Yes)
@@ -85,9 +85,10 @@ def test_correlations_are_the_rows_of_the_metrics_table(rows: list[tuple]) -> No
 # ------------------------------------------------------------------------------------------- the benchmarks' own rules
 
 
-REPLIES = ["Yes", "Yes.", "Yes, there is a dog in the image.", "No", "No.", "No, there is no dog."]
+REPLIES = ["Yes", "Yes.", "Yes, there is a dog in the image.", "No", "No.", "No, there is no dog.", "NO", "yes", "",
+           "There is no dog in the image.", "The image does not show a dog.", "FINAL ANSWER: No", "I cannot tell."]
 ANSWERS = st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(REPLIES)), min_size=1, max_size=12)
-"""(truth, reply). The benchmarks' rules and ours differ about free replies that do not begin with Yes or No."""
+"""(truth, reply)."""
 
 
 def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
@@ -105,7 +106,7 @@ def pope_score(answers: list[tuple[str, str]]) -> dict[str, float]:
 
 def amber_score(answers: list[tuple[str, str]]) -> dict[str, float]:
     """The rule of AMBER's inference.py (Wang et al. 2023) for its yes/no questions: positive is No."""
-    predicted = ["No" if reply.startswith("No") else "Yes" for _, reply in answers]
+    predicted = [reply if reply in ("Yes", "No") else "" for _, reply in answers]
     right_no = sum(s == "No" and truth == "no" for s, (truth, _) in zip(predicted, answers, strict=True))
     precision, recall = right_no / predicted.count("No"), right_no / sum(truth == "no" for truth, _ in answers)
     accuracy = sum(s.lower() == truth for s, (truth, _) in zip(predicted, answers, strict=True)) / len(answers)
@@ -113,16 +114,17 @@ def amber_score(answers: list[tuple[str, str]]) -> dict[str, float]:
             "f1": 2 * precision * recall / (precision + recall)}  # fmt: skip
 
 
-@pytest.mark.parametrize(("positive", "score"), [("yes", pope_score), ("no", amber_score)], ids=["POPE", "AMBER"])
+@pytest.mark.parametrize(("positive", "score", "rule"), [
+    ("yes", pope_score, pope_rule), ("no", amber_score, amber_rule)], ids=["POPE", "AMBER"])
 @given(ANSWERS)
 @settings(max_examples=25, deadline=None)
-def test_scores_of_yes_and_no_replies_are_those_of_the_benchmarks_own_scripts(positive: str, score, answers) -> None:
+def test_plain_answers_score_as_in_the_benchmarks_own_scripts(positive: str, score, rule, answers) -> None:
     # One true positive, so that the benchmarks' scripts divide by no zero.
     answers = [*answers, (positive, positive.capitalize())]
     official = score(answers)
-    predicted = [parse_yes_no(reply) for _, reply in answers]
-    # The plain answers, and the same answers as confidences.
-    rows = [((80, 20) if s == "Yes" else (20, 80)) + (truth, i, 0.5, s)
+    predicted = [rule(reply) for _, reply in answers]
+    # The plain answers, and the same answers as confidences; a tie is neither.
+    rows = [{"Yes": (80, 20), "No": (20, 80), None: (50, 50)}[s] + (truth, i, 0.5, s)
             for i, ((truth, _), s) in enumerate(zip(answers, predicted, strict=True))]  # fmt: skip
     protocol = Protocol(positive=positive)
     metrics, plain, _ = compute(table(rows), protocol, 2)

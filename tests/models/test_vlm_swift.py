@@ -43,7 +43,8 @@ class Repeats:
         if config.logprobs and self._returned is not None:
             first = {i: SimpleNamespace(logprob=math.log(p)) for i, p in self._returned.items()}
             kept = [first] + [{5: SimpleNamespace(logprob=0.0)}] * (len(ids) - 1)
-        choice = SimpleNamespace(token_ids=ids, logprobs=self._get_logprobs(kept, ids, config.top_logprobs))
+        first = self._get_logprobs(kept, ids, config.top_logprobs)
+        choice = SimpleNamespace(token_ids=ids, finish_reason="length", logprobs=first)
         return SimpleNamespace(choices=[choice])
 
 

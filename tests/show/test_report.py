@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished_run import make_run
+from finished_run import make_run, responses
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_parquet
+from csp_utils.base.params import PARAMETERS, recorded
 from csp_utils.base.run import RunPaths
 from csp_utils.measures.metrics import Protocol, compute
 from csp_utils.show import report, saved, sections, tables
 from csp_utils.show.page import TEMPLATES, link, section
 from csp_utils.stages import stages
+from csp_utils.stages.evaluate import Eval
 from csp_utils.stages.report import Report
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -92,8 +94,8 @@ def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     write_parquet(compute(said, Protocol(), 5)[0], paths["metrics.parquet"])
     lines = re.findall(r'<p class="missing">(.*?)</p>', page_of(paths))
     wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "other ways to get a confidence",
-              "the stress test", "example rows", "how many rows", "the SFT training", "the SimPO training", "table 2",
-              "tiny models", "the parameters")  # fmt: skip
+              "the stress test", "how the replies were read", "example rows", "how many rows", "the SFT training",
+              "the SimPO training", "table 2", "tiny models", "the parameters")  # fmt: skip
     assert len(lines) == len(wanted)
     assert all(any(what in line and line.startswith("Left out") for line in lines) for what in wanted)
     assert all(any(f"notebook {maker} makes it" in line for line in lines) for maker in ("06_eval", "07_correlation"))
@@ -116,6 +118,21 @@ def test_parameters_come_from_the_executed_notebooks(tmp_path: Path) -> None:
     book["metadata"]["papermill"]["parameters"]["no_longer"] = 1
     write_json(book, paths.notebooks / "06_eval.ipynb")
     assert saved.parameters(saved.executed_notebooks(paths), "06_eval") is None
+
+
+def test_the_protocol_is_the_tables_own(tmp_path: Path) -> None:
+    """Notebook 06 was run by hand, with choices of its own; formerly, the page stated the defaults instead."""
+    paths, said = RunPaths("r", tmp_path), responses(8)
+    p = Eval(run="r", ties="first", n_bins=15, ece_edges="left", n_bootstrap=50)
+    metrics = compute(said, Protocol("first", "left", 15), 50)[0]
+    metrics.attrs = {PARAMETERS: recorded(p)}
+    write_parquet(metrics, paths["metrics.parquet"])
+    write_parquet(said, paths["responses.parquet"])
+    run = saved.load(Report(run="r"), paths)
+    assert run.protocol_known and run.resamples == 50
+    assert (run.protocol.ties, run.protocol.n_bins, run.protocol.ece_edges) == ("first", 15, "left")
+    page = sections.results(run)
+    assert page["protocol"] == run.protocol and not page["defaults_used"]
 
 
 def rules(css: str) -> dict[str, str]:

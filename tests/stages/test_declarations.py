@@ -81,7 +81,7 @@ def test_what_a_stage_reads_of_its_run_an_earlier_one_makes() -> None:
 
 
 FIELDS = json.loads((Path(__file__).parent / "parameters.json").read_text(encoding="utf-8"))
-"""Parameters and defaults of every notebook as of the commit before stages were declared: users have them in files."""
+"""Parameters and defaults of every notebook since the last change on purpose: users have them in files."""
 
 
 @EACH

@@ -11,7 +11,7 @@ from csp_utils.tiny_world.models.vlm import new_vlm
 from csp_utils.tiny_world.models.vlm_lessons import SAY_95, Lessons, clarity
 from csp_utils.tiny_world.models.vlm_training import forward, image_tokens, patches
 from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, SIZE, draw_scene
-from csp_utils.words.reading import parse_confidence
+from csp_utils.words.confidence import read_confidence
 
 SCENES = [draw_scene("benchmark", i) for i in range(40)]
 
@@ -65,7 +65,8 @@ def test_lessons_are_true_and_confidence_is_spoken_alike():
     said = [teacher.lesson("confidence", SCENES[k % 40], clean[k % 40], rng)[1] for k in range(600)]
     assert max(set(said), key=said.count) == "95%"
     assert abs(said.count("95%") / len(said) - SAY_95) < 0.07  # the rest is spread over all numbers
-    assert min(map(parse_confidence, said)) < 10 and all(parse_confidence(text) is not None for text in said)
+    numbers = [read_confidence(text).value for text in said]
+    assert None not in numbers and min(numbers) < 10
     for k in range(200):
         question, right, wrong = teacher.existence(SCENES[k % 40], rng)
         noun = next(n for n in NOUNS if f" {n} " in question)

@@ -8,7 +8,7 @@ from csp_utils.words.confidence_prompts import (
     LEVELS,
     confidence_prompt,
     level_strings,
-    parse_answer_and_confidence,
+    read_answer_and_confidence,
 )
 from csp_utils.words.prompts import confidence_question
 
@@ -84,4 +84,9 @@ def test_the_levels_of_a_reply() -> None:
     ("Answer and Confidence (0-100):", (None, None)), ("Yes, very sure", ("Yes", None)),
 ])  # fmt: skip
 def test_an_answer_and_its_confidence_are_read(text: str, read: tuple) -> None:
-    assert parse_answer_and_confidence(text) == read
+    answer, confidence = read_answer_and_confidence(text)
+    assert (answer, confidence.value) == read
+
+
+def test_a_cut_answer_and_confidence_is_none() -> None:
+    assert read_answer_and_confidence("Yes, 9", ended=False) == ("Yes", (None, "cut"))

@@ -18,7 +18,7 @@ from PIL import Image
 from csp_utils.data.views import Shown, open_shown, shown_area
 from csp_utils.models.families import without_generate
 from csp_utils.models.vlm.passes import Cache, Passes
-from csp_utils.models.vlm.reply import CANDIDATES, Asking, Draw, Prompt, Reply, until
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Draw, Prompt, Reply, decoded, reply_of, until
 
 
 class PlainEngine:
@@ -63,7 +63,7 @@ class PlainEngine:
         """Answer one batch. Samples and answer probabilities are computed in batches of the same size."""
         greedy, first = self._decode(encoded, [p.image for p in prompts], asking.max_new_tokens, [])
         draws = [(i, seed) for i, prompt in enumerate(prompts) for seed in prompt.seeds]
-        samples: list[list[str]] = [[] for _ in prompts]
+        samples: list[list[Decoded]] = [[] for _ in prompts]
         for at in range(0, len(draws), len(prompts)):
             some = draws[at : at + len(prompts)]
             texts, _ = self._decode(
@@ -73,7 +73,7 @@ class PlainEngine:
             for (i, _), text in zip(some, texts, strict=True):
                 samples[i].append(text)
         answers = [self._answers(prompt, len(prompts)) for prompt in prompts]
-        return [Reply(*parts) for parts in zip(greedy, first, answers, map(tuple, samples), strict=True)]
+        return [reply_of(*parts) for parts in zip(greedy, first, answers, samples, strict=True)]
 
     def _encode(self, template: Any, prompt: Prompt, image: Image.Image | None, answer: str | None = None) -> dict:
         """Encode the user's turn, and ``answer`` as the assistant's turn if there is one."""
@@ -85,7 +85,7 @@ class PlainEngine:
             return template.encode({"messages": messages, "images": [] if image is None else [image]})
 
     def _generate(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
-                  ) -> tuple[list[str], list[dict[str, float]]]:
+                  ) -> tuple[list[Decoded], list[dict[str, float]]]:
         """Decode one batch with ``generate()``.
 
         Args:
@@ -119,10 +119,10 @@ class PlainEngine:
                 out = self.template.generate(self.model, **arguments)
             tokens = self.template.get_generate_ids(out.sequences, length).tolist()
             first = first_probabilities(out.logits[0], self._first_tokens)
-        return [self.template.decode_generate_ids(until(row, self._ends)) for row in tokens], first
+        return [decoded(self.template, row, self._ends) for row in tokens], first
 
     def _by_forward_passes(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
-                           ) -> tuple[list[str], list[dict[str, float]]]:
+                           ) -> tuple[list[Decoded], list[dict[str, float]]]:
         """Decode one batch without ``generate()``; arguments and result as for :meth:`_generate`."""
         import torch
 
@@ -135,13 +135,13 @@ class PlainEngine:
             for step in range(max_new_tokens):
                 likeliest = logits.argmax(-1).tolist()
                 tokens = {i: draws[i].token(logits[i]) if draws else likeliest[i] for i in growing}
-                growing = [i for i in growing if tokens[i] not in self._ends]
                 for i in growing:
                     replies[i].append(tokens[i])
+                growing = [i for i in growing if tokens[i] not in self._ends]
                 if not growing or step == max_new_tokens - 1:
                     break
                 logits = passes.go_on({i: tokens[i] for i in growing})
-        return [self.template.decode_generate_ids(tokens) for tokens in replies], first
+        return [decoded(self.template, tokens, self._ends) for tokens in replies], first
 
     def _inputs(self, rows: list[dict]) -> dict[str, Any]:
         """Collate encoded prompts into the model's arguments, with left padding, on the model's device."""

@@ -1,7 +1,7 @@
 """Prompts, replies, and how replies are decoded: what all engines have in common."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,11 +58,28 @@ class Reply:
     """Probability of each of the prompt's answers as the whole reply, 0..1, in float32 and at temperature 1."""
     samples: tuple[str, ...] = ()
     """The sampled reply for each of the prompt's seeds."""
+    ended: bool = True
+    """Whether the model ended the greedy reply; False if the token budget cut it."""
+    samples_ended: tuple[bool, ...] = ()
+    """The same for each sampled reply."""
 
 
 def draw_seed(*parts: Any) -> int:
     """Return a seed in 0 .. 2^64 - 1 that depends only on the text of ``parts``."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+class Decoded(NamedTuple):
+    """The text of one reply, and whether the model ended it."""
+
+    text: str
+    ended: bool
+
+
+def reply_of(greedy: Decoded, first: dict[str, float], answers: tuple[float, ...], samples: Sequence[Decoded]) -> Reply:
+    """Return the reply to one prompt from what an engine decoded and computed."""
+    return Reply(greedy.text, first, answers, tuple(one.text for one in samples), greedy.ended,
+                 tuple(one.ended for one in samples))  # fmt: skip
 
 
 class Draw:
@@ -79,6 +96,12 @@ class Draw:
         below = probabilities.cumsum(-1)
         at = torch.searchsorted(below, self._random.random() * below[-1].item(), right=True)
         return min(int(at), len(logits) - 1)
+
+
+def decoded(template: Any, tokens: Sequence[int], ends: Iterable[int]) -> Decoded:
+    """Decode the tokens of a reply up to the one that ends it, if there is one."""
+    own = until(list(tokens), ends)
+    return Decoded(template.decode_generate_ids(own), len(own) < len(tokens))
 
 
 def until(tokens: list[int], ends: Iterable[int]) -> list[int]:

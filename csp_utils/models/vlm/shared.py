@@ -18,7 +18,7 @@ import numpy as np
 
 from csp_utils.data.views import open_shown, shown_area
 from csp_utils.models.vlm.plain import first_probabilities
-from csp_utils.models.vlm.reply import Asking, Draw, Prompt, Reply
+from csp_utils.models.vlm.reply import Asking, Decoded, Draw, Prompt, Reply, reply_of
 from csp_utils.models.vlm.token_tree import TokenTree, sequence_log_probabilities, token_tree
 
 ANSWER_NODES = 1024
@@ -67,6 +67,8 @@ class _Branch:
     """Its random numbers; None for the greedy reply."""
     tokens: list[int] = field(default_factory=list)
     """The reply's tokens so far."""
+    ended: bool = False
+    """Whether a token has ended the reply."""
 
 
 class SharedEngine:
@@ -144,10 +146,10 @@ class SharedEngine:
                     branches.append(_Branch(i, leaf.row, leaf.seen, leaf.position, draw))
                     starts.append(i)
             self._decode(cache, branches, logits[starts], asking.max_new_tokens, len(rows))
-        texts: list[list[str]] = [[] for _ in prompts]
+        texts: list[list[Decoded]] = [[] for _ in prompts]
         for branch in branches:
-            texts[branch.prompt].append(self.template.decode_generate_ids(branch.tokens))
-        return [Reply(texts[i][0], first[i], answers[i], tuple(texts[i][1:])) for i in range(len(prompts))]
+            texts[branch.prompt].append(Decoded(self.template.decode_generate_ids(branch.tokens), branch.ended))
+        return [reply_of(texts[i][0], first[i], answers[i], texts[i][1:]) for i in range(len(prompts))]
 
     def _prefill(self, cache: Any, rows: list[_Row], prompts: Sequence[Prompt]) -> tuple[list[_Branch], Any]:
         """Compute the key/value cache of all prompts in one forward pass.
@@ -246,7 +248,8 @@ class SharedEngine:
             going_on = []
             for i, branch in enumerate(growing):
                 token = likeliest[i] if branch.draw is None else branch.draw.token(logits[i])
-                if token not in self._ends:
+                branch.ended = token in self._ends
+                if not branch.ended:
                     branch.tokens.append(token)
                     going_on.append(branch)
             growing = going_on

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.data.views import open_shown
 from csp_utils.models.checkpoints import adapter_base
-from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, Reply, until
+from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Prompt, Reply, decoded, reply_of
 
 if TYPE_CHECKING:
     from swift.infer_engine import InferEngine, RequestConfig
@@ -153,10 +153,10 @@ class SwiftEngine:
         # every random generator takes a larger seed.
         sampled = self._infer([(encoded[i], self._config(asking.max_new_tokens, asking.temperature, seed=seed % 2**31))
                                for i, seed in draws])
-        samples: list[list[str]] = [[] for _ in prompts]
+        samples: list[list[Decoded]] = [[] for _ in prompts]
         for (i, _), choice in zip(draws, sampled, strict=True):
-            samples[i].append(self._text(choice))
-        return [Reply(self._text(choices[i]), self._first(choices[i].logprobs, prompt), (), tuple(samples[i]))
+            samples[i].append(self._decoded(choice))
+        return [reply_of(self._decoded(choices[i]), self._first(choices[i].logprobs, prompt), (), samples[i])
                 for i, prompt in enumerate(prompts)]
 
     def report(self) -> dict[str, Any]:
@@ -204,9 +204,10 @@ class SwiftEngine:
             reason = first_line(error)
             raise UserError(f"the engine cannot answer a prompt ({reason}); set engine to auto.") from error
 
-    def _text(self, choice: Any) -> str:
-        """Decode a reply up to its end token."""
-        return self.template.decode_generate_ids(until(choice.token_ids, self._ends))
+    def _decoded(self, choice: Any) -> Decoded:
+        """Decode a reply up to its end token, which some engines do not return; then their finish reason counts."""
+        found = decoded(self.template, choice.token_ids, self._ends)
+        return found._replace(ended=found.ended or choice.finish_reason == "stop")
 
     def _first(self, returned: dict[int, float] | None, prompt: Prompt) -> dict[str, float]:
         """Compute each candidate's probability as the first token: that of its likeliest spelling, 0 if absent.

@@ -62,7 +62,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
 
 
 def answered(replies: list) -> list:
-    return [(reply.text, reply.samples) for reply in replies]
+    return [(reply.text, reply.samples, reply.ended, reply.samples_ended) for reply in replies]
 
 
 @pytest.mark.slow

@@ -238,7 +238,8 @@ def test_without_a_cache_replies_are_those_of_generate(model_folder: Path, pictu
     cached = loaded.ask(prompts, Asking(3, 6))
     plain._decode = plain._by_forward_passes
     slow = loaded.ask(prompts, Asking(2, 6))
-    assert [(r.text, r.samples) for r in cached] == [(r.text, r.samples) for r in slow]
+    assert [(r.text, r.samples, r.ended, r.samples_ended) for r in cached] == [
+        (r.text, r.samples, r.ended, r.samples_ended) for r in slow]
     for one, other in zip(cached, slow, strict=True):
         assert one.first == pytest.approx(other.first, rel=1e-3)
 

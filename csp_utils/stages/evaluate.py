@@ -68,7 +68,9 @@ def reads(p: Eval, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Eval, paths: RunPaths, known: Known) -> Cost:
-    """Count the questions and their prompts."""
+    """Count the questions, their prompts, draws and scored answers."""
+    from csp_utils.asking.evaluation import plan
+
     pope = known.facts(p.pope or str(paths["data/pope"]))
     images = pope.get("images") or known.of(p.pope or paths["data/pope"])
     questions, splits = pope.get("questions", 18 * images), 3
@@ -79,10 +81,8 @@ def cost(p: Eval, paths: RunPaths, known: Known) -> Cost:
         images += more
     if p.n_questions:
         questions = min(questions, splits * p.n_questions)
-    a_question = 1 + 2 * len({"third_person", *p.prompts}) + len(p.blurs)
-    a_question += p.n_samples * a_question if "sampled" in p.methods else 0
-    model = known.facts(p.base_model, p.max_pixels)
-    return ask(images, a_question * questions, model, p, len(p.variants), f"{questions:,} questions at most")
+    model, what = known.facts(p.base_model, p.max_pixels), f"{questions:,} questions at most"
+    return ask(plan(p).asked(images, questions), model, p, len(p.variants), what)
 
 
 def schema() -> "pa.Schema":

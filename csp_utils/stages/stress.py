@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
-from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.cost import Asked, Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
@@ -51,7 +51,7 @@ def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
     images = min(images, p.n_images or images)
     shown = images * len(p.levels) * len(p.regions)
     model, what = known.facts(p.base_model, p.max_pixels), f"{images:,} objects, {shown:,} images"
-    return ask(shown, 3 * shown, model, p, len(p.variants), what)
+    return ask(Asked(shown, 3 * shown), model, p, len(p.variants), what)
 
 
 def compute(job: Job[Stress]) -> None:

@@ -51,13 +51,6 @@ class Eval(Compared, Resampling, Protocol, Asking):
             raise ValueError("pope has to be among them: the figures show its questions")
         return benchmarks
 
-    @field_validator("variants")
-    @classmethod
-    def _each_once(cls, variants: list[str]) -> list[str]:
-        if len(set(variants)) < len(variants):
-            raise ValueError("one stands in it twice")
-        return variants
-
 
 def reads(p: Eval, paths: RunPaths) -> Inputs:
     """Return the benchmarks and the variants' models."""
@@ -106,11 +99,14 @@ def open_shard(job: Job[Eval]) -> ComputeShard:
 def compute(job: Job[Eval]) -> None:
     """Ask the questions, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
+    from csp_utils.asking.variants import write_settings_of_shards
     from csp_utils.base.files import write_parquet
     from csp_utils.results.shards import gather
 
     p = job.p
     replies = gather(job, job.out).to_pandas()
+    if p.shards > 1:
+        write_settings_of_shards(job.paths["elicited"], p.shards)
     responses, elicitations = answer_tables(replies, questions(p, job.paths), p)
     found = {"responses": responses, "elicitations": elicitations} | measure(responses, elicitations, p)
     for name, table in found.items():

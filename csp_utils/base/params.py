@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from csp_utils.base.errors import UserError, nearest
 
@@ -21,6 +21,10 @@ DEVICE = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, c
 SHARDS = "shards that ./run_all.sh computes beside one another"
 RLAIF_V = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
 MASKS_FILE = Field(None, description="masks.parquet of another run; null for the run's own")
+
+LEAST_RESAMPLES = 40
+"""Fewest resamples of a 95 % interval: with fewer, not even one lies in each 2.5 % outside of it, so that the interval
+would be the range of all resamples and claim more than they show."""
 
 WHERE_ONLY = frozenset({"run", "device", "shards"})
 """Parameters that say where something is computed; they change no result, and no origin holds them."""
@@ -34,6 +38,15 @@ class Params(BaseModel):
     run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100,
                      description="results go to outputs/<run>")  # fmt: skip
     seed: int = Field(0, ge=0, description="seed of every random draw")
+
+    @field_validator("*")
+    @classmethod
+    def _each_once(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a list that holds a value twice; what it names would be asked, drawn or counted twice."""
+        repeats = isinstance(value, list) and any(value.count(one) > 1 for one in value)
+        if repeats and info.field_name != "extra_args":  # words of a command line
+            raise ValueError("one stands in it twice")
+        return value
 
 
 class Vlm(Params):
@@ -103,14 +116,14 @@ class Protocol(Params):
 
     ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
-    n_bins: int = Field(10, ge=1, description="ECE bins")
+    n_bins: int = Field(10, ge=1, le=101, description="ECE bins; a confidence is one of 101 whole percents")
     positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
 
 
 class Resampling(Params):
     """How many resamples are behind an interval."""
 
-    n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+    n_bootstrap: int = Field(200, ge=LEAST_RESAMPLES, description="resamples of the images behind an interval")
 
 
 class Compared(Params):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
 from csp_utils.base.run import RunPaths
@@ -28,13 +28,6 @@ class Stress(Resampling, Finder, Asking):
         ["object", "elsewhere"], min_length=1, description="where the noise goes: the mask, the moved mask, all over"
     )
     torch_dtype: Dtype = Field("float32", description="of the weights; in it, SAM's image encoder multiplies")
-
-    @field_validator("variants", "levels", "regions")
-    @classmethod
-    def _each_once(cls, values: list) -> list:
-        if len(set(values)) < len(values):
-            raise ValueError("one stands in it twice")
-        return values
 
 
 def reads(p: Stress, paths: RunPaths) -> Inputs:

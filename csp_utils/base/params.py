@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from csp_utils.base.errors import UserError, nearest
 
@@ -22,6 +22,7 @@ SHARDS = "shards that ./run_all.sh computes beside one another"
 RLAIF_V = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
 MASKS_FILE = Field(None, description="masks.parquet of another run; null for the run's own")
 
+TINY_MODEL, TINY_NAME = "assets/tiny_world/vlm", "tiny-qwen2-vl"
 LEAST_RESAMPLES = 40
 """Fewest resamples of a 95 % interval: with fewer, not even one lies in each 2.5 % outside of it, so that the interval
 would be the range of all resamples and claim more than they show."""
@@ -62,12 +63,27 @@ class Vlm(Params):
 class Asking(Vlm):
     """How a vision-language model is asked."""
 
-    base_model: str = Field("assets/tiny_world/vlm", description="variant base: folder or hub id")
+    base_model: str = Field(TINY_MODEL, description="variant base: folder or hub id")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(8, ge=1, description="longest answer, in tokens")
     engine: Literal["auto", "shared", "plain"] = Field(
         "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
     )
+
+
+class Named(Asking):
+    """How the tables name the model that is evaluated."""
+
+    model_name: str = Field(TINY_NAME, description="name in the tables")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_own(cls, values: Any) -> Any:
+        """Name another model by its folder or hub id if no name is given: the default is the tiny model's name."""
+        model = values.get("base_model", TINY_MODEL)
+        if values.get("model_name", TINY_NAME) != TINY_NAME or model == TINY_MODEL or not isinstance(model, str):
+            return values
+        return {**values, "model_name": model if is_hub_id(model) else Path(model).name or model}
 
 
 class Finder(Params):

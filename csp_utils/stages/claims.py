@@ -21,7 +21,7 @@ class Claims(Resampling, Protocol):
         [], description="runs to compare, <run>.<branch>.<seed>; ./run_all.sh gives those of the params file"
     )
     leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
-    title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
+    title: str = Field("The paper's claims about CSP", min_length=1, description="title of the page")
     n_bootstrap: int = Field(
         200, ge=LEAST_RESAMPLES, description="resamples of images and seeds behind an interval"
     )

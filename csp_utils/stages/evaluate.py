@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import SHARDS, Asking, Compared, Protocol, Resampling
+from csp_utils.base.params import SHARDS, Compared, Named, Protocol, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Eval(Compared, Resampling, Protocol, Asking):
+class Eval(Compared, Resampling, Protocol, Named):
     """Parameters of notebook 06."""
 
-    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
     variants: list[Literal["base", "sft", "csp"]] = Field(
         ["base", "sft", "csp"], min_length=1, description="what to evaluate"
     )

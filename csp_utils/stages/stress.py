@@ -5,17 +5,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from csp_utils.base.params import Asking, Dtype, Finder, Level, Resampling
+from csp_utils.base.params import Dtype, Finder, Level, Named, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Asked, Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
-class Stress(Resampling, Finder, Asking):
+class Stress(Resampling, Finder, Named):
     """Parameters of notebook 08."""
 
-    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
     variants: list[Literal["base", "sft", "csp"]] = Field(
         ["base", "sft", "csp"], min_length=1, description="what to ask"
     )

@@ -288,6 +288,18 @@ def test_a_value_without_sense_is_one_sentence(model, values, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("model", [Eval, Stress])
+@pytest.mark.parametrize(("values", "name"), [
+    ({}, "tiny-qwen2-vl"),
+    ({"base_model": "organisation/model"}, "organisation/model"),
+    ({"base_model": "/data/models/my_vlm"}, "my_vlm"),
+    ({"base_model": "/data/models/my_vlm", "model_name": "tiny-qwen2-vl"}, "my_vlm"),  # as a parameters cell says it
+    ({"base_model": "/data/models/my_vlm", "model_name": "mine"}, "mine"),
+])
+def test_only_the_tiny_model_is_named_as_the_tiny_model(model, values, name):
+    assert build(model, values, "a test", classes()).model_name == name
+
+
 def test_words_of_a_command_may_repeat():
     assert build(Sft, {"extra_args": ["--a", "1", "--b", "1"]}, "a test", classes())
 

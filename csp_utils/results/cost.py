@@ -30,7 +30,7 @@ REPLY_TOKENS = 8
 ANSWER_TOKENS = 2
 """Tokens that a scored answer ("95%") adds to the prefix tree of all 101, where the engine shares prefixes."""
 SHARES_PREFIXES = ("qwen2_vl", "qwen2_5_vl")
-"""Model types of config.json that the shared engine can ask; max_pixels limits the image tokens of all of them."""
+"""Model types that the shared engine (csp_utils/models/vlm/shared.py) can ask; max_pixels limits their image tokens."""
 MUCH_DEARER = 3
 """Ratio of the hours with and without scored answers from which the plan warns."""
 OVERHEAD_GB = 8.0

@@ -171,6 +171,12 @@ def test_only_a_model_that_shares_prefixes_is_taken_for_one(tmp_path):
     assert "shared" not in cost.Known().facts(tmp_path / "vlm", 12544)
 
 
+def test_the_plan_and_the_shared_engine_mean_the_same_models():
+    from csp_utils.models.vlm import shared
+
+    assert shared.SUPPORTED == cost.SHARES_PREFIXES
+
+
 def test_drawn_pictures_take_next_to_no_disk():
     files, drawn = (cost_of("03_perturb", 83132, Perturb(images=images)).disk for images in ("files", "drawn"))
     assert 50 < files < 120 and drawn < files / 100

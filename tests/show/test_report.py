@@ -100,9 +100,10 @@ def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     assert all(any(f"notebook {maker} makes it" in line for line in lines) for maker in ("06_eval", "07_correlation"))
 
 
-# ----------------------------------------------------------------------------------- a run that is not of the tiny world
+# ------------------------------------------------------------------------------------- a run that is of no tiny world
 
-TRUE_OF_THE_TINY_WORLD_ALONE = r"(?i)tiny|miniature|glyph|photograph|a few megabytes|other models on other data|no training has seen|three thousand times"
+TRUE_OF_THE_TINY_WORLD_ALONE = (r"(?i)tiny|miniature|glyph|photograph|a few megabytes|other models on other data|"
+                                "no training has seen|three thousand times")  # fmt: skip
 
 
 def at_scale(folder: Path, run: RunPaths, variants: tuple[str, ...]) -> RunPaths:

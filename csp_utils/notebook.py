@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.errors import UserError, disk_full
+from csp_utils.base.errors import UserError, disk_full, gpu_full
 from csp_utils.base.files import check_manifest
 from csp_utils.base.memory import free_models
 from csp_utils.base.params import Params, build, is_hub_id
@@ -103,7 +103,7 @@ def prepare(stage: Stage, p: Params) -> None:
 
 
 def _show_sentences() -> None:
-    """Make IPython show a UserError, or a full disk, as one sentence; the cell still fails."""
+    """Make IPython show a UserError, a full disk or a full GPU as one sentence; the cell still fails."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -113,11 +113,11 @@ def _show_sentences() -> None:
         return
 
     def show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
-        shown = error if isinstance(error, UserError) else disk_full(error)
-        if shown is None:  # any other OSError is shown in full
+        shown = error if isinstance(error, UserError) else disk_full(error) or gpu_full(error)
+        if shown is None:  # any other OSError or RuntimeError is shown in full
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
             return []
         shell._showtraceback(UserError, shown, [str(shown)])
         return [str(shown)]
 
-    shell.set_custom_exc((UserError, OSError), show)
+    shell.set_custom_exc((UserError, OSError, RuntimeError), show)

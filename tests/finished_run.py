@@ -181,7 +181,7 @@ def make_run_with_branches(outputs: Path) -> tuple[Claims, RunPaths]:
             write_parquet(pd.concat([*sft, asked(share, seed, "csp")]), own["responses.parquet"])
             if branch in ("csp", "global_noise"):
                 write_parquet(_stress_of_arm("csp"), own["stress.parquet"])
-    p = Claims(run="m", runs=names, leave_out=WORDS, n_bootstrap=30)
+    p = Claims(run="m", runs=names, leave_out=WORDS, n_bootstrap=40)
     for name, table in judge(p, str(outputs))[1].items():
         write_parquet(table, paths[f"{name}.parquet"])
     return p, paths

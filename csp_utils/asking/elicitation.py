@@ -15,6 +15,7 @@ from csp_utils.data.benchmarks import find_images, read_amber, read_pope
 from csp_utils.data.views import Blurred
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
+from csp_utils.results.cost import Asked
 from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, confidence_prompt, level_strings
 from csp_utils.words.prompts import confidence_question, plain_question
@@ -53,6 +54,13 @@ class Plan:
         for name in others:
             pairs += [(name, BOTH)] if CONFIDENCE_PROMPTS[name].reads == "both" else [(name, c) for c in CANDIDATES]
         return pairs
+
+    def asked(self, images: int, questions: int) -> Asked:
+        """Count what is asked of every variant about ``questions`` different questions on ``images`` images."""
+        prompts = [self.prompt("", "", *pair) for pair in self.kinds()]
+        return Asked(images * (1 + len(self.blurs)), questions * len(prompts),
+                     questions * sum(len(prompt.seeds) for prompt in prompts),
+                     questions * sum(len(prompt.answers) for prompt in prompts))  # fmt: skip
 
     def prompt(self, path: str, question: str, name: str, kind: str) -> Prompt:
         """Return one prompt. A draw's seed depends on the image's name, the text, the draw and ``seed`` alone."""

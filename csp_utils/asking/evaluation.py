@@ -30,6 +30,11 @@ SCHEMA = pa.schema(
 """Columns of the replies: the variant, and the columns of :func:`csp_utils.asking.elicitation.elicit`."""
 
 
+def plan(p: Any) -> Plan:
+    """Return what is asked with the parameters of notebook 06."""
+    return Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
+
+
 def questions(p: Any, paths: RunPaths) -> pd.DataFrame:
     """Return the questions of the benchmarks, as :func:`csp_utils.asking.elicitation.read_questions` does."""
     amber = Path(p.amber or paths["data/amber"]) if "amber" in p.benchmarks else None
@@ -52,25 +57,25 @@ def ask(p: Any, models: Mapping[str, str], questions: pd.DataFrame, folder: Path
     Raises:
         UserError: as :func:`csp_utils.asking.variants.ask_variants`.
     """
-    plan = Plan(tuple(p.prompts), tuple(p.methods), p.n_samples, p.temperature, tuple(p.blurs), p.seed)
+    asked = plan(p)
     pairs = unique_questions(questions)
     first = pairs.head(CHECKED.get(p.engine, FEW)).itertuples(index=False)
 
     def of_one(vlm: VLM, variant: str) -> pd.DataFrame:
         asking = Asking(p.batch_size, p.max_new_tokens, progress=progress, description=f"asking {variant}")
-        replies = elicit(vlm, questions, asking, plan, shard)
+        replies = elicit(vlm, questions, asking, asked, shard)
         return replies.reset_index(names=POSITION)
 
     questionnaire = Questionnaire(
         of_one, f"{__name__}:ask",
-        asdict(plan) | {"questions": pairs.values.tolist(), "texts": [prompt_of("{}", kind) for kind in KINDS]
+        asdict(asked) | {"questions": pairs.values.tolist(), "texts": [prompt_of("{}", kind) for kind in KINDS]
                         + [[name, prompt.text] for name, prompt in CONFIDENCE_PROMPTS.items()]},
         {"images": digest_of_files(pairs["path"].unique())},
-        [plan.prompt(*question, *pair) for question in first for pair in plan.kinds()],
+        [asked.prompt(*question, *pair) for question in first for pair in asked.kinds()],
     )  # fmt: skip
     tables = []
     for number, (variant, replies) in enumerate(ask_variants(p, models, questionnaire, folder, shard)):
-        replies[POSITION] += number * len(pairs) * len(plan.kinds())
+        replies[POSITION] += number * len(pairs) * len(asked.kinds())
         tables.append(replies.assign(variant=variant).set_index(POSITION))
     return pd.concat(tables)
 

@@ -144,7 +144,7 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], questionnaire: Que
     Args:
         checkpoints: variant -> folder or hub id.
         folder: of the cache. Its settings.json (for a shard, settings.1of7.json) says how each variant was asked, by
-            which engine, and how far the engines agree.
+            which engine, and how far the engines agree; :func:`write_settings_of_shards` combines those of shards.
 
     Raises:
         UserError: a model cannot be loaded, or was trained with another MAX_PIXELS; a GPU or an image is missing; the
@@ -183,13 +183,53 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], questionnaire: Que
     write_json(record, folder / f"settings{part}.json")
 
 
+def write_settings_of_shards(folder: Path, shards: int) -> None:
+    """Combine the settings files of all shards into settings.json, as a run without shards has it.
+
+    ``rows`` and ``seconds`` are sums, ``asked_by`` is that of the shard whose engines differ most, and ``shards`` holds
+    the ``asked_by`` of every shard.
+    """
+    files = {name: folder / f"settings.{name}.json" for name in (Shard(i, shards).name for i in range(shards))}
+    parts = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    record: dict[str, Any] = {}
+    for variant in dict.fromkeys(variant for part in parts.values() for variant in part):
+        own = {name: part[variant] for name, part in parts.items() if variant in part}
+        worst = max(own.values(), key=lambda one: one["asked_by"].get("check", {}).get("largest_difference", -1.0))
+        record[variant] = worst | {
+            "rows": sum(one["rows"] for one in own.values()),
+            "seconds": round(sum(one["seconds"] for one in own.values()), 1),
+            "shards": {name: one["asked_by"] for name, one in own.items()},
+        }
+    write_json(record, folder / "settings.json")
+
+
+def load_example(p: Any, checkpoint: str, say: Callable[[str], object] = print) -> VLM | None:
+    """Load a model as :func:`ask_variants` does, for one example; None, with a sentence, where that is too dear.
+
+    Args:
+        p: parameters of notebook 06.
+    """
+    if p.engine == "vllm":
+        say("The example is not asked: vLLM would reserve the GPU's memory, which the plain engine needs first.")
+        return None
+    if p.shards > 1:
+        say(f"The example is not asked: the {p.shards} shards load the model, and it is not loaded again for it.")
+        return None
+    free_models()
+    return load_vlm(_choice(p, checkpoint, pick_device(p.device)), p.engine, p.batch_size)
+
+
+def _choice(p: Settings, checkpoint: str, device: str) -> ModelChoice:
+    return ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
+
+
 def _ask_one(p: Settings, checkpoint: str, variant: str, questionnaire: Questionnaire, device: str
              ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Load one model, compare its engine with the plain one, and ask it; return the replies and how it was asked.
 
     With vLLM, the plain engine answers the checks first and is then freed, so that the GPU never holds both models.
     """
-    load = partial(load_vlm, ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device))
+    load = partial(load_vlm, _choice(p, checkpoint, device))
     asking, reference = Asking(p.batch_size, p.max_new_tokens), None
     if p.engine == "vllm":
         free_models()

@@ -25,6 +25,22 @@ def disk_full(error: BaseException, what: str = "", advice: str = "free some spa
     return UserError(f"The disk is full: {what or error}; {advice} and run the same command again.")
 
 
+def gpu_full(error: BaseException, batch_size: int | None = None) -> UserError | None:
+    """Return the sentence about a GPU without enough memory if ``error`` is torch's OutOfMemoryError, else None.
+
+    Args:
+        batch_size: in use, if there is one.
+    """
+    if type(error).__name__ != "OutOfMemoryError":  # of torch, which this module does not import
+        return None
+    smaller = "set batch_size to a smaller number"
+    if batch_size is not None:
+        smaller = f"set batch_size (now {batch_size}) to {max(1, batch_size // 4)}" if batch_size > 1 else ""
+    others = "take smaller images (max_pixels), torch_dtype: bfloat16, a smaller model or a larger GPU"
+    advice = f"{smaller}, or {others}" if smaller else others
+    return UserError(f"The GPU has too little memory ({first_line(error).partition('. ')[0]}); {advice}.")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the exception's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

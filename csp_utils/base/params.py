@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from csp_utils.base.errors import UserError, nearest
 
@@ -21,6 +21,11 @@ DEVICE = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, c
 SHARDS = "shards that ./run_all.sh computes beside one another"
 RLAIF_V = Field(None, description="RLAIF-V parquet file or folder; null for the run's own data/")
 MASKS_FILE = Field(None, description="masks.parquet of another run; null for the run's own")
+
+TINY_MODEL, TINY_NAME = "assets/tiny_world/vlm", "tiny-qwen2-vl"
+LEAST_RESAMPLES = 40
+"""Fewest resamples of a 95 % interval: with fewer, not even one lies in each 2.5 % outside of it, so that the interval
+would be the range of all resamples and claim more than they show."""
 
 WHERE_ONLY = frozenset({"run", "device", "shards"})
 """Parameters that say where something is computed; they change no result, and no origin holds them."""
@@ -37,6 +42,15 @@ class Params(BaseModel):
                      description="results go to outputs/<run>")  # fmt: skip
     seed: int = Field(0, ge=0, description="seed of every random draw")
 
+    @field_validator("*")
+    @classmethod
+    def _each_once(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a list that holds a value twice; what it names would be asked, drawn or counted twice."""
+        repeats = isinstance(value, list) and any(value.count(one) > 1 for one in value)
+        if repeats and info.field_name != "extra_args":  # words of a command line
+            raise ValueError("one stands in it twice")
+        return value
+
 
 class Vlm(Params):
     """How a vision-language model is loaded."""
@@ -51,12 +65,27 @@ class Vlm(Params):
 class Asking(Vlm):
     """How a vision-language model is asked."""
 
-    base_model: str = Field("assets/tiny_world/vlm", description="variant base: folder or hub id")
+    base_model: str = Field(TINY_MODEL, description="variant base: folder or hub id")
     batch_size: int = Field(32, ge=1, description="prompts a batch")
     max_new_tokens: int = Field(64, ge=1, description="token budget of a reply; a reply that it cuts is not read")
     engine: Literal["auto", "shared", "plain"] = Field(
         "auto", description="shared computes once what prompts have in common; auto: where it can ask the model"
     )
+
+
+class Named(Asking):
+    """How the tables name the model that is evaluated."""
+
+    model_name: str = Field(TINY_NAME, description="name in the tables")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_own(cls, values: Any) -> Any:
+        """Name another model by its folder or hub id if no name is given: the default is the tiny model's name."""
+        model = values.get("base_model", TINY_MODEL)
+        if values.get("model_name", TINY_NAME) != TINY_NAME or model == TINY_MODEL or not isinstance(model, str):
+            return values
+        return {**values, "model_name": model if is_hub_id(model) else Path(model).name or model}
 
 
 class Finder(Params):
@@ -105,7 +134,7 @@ class Protocol(Params):
 
     ties: Literal["wrong", "first", "random"] = Field("wrong", description="what two equal confidences predict")
     ece_edges: Literal["right", "left"] = Field("right", description="which edge an ECE bin contains")
-    n_bins: int = Field(10, ge=1, description="ECE bins")
+    n_bins: int = Field(10, ge=1, le=101, description="ECE bins; a confidence is one of 101 whole percents")
     positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
 
 
@@ -120,7 +149,7 @@ class Reading(Params):
 class Resampling(Params):
     """How many resamples are behind an interval."""
 
-    n_bootstrap: int = Field(200, ge=1, description="resamples of the images behind an interval")
+    n_bootstrap: int = Field(200, ge=LEAST_RESAMPLES, description="resamples of the images behind an interval")
 
 
 class Compared(Params):

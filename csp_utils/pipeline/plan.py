@@ -169,6 +169,7 @@ def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], else
     lines += _table(rows, {2, 3, 4, 5, 6})
     if unknown := [job.step.title for job in todo if job.cost.gpu_hours is None]:
         lines.append(f"  ?: nothing tells how large the models of {', '.join(unknown)} are; they are not in the sums.")
+    lines += [f"  {job.step.title}: {job.cost.warning}" for job in todo if job.cost.warning]
     lines += [f"  On 4 GPUs at least {_figure(hours(todo, 4)) or '0'} hours, on one {_figure(hours(todo, 1)) or '0'}."]
     cards = ", ".join(f"{gb:.0f} GiB" for _, gb in gpus.installed())
     here = f"{len(gpus.visible()) or 'no'} GPU{'s' * (len(gpus.visible()) != 1)}" + (f" ({cards})" if cards else "")

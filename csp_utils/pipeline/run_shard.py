@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, gpu_full
 from csp_utils.notebook import prepare
 from csp_utils.pipeline import gpus, graph
 from csp_utils.pipeline.run_notebook import HEARTBEAT, clock, end_with_pipeline, title_of
@@ -64,10 +64,13 @@ def main(arguments: list[str]) -> int:
         with gpus.held(gpu, getattr(p, "device", "cpu")):
             progress.say("starting")
             write_shard(Job(stage, p, paths, Path(), origin_of(stage, p, paths), progress, progress.say), shard)
-    except UserError as error:
-        progress.say(f"FAILED\n\n{error}\n")
+    except (UserError, RuntimeError) as error:
+        sentence = error if isinstance(error, UserError) else gpu_full(error, getattr(p, "batch_size", None))
+        if sentence is None:
+            raise
+        progress.say(f"FAILED\n\n{sentence}\n")
         failed.parent.mkdir(parents=True, exist_ok=True)
-        failed.write_text(f"{error}\n", encoding="utf-8")
+        failed.write_text(f"{sentence}\n", encoding="utf-8")
         return 1
     except KeyboardInterrupt:
         progress.say("stopped")

@@ -20,6 +20,8 @@ PACKAGE = "csp_utils"
 CARRIES = (f"{PACKAGE}.base", f"{PACKAGE}.results")
 DECIDES = f"{PACKAGE}.base.wording"
 """The only module of ``base`` that is followed: tables and pages contain its texts."""
+READS = {f"{PACKAGE}.show.published": "assets/published.yaml"}
+"""Module -> the file of the project whose content it returns. The file is part of the code that uses the module."""
 
 
 @dataclass
@@ -61,6 +63,9 @@ def code_of(starts: Iterable[str], files: Iterable[Path] = ()) -> Code:
         text = "\n".join(f"{name} {found.digests[name]}" for name in sorted(names))
         label = module if module.startswith(PACKAGE + ".") else Path(module).name
         code.modules[label] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    for file in (PROJECT / READS[module] for module in used.names if module in READS):
+        if file.is_file():
+            code.modules[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return code
 
 

@@ -27,6 +27,12 @@ IMAGE_SECONDS = 0.04
 TEXT_TOKENS = {"keyword": 120, "training": 200, "question": 100}
 """Tokens of a prompt without its image and without the common start of all prompts."""
 REPLY_TOKENS = 8
+ANSWER_TOKENS = 2
+"""Tokens that a scored answer ("95%") adds to the prefix tree of all 101, where the engine shares prefixes."""
+SHARES_PREFIXES = ("qwen2_vl", "qwen2_5_vl")
+"""Model types that the shared engine (csp_utils/models/vlm/shared.py) can ask; max_pixels limits their image tokens."""
+MUCH_DEARER = 3
+"""Ratio of the hours with and without scored answers from which the plan warns."""
 OVERHEAD_GB = 8.0
 """GPU memory besides weights, gradients and optimizer state: activations, logits, CUDA itself."""
 DETECTION_GB = 16.0
@@ -46,6 +52,7 @@ class Cost:
         gpu_memory: GB on each GPU that it uses; 0 for none, None if not known.
         parallel: maximum number of GPUs that can share the work.
         weights: weights of its largest model, as far as known.
+        warning: a sentence about something that makes it many times dearer; "" if there is nothing.
     """
 
     work: str
@@ -55,6 +62,24 @@ class Cost:
     gpu_memory: float | None = 0.0
     parallel: int = 1
     weights: float = 0.0
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a notebook asks of every variant, as numbers.
+
+    Attributes:
+        images: different images, changed views included.
+        prompts: different prompts; each gets one greedy reply.
+        draws: sampled replies.
+        answers: texts whose probability as a whole reply is computed.
+    """
+
+    images: int
+    prompts: int
+    draws: int = 0
+    answers: int = 0
 
 
 Facts = dict[str, Any]
@@ -83,7 +108,7 @@ class Known:
         if weights is None:
             return {}
         found: Facts = {"billions": {"language": weights / 1e9}, "teraflops": 2e-12 * weights * 4096}
-        if max_pixels:
+        if max_pixels and _model_type(Path(path)) in SHARES_PREFIXES:
             found |= {"tokens": {"language": max_pixels // 784, "vision": max_pixels // 196}, "shared": True}
         return found
 
@@ -94,6 +119,11 @@ class Known:
         if str(path) in self.rows:
             return self.rows[str(path)]
         return self.facts(str(path)).get("rows") or _table_rows(Path(path))
+
+
+def _model_type(folder: Path) -> str | None:
+    config = folder / "config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
 
 
 @cache
@@ -165,18 +195,45 @@ def _training_state(weights: float, bytes_: int, p: Any) -> float:
     return (spread - (weights * bytes_ * (1 - 1 / p.processes) if "3" in zero else 0)) / 1e9
 
 
-def ask(images: int, prompts: int, model: dict[str, Any], p: Any, variants: int, what: str) -> Cost:
-    """Return the cost of notebook 06 or 08: each variant reads every image once, then the prompts about it."""
-    work = f"{what}, {prompts * variants:,} prompts"
+def ask(asked: Asked, model: dict[str, Any], p: Any, variants: int, what: str) -> Cost:
+    """Return the cost of notebook 06, 08 or 10: how every variant replies to all prompts.
+
+    With shared prefixes each image is read once, and a draw or a scored answer costs its own tokens alone. Without them
+    every prompt, draw and scored answer reads its image and its text again.
+    """
+    totals = ((asked.prompts, "prompts"), (asked.draws, "draws"), (asked.answers, "scored answers"))
+    work = ", ".join([what, *(f"{n * variants:,} {name}" for n, name in totals if n)])
     size, tokens = billions(model), model.get("tokens")
+    shared = model.get("shared", False) and p.engine != "plain"
     if size is None or tokens is None:
-        return Cost(work, None, gpu_memory=None)
+        return Cost(work, None, gpu_memory=None, warning="" if shared else _dear(asked, None, p.engine))
     seen = tokens["language"] * 2 * size[0] + tokens["vision"] * 2 * size[1]
-    if not model.get("shared", False):  # every prompt encodes the image again
-        images = prompts
-    operations = variants * (images * seen + prompts * 2 * size[0] * TEXT_TOKENS["question"])
-    decode = variants * prompts / p.batch_size * REPLY_TOKENS * STEP_SECONDS / 3600
-    needed = hours(operations, p.torch_dtype) + decode
-    return Cost(work, needed, disk=0.001 * prompts * variants / 1000,
+    text = 2 * size[0] * TEXT_TOKENS["question"]
+    decode = REPLY_TOKENS * STEP_SECONDS / p.batch_size / 3600
+    if shared:
+        operations = asked.images * seen + asked.prompts * text + asked.draws * 2 * size[0] * REPLY_TOKENS
+        scored, steps = asked.answers * ANSWER_TOKENS * 2 * size[0], asked.prompts  # draws grow beside the greedy reply
+    else:
+        operations = (asked.prompts + asked.draws) * (seen + text)
+        scored, steps = asked.answers * (seen + text), asked.prompts + asked.draws
+    without = variants * (hours(operations, p.torch_dtype) + steps * decode)
+    needed = without + variants * hours(scored, p.torch_dtype)
+    return Cost(work, needed, disk=0.001 * asked.prompts * variants / 1000,
                 gpu_memory=sum(size) * BYTES[p.torch_dtype] / 1e9 + OVERHEAD_GB,
-                parallel=getattr(p, "shards", 1), weights=sum(size))  # fmt: skip
+                parallel=getattr(p, "shards", 1), weights=sum(size),
+                warning=_dear(asked, needed / without if without else 1, p.engine))  # fmt: skip
+
+
+def _dear(asked: Asked, ratio: float | None, engine: str) -> str:
+    """Say that scored answers make a run many times dearer; "" if they do not.
+
+    Args:
+        ratio: hours with scored answers by hours without; None if the size of the model is not known.
+    """
+    if not asked.answers or engine == "vllm" or (ratio is not None and ratio < MUCH_DEARER):  # vLLM refuses them
+        return ""
+    passes = 1 + asked.answers / (asked.prompts + asked.draws)
+    unless = " unless the shared engine can ask the model" if ratio is None and engine != "plain" else ""
+    return (f"methods: expected scores {asked.answers:,} answers a variant, each in a forward pass of its own, which "
+            f"takes about {passes if ratio is None else ratio:.0f} times as long{unless}; leave expected out, or ask "
+            "fewer questions (n_questions).")  # fmt: skip

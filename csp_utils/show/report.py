@@ -19,7 +19,7 @@ from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import is_missing, number
 from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.show import fig_calibration, fig_examples, fig_stress, fig_training, saved, sections
-from csp_utils.show.page import Cell, Table, embed, embed_image, link, page, section
+from csp_utils.show.page import Cell, LeftOut, Table, embed, embed_image, link, page, section
 from csp_utils.show.saved import Saved
 from csp_utils.show.sections import Values, read_needed
 
@@ -45,6 +45,8 @@ def data(run: Saved) -> Values:
     paths, p = run.paths, saved.parameters(run.runs, "03_perturb")
     source = Path(p.rlaif_v) if p and p.rlaif_v else paths["data/rlaif_v/train.parquet"]
     needed, cards = (paths["masks.parquet"], paths["perturbed/rows.parquet"], source), []
+    if not run.trained and not any(path.exists() for path in (*needed[:2], paths["funnel.parquet"])):
+        raise LeftOut("the training rows", why="this run evaluated the base model alone")
     missing = next((path for path in needed if not path.exists()), None)
     if missing is None:
         keywords = saved.read_optional(paths["keywords.parquet"])
@@ -84,9 +86,11 @@ def _funnel(funnel: pd.DataFrame, perturbed: pd.DataFrame | None) -> Table:
 
 
 def training(run: Saved) -> Values:
-    """Gather the arguments of ms-swift and the losses of both trainings."""
+    """Gather the arguments of ms-swift and the losses of the trainings."""
     paths = run.paths
     files = ("log.parquet", "command.txt", "args.json")
+    if not run.trained and not any(paths[f"{name}/log.parquet"].exists() for name in ("sft", "simpo")):
+        raise LeftOut("the trainings", why="this run evaluated the base model alone")
     return {"stages": [_stage(name, *(paths[name.lower()] / file for file in files)) for name in ("SFT", "SimPO")]}
 
 
@@ -169,26 +173,33 @@ def about(run: Saved) -> Values:
 
 
 SECTIONS = {
-    sections.results: "What changed", sections.base: "Where it starts: the base model's failure",
+    sections.results: "What changed", sections.base: "Where it starts: the base model",
     sections.replies: "How the replies were read",
     sections.paper: "Beside the paper's numbers", sections.measures: "Further measures",
     sections.methods: "Would something else do better?", sections.stress: "When the evidence is taken away",
-    data: "From an image to a confidence label", training: "The two trainings",
+    data: "From an image to a confidence label", training: "The trainings",
     sections.figures: "Calibration in figures", sections.correlation: "Internal against verbalized confidence",
     tiny: "The tiny world and its models", about: "How these numbers were made",
 }  # fmt: skip
 """What gathers a section (and names its macro) -> its heading, in the order of the page."""
 
 
+def title_of(run: Saved) -> str:
+    """Return the page's title: the parameter, or one made of the model's name."""
+    return run.p.title or (f"CSP on {run.model}" if run.trained else f"Confidence calibration of {run.model}")
+
+
 def html(run: Saved) -> str:
     """Render the whole page; a section whose tables are missing says so in a line."""
-    parts = [section("report.j2", gather.__name__, title, partial(gather, run)) for gather, title in SECTIONS.items()]
+    own = run.paths["tiny_world_quality.parquet"].is_file()  # a run on other data has nothing to say of the tiny world
+    parts = [section("report.j2", gather.__name__, title, partial(gather, run)) for gather, title in SECTIONS.items()
+             if gather is not tiny or own]  # fmt: skip
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     footer = (
         "Calibration through Semantic Perturbation (arXiv 2504.14848), reproduced. Made from the tables in "
         f"{run.paths.root}/ by csp_utils/show/report.py. The paper's numbers are quoted from its tables 1 and 2."
     )
-    return page(run.p.title, f"Run “{run.p.run}”, seed {run.p.seed}, {run.model}. Page made {now}.", parts, footer)
+    return page(title_of(run), f"Run “{run.p.run}”, seed {run.p.seed}, {run.model}. Page made {now}.", parts, footer)
 
 
 def write_figures(paths: RunPaths, folder: Path) -> list[Path]:

@@ -93,7 +93,7 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
              f"{row.kept} / {row.open} / {row.broken}", str(row.n_seeds) if row.n_seeds else "–",
              Cell(row.criterion, kind="words")] for row in claims.itertuples()]  # fmt: skip
     columns = ["claim", "verdict", "kept / open / broken", "seeds", "it holds if"]
-    return Table.of("The paper's claims, in miniature. A check is kept (broken) if its whole 95 % interval lies on the "
+    return Table.of("The paper's claims. A check is kept (broken) if its whole 95 % interval lies on the "
                     "side that the criterion asks for (on the other), else open.", rows, columns)
 
 

@@ -16,7 +16,7 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
 from csp_utils.base.params import PARAMETERS, Params, build
 from csp_utils.base.run import RunPaths
-from csp_utils.base.wording import SPLITS, in_order
+from csp_utils.base.wording import SPLITS, VARIANTS, in_order
 from csp_utils.measures import metrics as evaluation
 from csp_utils.results.stage import stages
 
@@ -123,6 +123,11 @@ class Saved:
     def adversarial(self) -> str:
         """The split of the examples: POPE adversarial, or the first one if that was not evaluated."""
         return "pope_adversarial" if "pope_adversarial" in self.splits else self.splits[0]
+
+    @property
+    def trained(self) -> list[str]:
+        """The evaluated variants that were trained, by name; [] for a run of the base model alone."""
+        return [variant for variant in in_order(self.metrics["variant"], VARIANTS) if variant != "base"]
 
     def own(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of a table that are about :attr:`model`."""

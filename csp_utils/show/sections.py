@@ -82,7 +82,7 @@ def _moved(part: pd.DataFrame, verdict: str, splits: int) -> str:
 
 
 def failure(responses: pd.DataFrame, metrics: pd.DataFrame, model: str) -> list[str]:
-    """Describe the base model's failure: ties, one number for everything, overconfidence. Empty without a base."""
+    """Describe the base model's replies: its usual number, ties and calibration error. Empty without a base."""
     part = responses[(responses["model"] == model) & (responses["variant"] == "base")]
     if part.empty:
         return []
@@ -152,7 +152,7 @@ def results(run: Saved) -> Values:
     return {
         "changes": changes, "headline": tables.headline(run.metrics, run.model), "protocol": run.protocol,
         "images": span, "n_intervals": len(judged), "has_p": "p" in run.differences, "resamples": run.resamples,
-        "defaults_used": run.computed and not run.protocol_known,
+        "defaults_used": run.computed and not run.protocol_known, "trained": [name_of(v) for v in run.trained],
     }  # fmt: skip
 
 
@@ -183,8 +183,9 @@ def replies(run: Saved) -> Values:
 
 def paper(run: Saved) -> Values:
     """Gather ours beside the numbers that the paper prints."""
-    names = tables.PAPER_METRICS
-    return {"direction": direction(run.differences, run.model, run.p.paper_model, names),
+    names, questions = tables.PAPER_METRICS, run.own(run.responses).drop_duplicates(["image", "question"])
+    return {"model": run.model, "questions": len(questions), "images": questions["image"].nunique(),
+            "direction": direction(run.differences, run.model, run.p.paper_model, names),
             "tables": tables.beside_paper(run.metrics, names)}  # fmt: skip
 
 

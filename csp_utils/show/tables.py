@@ -147,7 +147,7 @@ def beside_paper(metrics: pd.DataFrame, names: Iterable[str]) -> list[Table]:
     keys, tables = ["model", "split", "variant"], []
     for name in names:
         parts = {"measured here": (metrics, 3, ""),
-                 "printed in the paper: other models, other data": (published(), 4 if name == "ece" else 2, "paper")}
+                 "printed in the paper, of its models and test sets": (published(), 4 if name == "ece" else 2, "paper")}
         frames = []
         for group, (table, decimals, kind) in parts.items():
             values = table[table["metric"] == name].set_index(keys)["value"]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from csp_utils.base.params import Protocol, Resampling
+from csp_utils.base.params import LEAST_RESAMPLES, Protocol, Resampling
 from csp_utils.base.run import PROJECT, RunPaths
 from csp_utils.results.stage import Inputs, Job, Stage
 
@@ -21,8 +21,10 @@ class Claims(Resampling, Protocol):
         [], description="runs to compare, <run>.<branch>.<seed>; ./run_all.sh gives those of the params file"
     )
     leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
-    title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
-    n_bootstrap: int = Field(200, ge=1, description="resamples of images and seeds behind an interval")
+    title: str = Field("The paper's claims about CSP", min_length=1, description="title of the page")
+    n_bootstrap: int = Field(
+        200, ge=LEAST_RESAMPLES, description="resamples of images and seeds behind an interval"
+    )
 
 
 def _each(p: Claims, paths: RunPaths, name: str) -> Inputs:

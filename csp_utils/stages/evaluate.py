@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import (
-    PARAMETERS,
-    SHARDS,
-    Asking,
-    Compared,
-    Protocol,
-    Reading,
-    Resampling,
-    recorded,
-)
+from csp_utils.base.params import PARAMETERS, SHARDS, Compared, Named, Protocol, Reading, Resampling, recorded
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
@@ -25,10 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Eval(Compared, Resampling, Protocol, Reading, Asking):
+class Eval(Compared, Resampling, Protocol, Reading, Named):
     """Parameters of notebook 06."""
 
-    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
     variants: list[Literal["base", "sft", "csp"]] = Field(
         ["base", "sft", "csp"], min_length=1, description="what to evaluate"
     )
@@ -63,13 +53,6 @@ class Eval(Compared, Resampling, Protocol, Reading, Asking):
             raise ValueError("pope has to be among them: the figures show its questions")
         return benchmarks
 
-    @field_validator("variants")
-    @classmethod
-    def _each_once(cls, variants: list[str]) -> list[str]:
-        if len(set(variants)) < len(variants):
-            raise ValueError("one stands in it twice")
-        return variants
-
 
 def reads(p: Eval, paths: RunPaths) -> Inputs:
     """Return the benchmarks and the variants' models."""
@@ -80,7 +63,9 @@ def reads(p: Eval, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Eval, paths: RunPaths, known: Known) -> Cost:
-    """Count the questions and their prompts."""
+    """Count the questions, their prompts, draws and scored answers."""
+    from csp_utils.asking.evaluation import plan
+
     pope = known.facts(p.pope or str(paths["data/pope"]))
     images = pope.get("images") or known.of(p.pope or paths["data/pope"])
     questions, splits = pope.get("questions", 18 * images), 3
@@ -91,10 +76,8 @@ def cost(p: Eval, paths: RunPaths, known: Known) -> Cost:
         images += more
     if p.n_questions:
         questions = min(questions, splits * p.n_questions)
-    a_question = 1 + 2 * len({"third_person", *p.prompts}) + len(p.blurs)
-    a_question += p.n_samples * a_question if "sampled" in p.methods else 0
-    model = known.facts(p.base_model, p.max_pixels)
-    return ask(images, a_question * questions, model, p, len(p.variants), f"{questions:,} questions at most")
+    model, what = known.facts(p.base_model, p.max_pixels), f"{questions:,} questions at most"
+    return ask(plan(p).asked(images, questions), model, p, len(p.variants), what)
 
 
 def schema() -> "pa.Schema":
@@ -119,11 +102,14 @@ def compute(job: Job[Eval]) -> None:
     """Ask the questions, and write the tables of answers and of measures."""
     from csp_utils.asking.evaluation import answer_tables, questions
     from csp_utils.asking.readings import answer_rules, readings
+    from csp_utils.asking.variants import write_settings_of_shards
     from csp_utils.base.files import write_parquet
     from csp_utils.results.shards import gather
 
     p = job.p
     replies = gather(job, job.out).to_pandas()
+    if p.shards > 1:
+        write_settings_of_shards(job.paths["elicited"], p.shards)
     responses, elicitations = answer_tables(replies, questions(p, job.paths), p)
     found = {"responses": responses, "elicitations": elicitations, "readings": readings(responses),
              "answer_rules": answer_rules(responses)} | measure(responses, elicitations, p)  # fmt: skip

@@ -51,8 +51,6 @@ class Perturb(Params):
     @classmethod
     def _enough_levels(cls, levels: list[int] | None, info: ValidationInfo) -> list[int] | None:
         draws = info.data.get("draws_per_row", 1)
-        if levels is not None and len(set(levels)) != len(levels):
-            raise ValueError("a level stands in it twice")
         if draws > (101 if levels is None else len(levels)):
             raise ValueError(f"these are fewer levels than draws_per_row, {draws}")
         return levels

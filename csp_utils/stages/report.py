@@ -12,7 +12,7 @@ TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
 class Report(Compared):
     """Parameters of notebook 09."""
 
-    title: str = Field("CSP on the tiny world", min_length=1, description="title of the page")
+    title: str | None = Field(None, min_length=1, description="title of the page; null: made of the model's name")
     examples: int = Field(3, ge=0, description="example rows on the page")
 
 

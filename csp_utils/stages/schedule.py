@@ -8,7 +8,7 @@ from pydantic import Field
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, Asking
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES
-from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.cost import Asked, Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
@@ -38,7 +38,7 @@ def cost(p: Schedule, paths: RunPaths, known: Known) -> Cost:
     """Count one question per row and signal."""
     rows = p.n_rows or known.of(p.masks_file or paths["masks.parquet"])
     images = rows * len(p.signals)
-    return ask(images, images, known.facts(p.base_model, p.max_pixels), p, 1, f"{rows:,} images")
+    return ask(Asked(images, images), known.facts(p.base_model, p.max_pixels), p, 1, f"{rows:,} images")
 
 
 def compute(job: Job[Schedule]) -> None:

@@ -3,19 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from csp_utils.base.params import Asking, Dtype, Finder, Level, Reading, Resampling
+from csp_utils.base.params import Dtype, Finder, Level, Named, Reading, Resampling
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
-from csp_utils.results.cost import Cost, Known, ask
+from csp_utils.results.cost import Asked, Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
-class Stress(Resampling, Finder, Reading, Asking):
+class Stress(Resampling, Finder, Reading, Named):
     """Parameters of notebook 08."""
 
-    model_name: str = Field("tiny-qwen2-vl", description="name in the tables")
     variants: list[Literal["base", "sft", "csp"]] = Field(
         ["base", "sft", "csp"], min_length=1, description="what to ask"
     )
@@ -28,13 +27,6 @@ class Stress(Resampling, Finder, Reading, Asking):
         ["object", "elsewhere"], min_length=1, description="where the noise goes: the mask, the moved mask, all over"
     )
     torch_dtype: Dtype = Field("float32", description="of the weights; in it, SAM's image encoder multiplies")
-
-    @field_validator("variants", "levels", "regions")
-    @classmethod
-    def _each_once(cls, values: list) -> list:
-        if len(set(values)) < len(values):
-            raise ValueError("one stands in it twice")
-        return values
 
 
 def reads(p: Stress, paths: RunPaths) -> Inputs:
@@ -51,7 +43,7 @@ def cost(p: Stress, paths: RunPaths, known: Known) -> Cost:
     images = min(images, p.n_images or images)
     shown = images * len(p.levels) * len(p.regions)
     model, what = known.facts(p.base_model, p.max_pixels), f"{images:,} objects, {shown:,} images"
-    return ask(shown, 3 * shown, model, p, len(p.variants), what)
+    return ask(Asked(shown, 3 * shown), model, p, len(p.variants), what)
 
 
 def compute(job: Job[Stress]) -> None:

@@ -32,7 +32,7 @@ def world(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(asking, "check_engine", lambda *_: {})  # once a shard and variant: most of the time
     p = Eval(run="r", base_model=str(model_folder), variants=["base", "csp"], pope=str(data["data/pope"]),
              amber=str(data["data/amber"]), n_questions=2, batch_size=4, max_new_tokens=4,
-             methods=["greedy", "sampled"], n_samples=1, n_bootstrap=1)  # fmt: skip
+             methods=["greedy", "sampled"], n_samples=1, n_bootstrap=40)  # fmt: skip
 
     def run(n: int, folder: str, beforehand: int | None = None) -> RunPaths:
         paths, q = RunPaths("r", tmp_path / folder), p.model_copy(update={"shards": n})
@@ -53,11 +53,32 @@ def test_one_two_and_seven_shards_give_the_same_bytes(world) -> None:
     assert len({(sha256(paths["responses.parquet"]), sha256(paths["elicitations.parquet"])) for paths in found}) == 1
     responses = pd.read_parquet(found[0]["responses.parquet"])
     assert responses["variant"].unique().tolist() == ["base", "csp"] and responses["raw"].nunique() > 2
-    told = json.loads((found[1]["elicited"] / "settings.2of2.json").read_text())
-    assert told["csp"]["asked_by"]["engine"] == "shared" and not (found[1]["elicited"] / "settings.json").exists()
-    rows = [json.loads(file.read_text())["base"]["rows"] for file in found[2]["elicited"].glob("settings.*")]
-    whole = json.loads((found[0]["elicited"] / "settings.json").read_text())["base"]["rows"]
-    assert len(rows) == 7 and min(rows) == 0 and sum(rows) == whole  # fewer batches than shards
+    told, one, two, seven = ({name: settings(paths, name) for name in ("base", "csp")} for paths in (found[1], *found))
+    assert told["csp"]["asked_by"]["engine"] == "shared" and list(told["csp"]["shards"]) == ["1of2", "2of2"]
+    for parts in (two, seven):
+        assert {name: record["rows"] for name, record in parts.items()} == {
+            name: record["rows"] for name, record in one.items()}
+    rows = [json.loads(file.read_text())["base"]["rows"] for file in found[2]["elicited"].glob("settings.*of7.json")]
+    assert len(rows) == 7 and min(rows) == 0  # fewer batches than shards
+
+
+def settings(paths: RunPaths, variant: str) -> dict:
+    """Return what settings.json says about a variant."""
+    return json.loads((paths["elicited"] / "settings.json").read_text())[variant]
+
+
+def test_settings_of_shards_hold_the_largest_difference_of_the_engines(tmp_path: Path) -> None:
+    """Whoever reads settings.json wants to know how far the engines agree, in however many shards they were asked."""
+    for number, far in enumerate((2e-6, 5e-5, 1e-7)):
+        check = {"prompts": 6, "replies": 6, "different_replies": 0, "largest_difference": far}
+        record = {"base": {"checkpoint": "m", "rows": 4, "seconds": 1.5, "asked_by": {"engine": "shared",
+                                                                                      "check": check}}}  # fmt: skip
+        (tmp_path / f"settings.{number + 1}of3.json").write_text(json.dumps(record))
+    (tmp_path / "settings.1of2.json").write_text("{}")  # of an earlier run in two shards
+    asking.write_settings_of_shards(tmp_path, 3)
+    found = json.loads((tmp_path / "settings.json").read_text())["base"]
+    assert found["asked_by"]["check"]["largest_difference"] == 5e-5 and found["rows"] == 12
+    assert found["seconds"] == 4.5 and list(found["shards"]) == ["1of3", "2of3", "3of3"]
 
 
 def test_what_a_cut_shard_had_asked_is_not_asked_again(world, monkeypatch: pytest.MonkeyPatch) -> None:

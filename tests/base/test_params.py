@@ -17,9 +17,12 @@ from csp_utils.base.run import RunPaths
 from csp_utils.pipeline import params_file
 from csp_utils.results.stage import classes
 from csp_utils.stages import stages
+from csp_utils.stages.claims import Claims
+from csp_utils.stages.correlation import Correlation
 from csp_utils.stages.evaluate import Eval
 from csp_utils.stages.mask import Mask
 from csp_utils.stages.perturb import Perturb
+from csp_utils.stages.schedule import Schedule
 from csp_utils.stages.sft import Sft
 from csp_utils.stages.stress import Stress
 
@@ -161,6 +164,18 @@ def test_the_examples_of_the_documentation_are_valid(here, page):
         assert list(load(block)) == wanted
 
 
+def test_every_missing_folder_of_the_example_for_an_own_model_is_named(here):
+    """README's example names a benchmark's folders and those of GroundingDINO and SAM, which look like hub ids."""
+    (here / "assets").symlink_to(ROOT / "assets")
+    block = next(block for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+                 if "run: my_model" in block)  # fmt: skip
+    named = re.findall(r": (data/\w+)", block)
+    assert named == ["data/pope", "data/amber", "data/grounding_dino", "data/sam"]
+    found = faults(block)
+    assert len(found) == len(named)
+    assert all(any(f"reads {path}, which does not exist" in one for one in found) for path in named)
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.none() | st.integers() | st.text(max_size=5), min_size=1))
 def test_no_section_can_raise_anything_but_a_sentence(values):
     try:
@@ -241,6 +256,16 @@ def test_what_looks_like_yaml_or_a_value_and_is_none(here, old, new, message):
     (Eval, {"variants": []}, "at least 1 item"),
     (Eval, {"variants": ["base", "base"]}, "one stands in it twice"),
     (Eval, {"methods": []}, "at least 1 item"),
+    (Eval, {"methods": ["greedy", "sampled", "greedy"]}, "one stands in it twice"),
+    (Eval, {"prompts": ["few_shot", "few_shot"]}, "one stands in it twice"),
+    (Eval, {"blurs": [0.5, 0.5]}, "one stands in it twice"),
+    (Eval, {"benchmarks": ["pope", "pope"]}, "one stands in it twice"),
+    (Schedule, {"signals": [1.0, 0.5, 0.5]}, "one stands in it twice"),
+    (Claims, {"runs": ["x.a.0", "x.a.0"]}, "one stands in it twice"),
+    (Eval, {"n_bins": 102}, "less than or equal to 101"),
+    (Claims, {"n_bins": 1000}, "less than or equal to 101"),
+    *((model, {"n_bootstrap": n}, "greater than or equal to 40") for model in (Eval, Correlation, Stress, Claims)
+      for n in (1, 39)),
     (Eval, {"benchmarks": ["amber"]}, "pope has to be among them"),
     (Eval, {"temperature": float("inf")}, "finite number"),
     (Eval, {"blurs": [float("nan")]}, "greater than 0|finite number"),
@@ -248,7 +273,7 @@ def test_what_looks_like_yaml_or_a_value_and_is_none(here, old, new, message):
     (Stress, {"variants": ["csp", "csp"]}, "one stands in it twice"),
     (Stress, {"levels": [100, 50, 50]}, "one stands in it twice"),
     (Stress, {"regions": ["object", "object"]}, "one stands in it twice"),
-    (Perturb, {"levels": [50, 50]}, "a level stands in it twice"),
+    (Perturb, {"levels": [50, 50]}, "one stands in it twice"),
     (Perturb, {"levels": [50], "draws_per_row": 2}, "fewer levels than draws_per_row, 2"),
     (Sft, {"learning_rate": float("inf")}, "finite number"),
     (Sft, {"learning_rate": float("nan")}, "greater than 0|finite number"),
@@ -261,6 +286,22 @@ def test_a_value_without_sense_is_one_sentence(model, values, said):
     with pytest.raises(UserError, match=f"^Parameter '{key}' in a test is .*(?:{said}).*; {key} is: ") as error:
         build(model, values, "a test", classes())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model", [Eval, Stress])
+@pytest.mark.parametrize(("values", "name"), [
+    ({}, "tiny-qwen2-vl"),
+    ({"base_model": "organisation/model"}, "organisation/model"),
+    ({"base_model": "/data/models/my_vlm"}, "my_vlm"),
+    ({"base_model": "/data/models/my_vlm", "model_name": "tiny-qwen2-vl"}, "my_vlm"),  # as a parameters cell says it
+    ({"base_model": "/data/models/my_vlm", "model_name": "mine"}, "mine"),
+])
+def test_only_the_tiny_model_is_named_as_the_tiny_model(model, values, name):
+    assert build(model, values, "a test", classes()).model_name == name
+
+
+def test_words_of_a_command_may_repeat():
+    assert build(Sft, {"extra_args": ["--a", "1", "--b", "1"]}, "a test", classes())
 
 
 def test_yaml_says_infinity_too(here):

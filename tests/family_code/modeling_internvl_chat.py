@@ -30,6 +30,9 @@ class InternLM2ForCausalLM(PreTrainedModel):
     def get_input_embeddings(self):
         return self.model.embed_tokens
 
+    def get_output_embeddings(self):
+        return self.output
+
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 labels=None, use_cache=None):
         past = None

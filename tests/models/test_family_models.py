@@ -8,6 +8,7 @@ tower, and the vocabularies.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from small_families import FAMILIES, make
 from stage_tools import run_stage
 
+from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_jsonl
 from csp_utils.base.run import RunPaths
 from csp_utils.models import families
@@ -178,6 +180,71 @@ def test_the_probability_of_a_whole_answer_counts_its_end(family: tuple, picture
     assert all(0 < share < 1 for share in reply.answers) and sum(reply.answers) < 1
 
 
+ANSWERS = ("75%", "7", "Yes", "No")
+
+
+def positions_of_logits(loaded: vlm.VLM, patch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of positions whose logits the model computes, one entry a forward pass."""
+    import torch
+
+    found, forward, softmax = [], loaded.model.forward, torch.log_softmax
+
+    @wraps(forward)  # generate() looks at the signature
+    def watched(*arguments, **named):
+        out = forward(*arguments, **named)
+        found.append(out.logits.shape[1])
+        return out
+
+    def small(logits, *arguments, **named):
+        assert logits.numel() <= 12 * logits.shape[-1]  # one answer's few tokens
+        return softmax(logits, *arguments, **named)
+
+    patch.setattr(loaded.model, "forward", watched)
+    patch.setattr(torch, "log_softmax", small)
+    return found
+
+
+def test_logits_are_computed_of_the_positions_that_are_read(family: tuple, picture: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary of 100,000 at each of 3,000 positions, for every prompt of a batch, would fill a GPU."""
+    _, _, loaded = family
+    prompts = [Prompt(picture, text, answers=ANSWERS, seeds=(1,)) for text in ("Is there a dog?", QUESTION)]
+    length = min(len(row["input_ids"]) for row in loaded.engines["plain"].encode(prompts))
+    found = positions_of_logits(loaded, monkeypatch)
+    loaded.ask(prompts, Asking(4, 3))
+    assert length > 30 and max(found) <= 12 and found.count(1) >= 4
+
+
+def test_a_model_whose_output_layer_is_not_found_gives_the_same_probabilities(family: tuple, picture: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, loaded = family
+    prompts = [Prompt(picture, text, answers=ANSWERS, seeds=(1,)) for text in ("Is there a dog?", QUESTION)]
+    few, found = loaded.ask(prompts, Asking(4, 3)), positions_of_logits(loaded, monkeypatch)
+    for part in (loaded.model, getattr(loaded.model, "language_model", loaded.model)):
+        monkeypatch.setattr(part, "get_output_embeddings", lambda: None, raising=False)
+    every = loaded.ask(prompts, Asking(4, 3))
+    assert max(found) > 30
+    for one, other in zip(few, every, strict=True):
+        assert (one.text, one.samples) == (other.text, other.samples)
+        assert one.answers == pytest.approx(other.answers, rel=1e-4)
+        assert one.first == pytest.approx(other.first, rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "advice"), [(32, r"set batch_size \(now 32\) to 8, or take smaller images"),
+                                                    (1, r"; take smaller images \(max_pixels\)")])  # fmt: skip
+def test_a_full_gpu_is_one_sentence_with_advice(internvl: vlm.VLM, picture: Path, monkeypatch: pytest.MonkeyPatch,
+                                                batch_size: int, advice: str) -> None:
+    import torch
+
+    def full(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr(internvl.model, "forward", full)
+    with pytest.raises(UserError, match=rf"^The GPU has too little memory \(CUDA out of memory\).*{advice}") as error:
+        internvl.ask([Prompt(picture, QUESTION)], Asking(batch_size, 3))
+    assert "\n" not in str(error.value)
+
+
 def test_the_cache_is_handed_back_where_there_is_one_that_works(family: tuple, picture: Path, tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture) -> None:
     model_type, _, loaded = family
@@ -227,6 +294,16 @@ def test_a_cache_that_does_not_work_is_said_and_left(internvl: vlm.VLM, picture:
         found = internvl.ask(prompts, Asking(2, 5))
     assert re.search(f"own cache is not used .*{why}", capsys.readouterr().out)
     assert [reply.text for reply in found] == [reply.text for reply in right]
+
+
+def test_logits_of_qwen2_vl_are_computed_where_they_are_read(model_folder: Path, picture: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 4.57 gives Qwen2-VL no logits_to_keep."""
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544), "plain")
+    prompts = [Prompt(picture, text, answers=ANSWERS, seeds=(1,)) for text in ("Is there a star?", QUESTION)]
+    found = positions_of_logits(loaded, monkeypatch)
+    loaded.ask(prompts, Asking(4, 3))
+    assert max(found) <= 12 and found.count(1) >= 4
 
 
 def test_without_a_cache_replies_are_those_of_generate(model_folder: Path, picture: Path) -> None:

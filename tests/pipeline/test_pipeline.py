@@ -175,6 +175,8 @@ def test_a_branch_that_fails_does_not_stop_the_others(project):
     ("from csp_utils.base.errors import UserError\nraise UserError('The image a.png is truncated; delete it.')",
      "\n\nThe image a.png is truncated; delete it.\n\n"),
     ("raise OSError(28, 'No space left on device')", "The disk is full"),
+    ("import torch\nraise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 40.00 GiB.')",
+     "\n\nThe GPU has too little memory (CUDA out of memory); set batch_size to a smaller number"),
     ("import os\nos._exit(9)", "kernel died"),
     ("x = 1", "It ran to its end, but outputs/mini/count.txt is not there"),
 ])

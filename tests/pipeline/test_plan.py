@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from csp_utils.base.errors import UserError
@@ -72,7 +74,7 @@ def cost_of(name: str, rows: int, p) -> cost.Cost:
     lambda n: cost_of("03_perturb", n, Perturb()),
     lambda n: cost_of("04_sft", n, Sft(n_rows=None)),
     lambda n: cost.train(n, QWEN, Sft(n_rows=None), 1),
-    lambda n: cost.ask(n, 3 * n, QWEN, Eval(), 3, "questions"),
+    lambda n: cost.ask(cost.Asked(n, 3 * n), QWEN, Eval(), 3, "questions"),
 ])
 def test_twice_the_rows_take_twice_as_much(estimate):
     one, two = estimate(1000), estimate(2000)
@@ -89,6 +91,90 @@ def test_a_training_step_counts_eight_operations_a_weight_and_token():
     assert cost.train(1000, plain, p, 2).gpu_hours == pytest.approx(2 * hours)  # SimPO reads two answers
     lora = cost.train(1000, plain, p.model_copy(update={"tuner_type": "lora"}), 1)
     assert lora.gpu_hours == pytest.approx(0.75 * hours) and lora.gpu_memory < cost.train(1000, plain, p, 1).gpu_memory
+
+
+# ------------------------------------------------------------------------------ what the asking of a model costs
+
+INTERN = {"billions": {"language": 7.74, "vision": 0.34}, "tokens": {"language": 3328, "vision": 13325}}
+BENCHMARKS = {"data/pope": {"questions": 5127, "images": 500}, "data/amber": {"questions": 9292, "images": 1004}}
+
+
+def own_model(model, **changed) -> tuple[Eval, cost.Cost]:
+    """Return notebook 06's parameters in README's example "Measuring your own model", and its cost with ``model``."""
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+                 if "run: my_model" in b)  # fmt: skip
+    content = yaml.safe_load(block)
+    shared = {key: value for key, value in content.items() if key in Eval.model_fields}
+    p = Eval(**shared | content["06_eval"] | changed)
+    known = cost.Known(BENCHMARKS | {p.base_model: model})
+    return p, stages["06_eval"].cost(p, RunPaths("r"), known)
+
+
+def test_the_plan_counts_what_the_stage_asks():
+    """The numbers of prompts, draws and scored answers are those of the prompts that notebook 06 makes."""
+    from csp_utils.asking import evaluation
+
+    p, found = own_model(INTERN)
+    asked = [evaluation.plan(p).prompt("x.png", "Is there a dog?", *kind) for kind in evaluation.plan(p).kinds()]
+    questions = 5127 + 9292
+    assert f", {questions * len(asked):,} prompts" in found.work
+    assert f", {questions * sum(len(prompt.seeds) for prompt in asked):,} draws" in found.work
+    assert f", {questions * sum(len(prompt.answers) for prompt in asked):,} scored answers" in found.work
+    assert (len(asked), sum(len(prompt.seeds) for prompt in asked)) == (13, 40)  # no draw of p_true, nor of a blur
+
+
+def test_scored_answers_without_shared_prefixes_are_many_times_dearer_and_the_plan_says_so():
+    _, dear = own_model(INTERN)
+    _, cheap = own_model(INTERN, methods=["greedy", "sampled"])
+    assert 10 < dear.gpu_hours / cheap.gpu_hours < 20  # 808 passes beside the 53 of prompts and draws
+    assert "methods: expected" in dear.warning and "n_questions" in dear.warning and cheap.warning == ""
+    _, greedy = own_model(INTERN, methods=["greedy"])
+    _, expected = own_model(INTERN, methods=["greedy", "expected"])
+    assert 50 < expected.gpu_hours / greedy.gpu_hours < 65  # 808 beside 13
+
+
+def test_shared_prefixes_make_scored_answers_cheap_unless_the_plain_engine_is_asked_for():
+    _, shared = own_model(QWEN)
+    _, without = own_model(QWEN, methods=["greedy", "sampled"])
+    assert shared.gpu_hours < 3 * without.gpu_hours and shared.warning == ""
+    _, plain = own_model(QWEN, engine="plain")
+    assert plain.gpu_hours > 10 * without.gpu_hours and "expected" in plain.warning
+
+
+def test_a_model_of_unknown_size_is_warned_about_too():
+    """README's example names a hub id, whose size and engine nobody knows before it is loaded."""
+    _, found = own_model({})
+    assert found.gpu_hours is None and "about 16 times as long unless the shared engine" in found.warning
+
+
+def test_the_plan_prints_the_warning(monkeypatch, tmp_path):
+    content = yaml.safe_load(Path("params/paper/internvl2_8b.yaml").read_text())
+    content["each"]["06_eval"]["methods"] = ["greedy", "expected"]
+    file = tmp_path / "expected.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.setattr(plan, "unreachable", lambda used: [])
+    text = plan.written(str(file), jobs_of(str(file)), params_file.sources(str(file)))
+    assert "06_eval: methods: expected scores" in text and "times as long" in text
+
+
+def test_a_blurred_image_is_an_image_of_its_own():
+    _, one = own_model(QWEN, methods=["greedy"], prompts=["third_person"], blurs=[])
+    _, four = own_model(QWEN, methods=["greedy"], prompts=["third_person"], blurs=[0.5, 1.0, 1.5])
+    assert four.gpu_hours > 2 * one.gpu_hours
+
+
+def test_only_a_model_that_shares_prefixes_is_taken_for_one(tmp_path):
+    shutil.copytree("assets/tiny_world/vlm", tmp_path / "vlm")
+    assert cost.Known().facts(tmp_path / "vlm", 12544)["shared"]
+    config = tmp_path / "vlm/config.json"
+    config.write_text(config.read_text().replace('"qwen2_vl"', '"internvl_chat"'))
+    assert "shared" not in cost.Known().facts(tmp_path / "vlm", 12544)
+
+
+def test_the_plan_and_the_shared_engine_mean_the_same_models():
+    from csp_utils.models.vlm import shared
+
+    assert shared.SUPPORTED == cost.SHARES_PREFIXES
 
 
 def test_drawn_pictures_take_next_to_no_disk():

@@ -44,6 +44,10 @@ def open_shard(job):
     """Returns what computes a shard."""
     if Path(job.p.rows).read_text() == "broken":
         raise UserError(f"{job.p.rows} is broken; mend it.")
+    if Path(job.p.rows).read_text() == "too large":
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB.")
 
     def compute(shard, folder):
         (folder / "table").mkdir(parents=True, exist_ok=True)
@@ -118,11 +122,15 @@ def test_the_pipeline_scatters_and_gathers_and_goes_on_after_a_kill(sharded):
 
 
 @pytest.mark.slow
-def test_a_shard_that_fails_says_why_and_stops_the_run(sharded):
+@pytest.mark.parametrize(("rows", "sentence"), [
+    ("broken", "rows.csv is broken; mend it."),
+    ("too large", "The GPU has too little memory (CUDA out of memory); set batch_size to a smaller number"),
+])
+def test_a_shard_that_fails_says_why_and_stops_the_run(sharded, rows, sentence):
     ask_for(sharded, 2)
-    sharded.write("rows.csv", "broken")
+    sharded.write("rows.csv", rows)
     run = sharded.run()
-    assert run.returncode == 1 and "FAILED" in run.stdout and "rows.csv is broken; mend it." in run.stdout
+    assert run.returncode == 1 and "FAILED" in run.stdout and sentence in run.stdout
     assert "Traceback" not in run.stdout and "Error in rule" not in run.stdout
     assert any((sharded.folder / "outputs/mini/notebooks/failed").glob("30_rows.*of2.txt"))
 

@@ -311,6 +311,30 @@ def test_a_notebooks_cells_count_and_what_they_call(package, tmp_path):
 # ------------------------------------------------------------------------------------------------------ this project
 
 
+@pytest.mark.parametrize("name", ["06_eval", "07_correlation", "09_report"])
+def test_the_printed_numbers_of_the_paper_are_part_of_what_shows_them(name, tmp_path, monkeypatch):
+    """A corrected number in assets/published.yaml was shown by no notebook before something else had changed."""
+    def now():
+        functions = stages[name].functions if name == "09_report" else ()
+        return code_of(functions, [ROOT / "notebooks" / f"{name}.ipynb"]).modules
+
+    published = (ROOT / "assets" / "published.yaml").read_text()
+    file = tmp_path / "published.yaml"
+    monkeypatch.setattr(module, "READS", {"csp_utils.show.published": str(file)})
+    file.write_text(published)
+    before = now()
+    file.write_text(published.replace("0.04", "0.05", 1))
+    after = now()
+    assert {key for key in before if before[key] != after[key]} == {"published.yaml"}
+    assert "published.yaml" not in code_of(stages["08_stress"].functions, [ROOT / "notebooks/08_stress.ipynb"]).modules
+
+
+def test_a_corrected_printed_number_makes_the_report_anew_but_computes_no_metric_again():
+    assert "published.yaml" in code_of(stages["09_report"].functions).modules
+    for name in ("06_eval", "07_correlation"):
+        assert "published.yaml" not in code_of(stages[name].functions).modules
+
+
 def test_a_function_that_is_not_there_is_an_error(package):
     """An empty digest would say for ever that nothing has changed."""
     for start in ("csp_utils.noise.work:computes", "csp_utils.gone:compute", "csp_utils.noise.work:<lambda>"):

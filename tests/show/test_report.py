@@ -1,6 +1,7 @@
 """The report says what the tables say, good or bad; shows what is there, says what is not, and stands alone."""
 
 import base64
+import json
 import re
 from functools import partial
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from csp_utils.base.files import write_json, write_parquet
 from csp_utils.base.params import PARAMETERS, recorded
 from csp_utils.base.run import RunPaths
 from csp_utils.measures.metrics import Protocol, compute
+from csp_utils.pipeline import params_file
 from csp_utils.show import report, saved, sections, tables
 from csp_utils.show.page import TEMPLATES, link, section
 from csp_utils.stages import stages
@@ -94,11 +96,56 @@ def test_what_is_not_there_is_said(run: RunPaths, tmp_path: Path) -> None:
     write_parquet(compute(said, Protocol(), 5)[0], paths["metrics.parquet"])
     lines = re.findall(r'<p class="missing">(.*?)</p>', page_of(paths))
     wanted = ("SFT + SimPO against base", "SFT against base", "the further measures", "other ways to get a confidence",
-              "the stress test", "how the replies were read", "example rows", "how many rows", "the SFT training",
-              "the SimPO training", "table 2", "tiny models", "the parameters")  # fmt: skip
+              "the stress test", "how the replies were read", "the training rows", "the trainings", "table 2",
+              "the parameters")  # fmt: skip
     assert len(lines) == len(wanted)
     assert all(any(what in line and line.startswith("Left out") for line in lines) for what in wanted)
     assert all(any(f"notebook {maker} makes it" in line for line in lines) for maker in ("06_eval", "07_correlation"))
+
+
+# ------------------------------------------------------------------------------------- a run that is of no tiny world
+
+TRUE_OF_THE_TINY_WORLD_ALONE = (r"(?i)tiny|miniature|glyph|photograph|a few megabytes|other models on other data|"
+                                "no training has seen|three thousand times")  # fmt: skip
+
+
+def at_scale(folder: Path, run: RunPaths, variants: tuple[str, ...]) -> RunPaths:
+    """Return a run of params/paper: its tables name its model, and it has no tiny world."""
+    p = params_file.load("params/paper/internvl2_8b.yaml")[-1]["06_eval"]
+    paths = RunPaths("paper", folder)
+    for file in sorted(run.root.glob("*.parquet")):
+        table = pd.read_parquet(file)
+        if "model" in table and not file.name.startswith("tiny_world"):
+            table = table.assign(model=p.model_name)
+            write_parquet(table[table["variant"].isin(variants)] if "variant" in table else
+                          table[table["variant_b"].isin(variants)], paths[file.name])  # fmt: skip
+    return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variants", [("base",), ("base", "csp"), ("base", "sft", "csp")])
+def test_the_report_of_a_real_model_says_nothing_that_is_true_of_the_tiny_world_alone(
+        run: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variants: tuple[str, ...]) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    paths = at_scale(tmp_path, run, variants)
+    shown = re.sub(r"\s+", " ", Page(page_of(paths)).text)
+    assert not re.findall(TRUE_OF_THE_TINY_WORLD_ALONE, shown)
+    questions = pd.read_parquet(paths["responses.parquet"]).drop_duplicates(["image", "question"])
+    assert f"asked InternVL2-8B {len(questions)} different questions about {questions['image'].nunique()} im" in shown
+    once = {1: None, 2: "SFT + SimPO was trained once", 3: "SFT and SFT + SimPO were each trained once"}[len(variants)]
+    assert "trained once" not in shown if once is None else once in shown
+    assert ("Any fine-tuning on numbers" in shown) == (len(variants) > 1)
+    assert ("CSP on InternVL2-8B" if once else "Confidence calibration of InternVL2-8B") in shown
+    assert ("this run evaluated the base model alone" in shown) == (once is None)
+
+
+@pytest.mark.parametrize("name", ["06_eval", "07_correlation", "08_stress", "09_report", "11_claims"])
+def test_the_text_of_a_notebook_suits_a_run_of_any_size(name: str) -> None:
+    """The names of the tiny world's own files and notebook may be linked."""
+    cells = json.loads((Path(__file__).parents[2] / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"\[00 tiny world\]\(\S+\)|params/tiny\w*.yaml|with the numbers of the tiny world", "", text)
+    assert not re.findall(TRUE_OF_THE_TINY_WORLD_ALONE + "|three variants|both trainings", text)
 
 
 def test_a_run_without_an_evaluation_is_one_sentence(tmp_path: Path) -> None:

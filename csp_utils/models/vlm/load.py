@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.errors import UserError, first_line, gpu_full
 from csp_utils.models import families
 from csp_utils.models.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.models.vlm import vllm as vlm_swift
@@ -70,6 +70,9 @@ class VLM:
             asking: batch size, token budget, temperature and progress bar.
             engine: name of one of :attr:`engines` for this call; None for :attr:`engine`.
             shard: run only the batches of this shard; the other prompts get None.
+
+        Raises:
+            UserError: an image cannot be read, or a batch does not fit into the GPU's memory.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
         batches = shard.share(self._batches(prompts, asking.batch_size, engine or self.engine))
@@ -85,7 +88,10 @@ class VLM:
                 encoded = ahead.result()
                 if number + 1 < len(batches):
                     ahead = encode(number + 1)
-                some = runs.reply(encoded, [prompts[i] for i in batch], asking)
+                try:
+                    some = runs.reply(encoded, [prompts[i] for i in batch], asking)
+                except RuntimeError as error:
+                    raise gpu_full(error, asking.batch_size) or error from error
                 for i, reply in zip(batch, some, strict=True):
                     replies[i] = reply
         return replies
@@ -225,6 +231,8 @@ def _load(choice: ModelChoice, base: str | None, load_model: bool) -> tuple[Any,
         if base is not None:
             loaded = Swift.from_pretrained(loaded, str(choice.model))
     except (AttributeError, ImportError, OSError, ValueError, RuntimeError) as error:  # remote code: the first two
+        if sentence := gpu_full(error, 1):  # nothing is asked yet: a smaller batch would not help
+            raise sentence from error
         reason = first_line(error)
         raise UserError(f"ms-swift cannot load {choice.model} ({reason}); check the model") from error
     return loaded, processor

@@ -21,6 +21,8 @@ from csp_utils.models.vlm.plain import first_probabilities
 from csp_utils.models.vlm.reply import Asking, Decoded, Draw, Prompt, Reply, reply_of
 from csp_utils.models.vlm.token_tree import TokenTree, sequence_log_probabilities, token_tree
 
+SUPPORTED = ("qwen2_vl", "qwen2_5_vl")
+"""Model types of config.json whose position ids and cache are known here."""
 ANSWER_NODES = 1024
 """Most answer tokens scored in one forward pass; it bounds the memory of the attention mask and of the logits."""
 
@@ -29,7 +31,7 @@ def why_not_shared(model: Any) -> str | None:
     """Return the reason why the shared engine cannot run ``model``, or None if it can."""
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None)
-    if model.config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
+    if model.config.model_type not in SUPPORTED:
         return f"models of type {model.config.model_type} are not supported"
     if attention not in ("sdpa", "eager"):
         return f"its attention, {attention}, takes no tree mask"

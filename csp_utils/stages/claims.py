@@ -22,7 +22,7 @@ class Claims(Resampling, Protocol):
     )
     leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
     title: str = Field("CSP: the paper's claims in miniature", min_length=1, description="title of the page")
-    n_bootstrap: int = Field(200, ge=1, description="resamples of images and seeds behind an interval")
+    n_bootstrap: int = Field(200, ge=1, description="resamples of images behind an interval")
 
 
 def _each(p: Claims, paths: RunPaths, name: str) -> Inputs:

@@ -48,7 +48,7 @@ def noisy_answers(nulls: bool = False) -> pd.DataFrame:
     for variant in ("csp", "base", "sft"):
         for split in ("pope_adversarial", "amber_attribute"):
             for i in range(40):
-                truth = rng.random() < 0.5
+                truth = np.random.default_rng([len(split), i]).random() < 0.5  # the same for every variant
                 for candidate in ("Yes", "No"):
                     label = int(truth == (candidate == "Yes"))
                     said = 95 if variant == "base" else int(np.clip(rng.normal(40 + 30 * label, 20), 0, 100))

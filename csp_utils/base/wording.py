@@ -20,6 +20,7 @@ CONDITIONS = {
     "swapped": "other image", "removed": "no image",
 }  # fmt: skip
 """What the stress test does to an image."""
+_RAISED = "chance alone raises it"
 ARROWS = {+1: " ↑", -1: " ↓", 0: ""}
 
 
@@ -36,6 +37,8 @@ class Metric(NamedTuple):
     """In a sentence, where it differs from the name."""
     explanation: str = ""
     """What the metric measures, in a line."""
+    no_verdict: str = ""
+    """Why no difference of it is called better or worse; "" if differences are judged."""
 
 
 METRICS = {
@@ -65,11 +68,15 @@ MEASURES = {
     },
     "Squared and logarithmic error": {
         "brier_reliability": Metric("Brier: reliability", -1, explanation="squared gap between the confidence and the "
-                                    "share of right candidates"),
+                                    "share of right candidates", no_verdict=_RAISED),
         "brier_resolution": Metric("Brier: resolution", +1, explanation="how far the confidences separate candidates; "
-                                   "the Brier score is reliability − resolution + uncertainty"),
+                                   "the Brier score is reliability − resolution + uncertainty", no_verdict=_RAISED),
         "brier_uncertainty": Metric("Brier: uncertainty", 0, explanation="share right times share wrong: a property of "
                                     "the questions, neither good nor bad"),
+        "brier_reliability_debiased": Metric("Brier: reliability, debiased", -1, explanation="reliability without what "
+                                             "chance adds to it; can be below 0"),
+        "brier_resolution_debiased": Metric("Brier: resolution, debiased", +1, explanation="resolution without what "
+                                            "chance adds to it; 0 for random numbers"),
         "log_score": Metric("log score", -1, explanation="mean −ln of the probability given to the truth, between 0 "
                             "and 5.3 (confidences are clipped to 0.5 and 99.5 %)"),
     },
@@ -80,8 +87,12 @@ MEASURES = {
         "ece_15_right": Metric("ECE, 15 bins, right", -1, explanation="the same with 15 narrower bins, right edge"),
         "ece_15_left": Metric("ECE, 15 bins, left", -1, explanation="the same with 15 narrower bins, left edge"),
         "adaptive_ece": Metric("adaptive ECE", -1, explanation="the same with bins of equally many pairs"),
-        "smece": Metric("smECE", -1, explanation="calibration error smoothed over all confidences, without bins"),
-        "mce": Metric("MCE", -1, explanation="the largest gap of a bin, however few pairs it contains"),
+        "squared_gap_debiased": Metric("squared gap, debiased", -1, explanation="mean squared gap over the bins of the "
+                                       "ECE, without what chance adds to it; can be below 0"),
+        "smece": Metric("smECE", -1, explanation="calibration error smoothed over all confidences, without bins",
+                        no_verdict="no interval of it contains the truth of a calibrated model often enough"),
+        "mce": Metric("MCE", -1, explanation="the largest gap of a bin, however few pairs it contains",
+                      no_verdict="no interval of it contains the truth of a calibrated model often enough"),
         "signed_error": Metric("signed error", 0, explanation="mean confidence minus share right; best at 0, above 0 "
                                "the model is too sure"),
         "overconfidence": Metric("overconfidence", -1,

@@ -85,6 +85,25 @@ def over_and_underconfidence(counts: np.ndarray, n_bins: int = 10,
     return ratio(np.maximum(gap, 0).sum(-1) / 100, total), ratio(np.maximum(-gap, 0).sum(-1) / 100, total)
 
 
+def gaps(counts: np.ndarray, n_bins: int = 10, edges: Edges = "right") -> np.ndarray:
+    """Compute the part of each bin in :func:`signed_error`, (..., n_bins): the ECE is the sum of their sizes."""
+    return _shares(counts, bin_of_percent(n_bins, edges), n_bins)
+
+
+def adaptive_gaps(counts: np.ndarray, whole: np.ndarray, n_bins: int = 10) -> np.ndarray:
+    """Compute the same as :func:`gaps` for the bins of equal mass that :func:`adaptive_ece` makes of ``whole``.
+
+    Args:
+        whole: (2, 101) counts of the sample itself; its bins are used for all ``counts``.
+    """
+    return _shares(counts, _equal_mass(whole.sum(0)[None], n_bins)[0], n_bins)
+
+
+def _shares(counts: np.ndarray, bins: np.ndarray, n_bins: int) -> np.ndarray:
+    total = np.broadcast_to(counts.sum((-2, -1))[..., None], (*counts.shape[:-2], n_bins))
+    return ratio(_gap(counts) @ np.eye(n_bins)[bins] / 100, total)
+
+
 def mce(counts: np.ndarray, n_bins: int = 10, edges: Edges = "right") -> np.ndarray:
     """Compute the maximum calibration error: the largest |confidence - accuracy| of a bin (0..1; Naeini et al. 2015).
 
@@ -107,14 +126,18 @@ def adaptive_ece(counts: np.ndarray, n_bins: int = 10) -> np.ndarray:
         NaN also where there are fewer pairs than bins.
     """
     shape, counts = counts.shape[:-2], counts.reshape(-1, 2, 101)
-    mass = counts.sum(-2).astype(np.int64)
-    total = mass.sum(-1)
-    below = np.cumsum(mass, -1) - mass
-    bins = (2 * below + mass) * n_bins // np.maximum(2 * total, 1)[:, None]
-    bins = np.minimum(bins, n_bins - 1)  # a percent above all that were said has no mass and would get bin n_bins
+    total, bins = counts.sum((-2, -1)), _equal_mass(counts.sum(-2), n_bins)
     cells = (bins + n_bins * np.arange(len(bins))[:, None]).ravel()
     gap = np.bincount(cells, _gap(counts).ravel(), n_bins * len(bins)).reshape(-1, n_bins)
     return ratio(np.abs(gap).sum(-1) / 100, total * (total >= n_bins)).reshape(shape)
+
+
+def _equal_mass(mass: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the bin numbers of the percents, (n, 101), for (n, 101) pairs at each percent."""
+    mass = mass.astype(np.int64)
+    below = np.cumsum(mass, -1) - mass
+    bins = (2 * below + mass) * n_bins // np.maximum(2 * mass.sum(-1), 1)[:, None]
+    return np.minimum(bins, n_bins - 1)  # a percent above all that were said has no mass and would get bin n_bins
 
 
 def _gap(counts: np.ndarray) -> np.ndarray:

@@ -47,12 +47,14 @@ class Resampled(NamedTuple):
         pairs: (B, 2, 101) candidate pairs by label and percent.
         ordered: (B, 2, L) the same by label and level: the percents, or each distinct value from low to high.
         predictions: (B, 2, L) questions by [answered rightly, level of the predicted answer's confidence].
+        weights: (B, I) the weights themselves.
     """
 
     sums: dict[str, np.ndarray]
     pairs: np.ndarray
     ordered: np.ndarray
     predictions: np.ndarray
+    weights: np.ndarray
 
 
 class Counts:
@@ -63,7 +65,7 @@ class Counts:
 
     Attributes:
         images: (I,) names, sorted.
-        question_ids: list of the questions, sorted.
+        questions: sorted list of what was asked: (image, question, whether Yes is right).
         sums: name -> (I,) counts of questions and pairs, which the metrics divide.
         levels: (L,) percents by which confidences are ordered: 0..100 if all are whole, else the distinct ones.
         predictions: sparse (I, 2 * L) questions with a prediction, by image, answered rightly, and level.
@@ -72,7 +74,8 @@ class Counts:
     def __init__(self, rows: pd.DataFrame, protocol: Protocol):
         self.protocol = protocol
         rows = rows.sort_values(["question_id", "candidate"])
-        self.question_ids = rows["question_id"].iloc[1::2].tolist()
+        yes = rows.iloc[1::2]
+        self.questions = sorted(zip(yes["image"], yes["question"], yes["label"] == 1, strict=True))
         self.images, image = np.unique(rows["image"].to_numpy(str), return_inverse=True)
         percent, label = rows["verbalized"].to_numpy(float, na_value=np.nan), rows["label"].to_numpy(int)
         parsed = ~np.isnan(percent)
@@ -114,7 +117,7 @@ class Counts:
                                         for part in np.split(counts, self._ends[:-1], axis=1))  # fmt: skip
         sums = (weights @ self._sums).T.astype(float)
         named = dict(zip(self.sums, sums, strict=True))
-        return Resampled(named, pairs[0] if pairs else ordered, ordered, predictions)
+        return Resampled(named, pairs[0] if pairs else ordered, ordered, predictions, weights)
 
     def prediction_counts(self) -> np.ndarray:
         """Count the questions of all images: (2, L) by [answered rightly, level of the predicted answer]."""
@@ -149,20 +152,20 @@ class Counts:
             "plain/parse_failure_rate": ratio(questions - s["plain_said"], questions),
         }
 
-    def rank_correlations(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Correlate internal with verbalized confidence over pairs that have both, under (B, I) weights."""
+    def rank_correlations(self, of: Resampled) -> dict[str, np.ndarray]:
+        """Correlate internal with verbalized confidence over pairs that have both."""
         internal, percent, image = self._internal_pairs
-        return rank_correlations(internal, percent, weights[:, image].astype(float))
+        return rank_correlations(internal, percent, of.weights[:, image].astype(float))
 
-    def metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute every metric of the paper's evaluation, and of the plain answers, under (B, I) weights."""
-        of = self.resample(weights)
-        return self.confidence_metrics(of) | self.plain_metrics(of) | self.rank_correlations(weights)
+    def metrics(self, of: Resampled) -> dict[str, np.ndarray]:
+        """Compute every metric of the paper's evaluation, and of the plain answers."""
+        return self.confidence_metrics(of) | self.plain_metrics(of) | self.rank_correlations(of)
 
     def measures(self, of: Resampled) -> dict[str, np.ndarray]:
         """Compute every further measure: :data:`csp_utils.measures.metrics.MEASURES`."""
         s, pairs, bins = of.sums, of.pairs, (self.protocol.n_bins, self.protocol.ece_edges)
         reliability, resolution, uncertainty = scores.brier_decomposition(pairs)
+        debiased = scores.debiased_decomposition(pairs)
         over, under = calibration.over_and_underconfidence(pairs, *bins)
         return {
             "precision": ratio(s["tp"], s["tp"] + s["fp"]),
@@ -172,9 +175,12 @@ class Counts:
             "brier_reliability": reliability,
             "brier_resolution": resolution,
             "brier_uncertainty": uncertainty,
+            "brier_reliability_debiased": debiased[0],
+            "brier_resolution_debiased": debiased[1],
             "log_score": scores.log_score(pairs),
             **{f"ece_{n}_{edges}": ece(pairs, n, edges) for n in (10, 15) for edges in ("right", "left")},
             "adaptive_ece": calibration.adaptive_ece(pairs, self.protocol.n_bins),
+            "squared_gap_debiased": scores.squared_gap(pairs, *bins),
             "smece": smece(pairs),
             "mce": calibration.mce(pairs, *bins),
             "signed_error": calibration.signed_error(pairs),
@@ -183,6 +189,18 @@ class Counts:
             "aurc": selective.aurc(of.predictions),
             "accuracy_at_80": selective.accuracy_at_coverage(of.predictions, 0.8),
         }
+
+    def gaps(self, of: Resampled) -> dict[str, np.ndarray]:
+        """Compute, for every measure that is a sum of sizes of gaps, the signed gaps: (B, bins) each."""
+        bins = (self.protocol.n_bins, self.protocol.ece_edges)
+        own = calibration.gaps(of.pairs, *bins)
+        whole = self.resample(np.ones((1, len(self.images)), dtype=np.float32)).pairs[0]
+        return {
+            "ece": own, "overconfidence": own, "underconfidence": own,
+            **{f"ece_{n}_{edges}": calibration.gaps(of.pairs, n, edges) for n in (10, 15)
+               for edges in ("right", "left")},
+            "adaptive_ece": calibration.adaptive_gaps(of.pairs, whole, bins[0]),
+        }  # fmt: skip
 
     def n(self, metric: str) -> int:
         """Return how many questions, predictions or candidate pairs a metric is computed from."""

@@ -16,9 +16,9 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.wording import PAIRS
-from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
-from csp_utils.measures.counts import Counts, Protocol
-from csp_utils.measures.rank import RANK
+from csp_utils.measures.bootstrap import Resamples, estimate, image_weights, paired_differences, resamples
+from csp_utils.measures.counts import Counts, Protocol, Resampled
+from csp_utils.measures.rank import RANK, as_compared
 from csp_utils.measures.selective import aurc, risk_coverage
 from csp_utils.models.vlm.reply import CANDIDATES
 
@@ -31,8 +31,9 @@ METRICS = (
 )  # fmt: skip
 MEASURES = (
     "precision", "recall", "auprc_right", "auprc_wrong", "brier_reliability", "brier_resolution", "brier_uncertainty",
-    "log_score", "ece_10_right", "ece_10_left", "ece_15_right", "ece_15_left", "adaptive_ece", "smece", "mce",
-    "signed_error", "overconfidence", "underconfidence", "aurc", "accuracy_at_80",
+    "brier_reliability_debiased", "brier_resolution_debiased", "log_score", "ece_10_right", "ece_10_left",
+    "ece_15_right", "ece_15_left", "adaptive_ece", "squared_gap_debiased", "smece", "mce", "signed_error",
+    "overconfidence", "underconfidence", "aurc", "accuracy_at_80",
 )  # fmt: skip
 """The measures of :func:`compute_measures`; a measure whose name has no number of bins uses the protocol's."""
 METHOD_MEASURES = (
@@ -65,8 +66,8 @@ REASONS = dict.fromkeys(MEASURES, _NOTHING_PARSED) | {
 
 WIDEST = 2_000_000
 """Resamples times levels that are counted in one step: about 100 MB."""
-Measure = Callable[[Counts, np.ndarray], dict[str, np.ndarray]]
-"""(counts, (B, I) weights) -> metric -> (B,) values."""
+Measure = Callable[[Counts, Resampled], dict[str, np.ndarray]]
+"""(counts, the same under B resamples of the images) -> metric -> (B,) values."""
 DIFFERENCE_COLUMNS = ["model", "variant_a", "variant_b", "split", "metric", "diff", "ci_low", "ci_high", "n", "p"]
 
 
@@ -79,7 +80,9 @@ def compute(responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tu
     Returns:
         metrics (model, variant, split, metric, value, ci_low, ci_high, n, reason), plain (the same columns, metrics
         of the plain answers), differences (model, variant_a, variant_b, split, metric, diff, ci_low, ci_high, n, p:
-        variant_b minus variant_a on the same resampled images; p as in :func:`csp_utils.measures.bootstrap.estimate`).
+        variant_b minus variant_a on the same resampled images; n of the smaller; p as in
+        :func:`csp_utils.measures.bootstrap.estimate`). In differences a constant confidence counts as a rank
+        correlation of 0 (:func:`csp_utils.measures.rank.as_compared`).
 
     Raises:
         UserError: see :func:`check_responses`; or two variants were asked different questions.
@@ -100,8 +103,7 @@ def compute_measures(responses: pd.DataFrame, protocol: Protocol,
     Raises:
         UserError: as :func:`compute`.
     """
-    return _tables(check_responses(responses), protocol, n_bootstrap,
-                   lambda counts, weights: counts.measures(counts.resample(weights)), MEASURES)  # fmt: skip
+    return _tables(check_responses(responses), protocol, n_bootstrap, Counts.measures, MEASURES)
 
 
 def compute_methods(by_method: pd.DataFrame, protocol: Protocol, n_bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -120,8 +122,7 @@ def compute_methods(by_method: pd.DataFrame, protocol: Protocol, n_bootstrap: in
         UserError: as :func:`compute`.
     """
 
-    def measures(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
-        of = counts.resample(weights)
+    def measures(counts: Counts, of: Resampled) -> dict[str, np.ndarray]:
         found = counts.confidence_metrics(of) | counts.measures(of)
         return {name: found[name] for name in METHOD_MEASURES}
 
@@ -175,31 +176,57 @@ def _tables(responses: pd.DataFrame, protocol: Protocol, n_bootstrap: int, measu
     for (model, split), part in responses.groupby(["model", "split"], sort=False):
         counts = {variant: Counts(own, protocol) for variant, own in part.groupby("variant", sort=False)}
         first = next(iter(counts.values()))
-        if any(own.question_ids != first.question_ids for own in counts.values()):
-            raise UserError(f"variants of {model} answered different questions of {split}; evaluate them together")
-        values = {variant: _resampled(own, measure, n_bootstrap) for variant, own in counts.items()}
+        for variant, own in counts.items():
+            check_same_questions(first, own, f"Variant {variant} of {model}", split)
+        values = {variant: resampled(own, measure, n_bootstrap) for variant, own in counts.items()}
         for variant, own in values.items():
             names = {"model": model, "variant": variant, "split": split}
             rows += [_row(names, metric, under, counts[variant].n(metric)) for metric, under in own.items()]
-        n = first.n("acc")
+            for metric in RANK:
+                if metric in own:
+                    own[metric] = as_compared(own[metric], counts[variant].n(metric))
         for a, b, metric, (diff, low, high, p) in paired_differences(values, pairs, compared):
+            n = min(counts[a].n(metric), counts[b].n(metric))
             differences.append((model, a, b, split, metric, diff, low, high, n, p))
     return pd.DataFrame(rows), pd.DataFrame(differences, columns=DIFFERENCE_COLUMNS)
 
 
-def _resampled(counts: Counts, measure: Measure, n_bootstrap: int) -> dict[str, np.ndarray]:
-    """Compute metric -> (1 + n_bootstrap,) values under all resamples of the images."""
+def check_same_questions(one: Counts, other: Counts, who: str, split: str) -> None:
+    """Refuse to compare answers to different questions, whatever their ids are. ``who`` gave the ``other`` answers.
+
+    Raises:
+        UserError: an image, a question or a right answer is not the same.
+    """
+    if one.questions == other.questions:
+        return
+    strange = sorted(set(other.questions) - set(one.questions)) or sorted(set(one.questions) - set(other.questions))
+    image, question, yes = (strange or one.questions)[0]
+    raise UserError(f"{who} was asked different questions of {split} than the answers it is compared with, for example "
+                    f"“{question}” about {image} (right answer {'Yes' if yes else 'No'}); evaluate all of them on the "
+                    "same data.")  # fmt: skip
+
+
+def resampled(counts: Counts, measure: Measure, n_bootstrap: int) -> dict[str, Resamples]:
+    """Compute metric -> its values under the images themselves and under n_bootstrap resamples of them."""
     n_images = len(counts.images)
     # One image does not show how images differ: without resamples there is no interval.
     weights = image_weights(n_images, n_bootstrap if n_images > 1 else 0, counts.protocol.seed)
     # Many distinct values make wide tables; the resamples are then computed in steps.
     size = max(1, WIDEST // len(counts.levels))
-    steps = [measure(counts, weights[at : at + size]) for at in range(0, len(weights), size)]
-    return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+    values, gaps = [], []
+    for at in range(0, len(weights), size):
+        of = counts.resample(weights[at : at + size])
+        values.append(measure(counts, of))
+        gaps.append(counts.gaps(of))
+    found = {name: np.concatenate([step[name] for step in values]) for name in values[0]}
+    signed = {name: np.concatenate([step[name] for step in gaps]) for name in gaps[0] if name in found}
+    return {name: resamples(name, under, n_images, signed.get(name)) for name, under in found.items()}
 
 
-def _row(names: dict[str, str], metric: str, values: np.ndarray, n: int) -> dict:
+def _row(names: dict[str, str], metric: str, values: Resamples, n: int) -> dict:
     value, low, high, _ = estimate(values)
+    if low is not None and metric.split("_")[0] in ("ece", "adaptive", "overconfidence", "underconfidence"):
+        low = max(0.0, low)  # a sum of sizes
     reason = REASONS[metric.removeprefix("plain/")] if value is None else None
     return names | {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": n, "reason": reason}
 

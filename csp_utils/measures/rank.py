@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from csp_utils.measures.bootstrap import Resamples
+
 RANK = ("spearman", "kendall")
 """The two rank correlations by their names in the tables; both are undefined (NaN) where one side is constant."""
 
@@ -16,6 +18,16 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict
         "spearman" and "kendall" -> (B,) values; NaN where x or y is constant or n is 0.
     """
     return {"spearman": spearman(x, y, weights), "kendall": kendall(x, y, weights)}
+
+
+def as_compared(of: Resamples, n: int) -> Resamples:
+    """Return what a correlation of n pairs counts as in a comparison: 0 where one side is constant.
+
+    A constant confidence has no rank correlation, and tables say so. But it orders nothing, as one that is unrelated
+    does; without a number for it, the model that always says the same could not be compared with any other. If there
+    is no pair at all, the correlation stays undefined.
+    """
+    return of._replace(low=np.nan_to_num(of.low), high=np.nan_to_num(of.high)) if n else of
 
 
 def spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from csp_utils.measures.calibration import PERCENT, ratio
+from csp_utils.measures.calibration import PERCENT, Edges, bin_of_percent, ratio
 
 # ------------------------------------------------------------------------------------------------------- discrimination
 
@@ -70,6 +70,41 @@ def brier_decomposition(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     reliability = ratio((n * (PERCENT / 100 - accuracy) ** 2).sum(-1), total)
     resolution = ratio((n * (accuracy - base[..., None]) ** 2).sum(-1), total)
     return reliability, resolution, base * (1 - base)
+
+
+def debiased_decomposition(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split the Brier score as :func:`brier_decomposition`, without what chance adds to the parts.
+
+    Ferro and Fricker (2012, Q. J. R. Meteorol. Soc. 138, 1954), equation 9. The share of right candidates at a percent
+    is known from n pairs only, and its noise, share (1 - share) / (n - 1), raises reliability and resolution alike:
+    random numbers seem to have a resolution. The three parts still add up to the Brier score. They can be below 0. The
+    correction takes pairs as independent; of percents that were said once the noise is unknown, and nothing is taken
+    off.
+    """
+    n, total = counts.sum(-2), counts.sum((-2, -1))
+    reliability, resolution, uncertainty = brier_decomposition(counts)
+    noise = ratio(_noise(counts[..., 1, :], n).sum(-1), total)
+    whole = ratio(uncertainty, total - 1)
+    return reliability - noise, resolution - noise + whole, uncertainty + whole
+
+
+def squared_gap(counts: np.ndarray, n_bins: int = 10, edges: Edges = "right") -> np.ndarray:
+    """Compute the mean squared gap between confidence and accuracy over bins, without what chance adds to it.
+
+    This is the squared calibration error of Kumar, Liang and Ma (2019, arXiv 1909.10155), definition 3, with their
+    debiased estimator: each bin's squared gap minus accuracy (1 - accuracy) / (n - 1). It can be below 0. Bins and
+    ``edges`` are those of the ECE.
+    """
+    member = np.eye(n_bins)[bin_of_percent(n_bins, edges)]
+    n, right, said = (part @ member for part in (counts.sum(-2), counts[..., 1, :], counts.sum(-2) * PERCENT / 100))
+    squares = np.divide((said - right) ** 2, n, out=np.zeros_like(n), where=n > 0)
+    return ratio((squares - _noise(right, n)).sum(-1), counts.sum((-2, -1)))
+
+
+def _noise(right: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Estimate n times the variance of each share right / n; 0 where n is at most 1."""
+    share = np.divide(right, n, out=np.zeros_like(n), where=n > 0)
+    return np.divide(n * share * (1 - share), n - 1, out=np.zeros_like(n), where=n > 1)
 
 
 def log_score(counts: np.ndarray) -> np.ndarray:

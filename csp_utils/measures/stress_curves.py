@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.asking.stress import REGIONS
-from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
+from csp_utils.measures.bootstrap import Resamples, estimate, image_weights, paired_differences, resamples
 from csp_utils.measures.calibration import ratio
 from csp_utils.measures.metrics import PAIRS
-from csp_utils.measures.rank import RANK, rank_correlations
+from csp_utils.measures.rank import RANK, as_compared, rank_correlations
 
 CURVE_COLUMNS = ["model", "variant", "condition", "c", "quantity", "value", "ci_low", "ci_high", "n", "unread"]
 QUANTITIES = ("right", "wrong", "plain_yes", "internal_yes")
@@ -38,7 +38,7 @@ def curves(table: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
                 for name, values in _quantities(level).items():
                     read = values.dropna()
                     image = np.searchsorted(images, level.loc[read.index, "image"])
-                    value, low, high, _ = estimate(_means(read, image, weights))
+                    value, low, high, _ = estimate(resamples(name, _means(read, image, weights), len(images)))
                     rows.append((model, variant, condition, None if pd.isna(c) else int(c), name, value, low, high,
                                  len(read), len(values) - len(read)))  # fmt: skip
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"c": "Int64", "value": float})
@@ -50,21 +50,23 @@ def correlations(table: pd.DataFrame, n_bootstrap: int, seed: int) -> tuple[pd.D
     Returns:
         values (model, variant, region, answer, metric: spearman or kendall, value, ci_low, ci_high, n; null where a
         model always says the same) and differences between variants on the same resampled images (model, variant_a,
-        variant_b, region, answer, metric, diff, ci_low, ci_high, p).
+        variant_b, region, answer, metric, diff, ci_low, ci_high, p), in which a model that always says the same counts
+        as 0 (:func:`csp_utils.measures.rank.as_compared`).
     """
     weights, images = _weights(table, n_bootstrap, seed)
     rows, differences = [], []
     for (model, region, answer), part in _by_region(table):
-        resampled: dict[str, dict[str, np.ndarray]] = {}
+        compared: dict[str, dict[str, Resamples]] = {}
         for variant, own in part.groupby("variant", sort=False):
             read = own.dropna(subset="verbalized")
             row_weights = weights[:, np.searchsorted(images, read["image"])].astype(float)
-            resampled[variant] = rank_correlations(
-                read["c"].to_numpy(float), read["verbalized"].to_numpy(float), row_weights)  # fmt: skip
-            for metric, values in resampled[variant].items():
+            found = rank_correlations(read["c"].to_numpy(float), read["verbalized"].to_numpy(float), row_weights)
+            of = {metric: resamples(metric, values, len(images)) for metric, values in found.items()}
+            compared[variant] = {metric: as_compared(values, len(read)) for metric, values in of.items()}
+            for metric, values in of.items():
                 value, low, high, _ = estimate(values)
                 rows.append((model, variant, region, answer, metric, value, low, high, len(read)))
-        for a, b, metric, difference in paired_differences(resampled, PAIRS, RANK):
+        for a, b, metric, difference in paired_differences(compared, PAIRS, RANK):
             differences.append((model, a, b, region, answer, metric, *difference))
     key = ["region", "answer", "metric"]
     return (pd.DataFrame(rows, columns=["model", "variant", *key, "value", "ci_low", "ci_high", "n"]),

@@ -1,17 +1,22 @@
 """The paper's claims (sections 4.3.1 to 4.3.3), each with the criteria that were written down before it was tested.
 
 A claim is a list of checks. A check compares a weighted sum of arms (:mod:`csp_utils.measures.over_seeds`), of one
-metric on one split, with a number: "csp - base > 0". A check is kept if its whole 95 % interval, over images and
-training seeds, is on the demanded side of the number; broken if the whole interval is on the other side; else open.
+metric on one split, with a number: "csp - base > 0". Its 95 % interval, over images and trainings, is on the demanded
+side of the number (it points to "kept"), on the other side ("broken"), or contains the number ("open").
 
-    holds            every check is kept
-    holds in part    some are kept, some are not
+    holds            the intervals of all checks are on the demanded side
+    holds in part    else: some checks are kept
     does not hold    none is kept, and at least one is broken
     open             none is kept, none is broken: the data cannot tell
     not tested       the runs lack an arm
 
-A claim of many checks needs all of them, so that the number of checks makes it harder to hold, not easier: no
-correction for many comparisons is needed (an intersection-union test).
+That all intervals are on the demanded side happens by chance even less often than that one is: "holds" needs no
+correction for many checks (an intersection-union test). All other verdicts pick some checks out of many. Of 25 checks
+of a method that does nothing, one or two intervals miss 0 by chance. If not all checks point to "kept", a check is
+therefore kept or broken only if its p-value is at most 5 % after Holm's correction (1979, Scand. J. Stat. 6, 65) over
+the claim's checks, and else open. If there is nothing to find, a claim then is "open" in at least 95 % of cases.
+
+A check whose arms have fewer than three training seeds in common is open: there is no interval.
 
 "Gains nearly nothing" and "does not help" mean that an arm gains less than :data:`NEARLY_NOTHING` of the whole method's
 gain. An interval that contains 0 would not show that: with few images every interval contains 0.
@@ -20,11 +25,13 @@ gain. An interval that contains 0 would not show that: with few images every int
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.measures.arms import FULL
-from csp_utils.measures.over_seeds import Draws, combine, with_shared_seeds
+from csp_utils.measures.bootstrap import LEVEL
+from csp_utils.measures.over_seeds import Combined, Draws, combine, with_numbers, with_shared_seeds
 from csp_utils.measures.rank import RANK
 
 NEARLY_NOTHING = 0.25
@@ -114,7 +121,7 @@ def check_text(check: Check) -> str:
     return f"{' − '.join([first, *others])} {'>' if check.sign > 0 else '<'} {check.than:g}".replace("-", "−")
 
 
-def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def judge(of: Draws, seeds: Mapping[str, Sequence[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Judge every check, and from them every claim.
 
     Args:
@@ -124,36 +131,55 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]], seed: int = 0) -> tuple
 
     Returns:
         claims (number, title, source, criterion, verdict, kept, open, broken, n_seeds: the least of its checks) and
-        checks (number, check, split, metric, value, ci_low, ci_high, p, seed_low, seed_high, n_seeds, sign, than,
-        outcome: kept, open or broken). A check with an undefined value is open. A check whose arms were not trained has
-        no row, and its claim is "not tested".
+        checks (number, check, split, metric, value, ci_low, ci_high, p against ``than``, seed_low, seed_high, n_seeds,
+        reason, sign, than, outcome: kept, open or broken). A check with an undefined value is open. A check whose arms
+        were not trained has no row, and its claim is "not tested".
     """
     splits = [split for split in SPLITS if any(key[1] == split for key in of)]
-    verdicts, rows = [], []
+    found, rows = [], []
     for claim in claims(splits):
-        own = []
-        for check in claim.checks:
-            if not all((arm, check.split, check.metric) in of for arm in check.weights):
-                continue
-            trained = [arm for arm in check.weights if arm in seeds]
-            draws = with_shared_seeds(of, seeds, trained) if trained else of
-            found = combine(draws, check.weights, check.split, check.metric, seed, check.undefined)
-            own.append((claim.number, check_text(check), check.split, check.metric, *found, check.sign, check.than,
-                        outcome(found.ci_low, found.ci_high, check.sign, check.than)))  # fmt: skip
-        counts = {name: sum(row[-1] == name for row in own) for name in ("kept", "open", "broken")}
-        complete = len(own) == len(claim.checks) > 0
-        verdicts.append((claim.number, claim.title, claim.source, claim.criterion,
-                         verdict(**counts) if complete else "not tested", *counts.values(),
-                         min((row[-4] for row in own), default=0)))  # fmt: skip
-        rows += own
-    columns = ["number", "check", "split", "metric", "value", "ci_low", "ci_high", "p", "seed_low", "seed_high",
-               "n_seeds", "sign", "than", "outcome"]  # fmt: skip
+        checks = [check for check in claim.checks
+                  if all((arm, check.split, check.metric) in of for arm in check.weights)]  # fmt: skip
+        measured = [_measure(of, seeds, check) for check in checks]
+        outcomes = judge_checks(checks, measured)
+        rows += [(claim.number, check_text(check), check.split, check.metric, *one, check.sign, check.than, result)
+                 for check, one, result in zip(checks, measured, outcomes, strict=True)]  # fmt: skip
+        counts = {name: outcomes.count(name) for name in ("kept", "open", "broken")}
+        complete = len(checks) == len(claim.checks) > 0
+        found.append((claim.number, claim.title, claim.source, claim.criterion,
+                      verdict(**counts) if complete else "not tested", *counts.values(),
+                      min((one.n_seeds for one in measured), default=0)))  # fmt: skip
+    columns = ["number", "check", "split", "metric", *Combined._fields, "sign", "than", "outcome"]
     names = ["number", "title", "source", "criterion", "verdict", "kept", "open", "broken", "n_seeds"]
-    return pd.DataFrame(verdicts, columns=names), pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(found, columns=names), with_numbers(pd.DataFrame(rows, columns=columns))
+
+
+def _measure(of: Draws, seeds: Mapping[str, Sequence[int]], check: Check) -> Combined:
+    trained = [arm for arm in check.weights if arm in seeds]
+    shared = with_shared_seeds(of, seeds, trained) if trained else of
+    return combine(shared, check.weights, check.split, check.metric, check.undefined, check.than)
+
+
+def judge_checks(checks: Sequence[Check], measured: Sequence[Combined]) -> list[str]:
+    """Return kept, broken or open for each check of a claim; see the top of this module."""
+    alone = [outcome(one.ci_low, one.ci_high, check.sign, check.than)
+             for check, one in zip(checks, measured, strict=True)]  # fmt: skip
+    if set(alone) <= {"kept"}:
+        return alone
+    adjusted = holm([one.p for one in measured])
+    return [result if p <= 1 - LEVEL else "open" for result, p in zip(alone, adjusted, strict=True)]
+
+
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """Correct p-values for their number (Holm 1979); a missing one counts as 1."""
+    p = np.array([1.0 if one is None else one for one in p_values])
+    order = np.argsort(p, kind="stable")
+    corrected = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return corrected[np.argsort(order, kind="stable")].tolist()
 
 
 def outcome(low: float | None, high: float | None, sign: int, than: float) -> str:
-    """Return kept, broken or open, by where the interval is."""
+    """Return kept, broken or open of a single check, by where its interval is."""
     if low is None or high is None:
         return "open"
     least, most = (low - than, high - than) if sign > 0 else (than - high, than - low)

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from csp_utils.base.wording import SPLITS, counted, metric, name_of, with_interval
 from csp_utils.measures.arms import FULL
+from csp_utils.measures.over_seeds import LEAST_SEEDS, UNTRAINED
 from csp_utils.measures.verdicts import ABLATIONS, ADVERSARIAL, DOWN, NEARLY_NOTHING
 from csp_utils.show import style
 
@@ -40,7 +41,7 @@ def claims(verdicts: pd.DataFrame, checks: pd.DataFrame, differences: pd.DataFra
 
     Args:
         verdicts, checks: of :func:`csp_utils.measures.verdicts.judge`.
-        differences: of :func:`csp_utils.measures.arms.differences`; arms minus the base.
+        differences: of :func:`csp_utils.measures.over_seeds.differences`; arms minus the base.
     """
     figure, axes = plt.subplots(4, 2, figsize=(style.PAGE, 9.0), layout="constrained")
     for axis, claim in zip(axes.flat, verdicts.itertuples(), strict=True):
@@ -54,7 +55,8 @@ def claims(verdicts: pd.DataFrame, checks: pd.DataFrame, differences: pd.DataFra
             axis.set(xticks=[], yticks=[])
         elif claim.number == 1:
             _by_metric(axis, own, flip=False)
-            axis.set_xlim(-0.05, 1.05)
+            low, high = axis.get_xlim()
+            axis.set_xlim(min(-0.05, low), max(1.05, high))
         elif claim.number == 3:
             _by_split(axis, own)
         elif claim.number <= 5:
@@ -131,7 +133,8 @@ def _beside_full(axis: Axes, checks: pd.DataFrame, differences: pd.DataFrame, ar
         own, full = found[arm, check.metric], found[FULL, check.metric]
         _shade(axis, y, -2, NEARLY_NOTHING * sign * full.value)
         axis.plot(sign * full.value, y, "D", color="black", markersize=6, markerfacecolor="none", zorder=4)
-        axis.plot([sign * full.ci_low, sign * full.ci_high], [y, y], color="black", linewidth=0.8, zorder=3)
+        if not pd.isna(full.ci_low):
+            axis.plot([sign * full.ci_low, sign * full.ci_high], [y, y], color="black", linewidth=0.8, zorder=3)
         _point(axis, y, pd.Series(own._asdict() | {"outcome": check.outcome}), sign)
         ends += [sign * end for row in (own, full) for end in (row.value, row.ci_low, row.ci_high)]
     reached = pd.Series(ends, dtype=float)  # -0.25 to 1 at least, so that the three panels can be compared
@@ -159,11 +162,16 @@ def claims_caption(verdicts: pd.DataFrame, seeds: int, n_images: int) -> str:
         n_images: number of test images.
     """
     held = "; ".join(f"{row.number} {row.verdict}" for row in verdicts.itertuples())
+    bars = "bars are 95 % intervals over test images and trainings (claim 1: over test images only, since the base is "
+    bars += "not trained)"
+    if seeds < LEAST_SEEDS:
+        bars = ("bars, of claim 1 alone, are 95 % intervals over test images only; an interval over trainings needs "
+                f"{LEAST_SEEDS} seeds, so that the other claims stay open")  # fmt: skip
     return (
         f"The paper's eight claims, tested with {counted(seeds, 'training seed')} and {n_images} test "
-        f"images: {held}. A point is a check, its shape the split; bars are 95 % bootstrap intervals over test images "
-        "and seeds; green is where the claim wants the whole interval. Better is to the right, except in claim 1, "
-        "which is about how bad the base is. Claims 6 to 8 want an arm to gain less than "
+        f"images: {held}. A point is a check, its shape the split; {bars}; green is where the claim wants the whole "
+        "interval. The colour is a check's outcome, after Holm's correction unless the claim holds. Better is to the "
+        "right, except in claim 1, which is about how bad the base is. Claims 6 to 8 want an arm to gain less than "
         f"{100 * NEARLY_NOTHING:.0f} % of what SFT + SimPO gains (open diamonds)."
     )
 
@@ -201,7 +209,8 @@ def arms_caption(values: pd.DataFrame, names: Sequence[str], split: str = ADVERS
     def text(arm: str, name: str) -> str:
         return f"{name_of(name)} {with_interval(*own.loc[(arm, name), ['value', 'ci_low', 'ci_high']])}"
 
-    parts = [f"{arm_name(arm)} ({own.loc[(arm, 'auc'), 'n_seeds']:.0f}): {text(arm, 'auc')}, {text(arm, 'ece')}"
-             for arm in names]  # fmt: skip
-    return (f"{name_of(split)}, every arm (in brackets: its training seeds). Bars: 95 % bootstrap intervals over "
-            f"images and seeds. Dotted line: the base; full line: SFT + SimPO. {'; '.join(parts)}.")  # fmt: skip
+    seeds = {arm: "none" if arm == UNTRAINED else f"{own.loc[(arm, 'auc'), 'n_seeds']:.0f}" for arm in names}
+    parts = [f"{arm_name(arm)} ({seeds[arm]}): {text(arm, 'auc')}, {text(arm, 'ece')}" for arm in names]
+    return (f"{name_of(split)}, every arm (in brackets: its training seeds). Bars: 95 % intervals over images and "
+            f"trainings, of the base over test images only; an arm with fewer than {LEAST_SEEDS} seeds has none. "
+            f"Dotted line: the base; full line: SFT + SimPO. {'; '.join(parts)}.")  # fmt: skip

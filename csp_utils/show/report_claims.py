@@ -14,6 +14,7 @@ from csp_utils.base.files import read_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import SPLITS, in_order, interval, is_missing, metric, name_of, number
 from csp_utils.measures.arms import FULL, branch_of
+from csp_utils.measures.over_seeds import LEAST_SEEDS
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
 from csp_utils.show import fig_claims, fig_stress, saved
 from csp_utils.show.fig_claims import ARMS, VERDICTS, arm_name
@@ -80,7 +81,15 @@ def further_arms(values: pd.DataFrame) -> list[str]:
 
 
 def _value(row: Any, signed: bool = False) -> Cell:
-    return Cell(number(row.value, signed), interval(row.ci_low, row.ci_high, signed))
+    small = interval(row.ci_low, row.ci_high, signed)
+    if not small and not is_missing(row.value) and row.n_seeds < LEAST_SEEDS:
+        small = "no interval" if is_missing(getattr(row, "seed_low", None)) else _seeds(row)
+    return Cell(number(row.value, signed), small)
+
+
+def _seeds(row: Any) -> str:
+    """Show the least and the largest value of a seed; of two seeds these are their values."""
+    return f"seeds: {number(row.seed_low, True)}, {number(row.seed_high, True)}"
 
 
 def _heads(metrics: Sequence[str]) -> list[str]:
@@ -93,8 +102,10 @@ def verdicts_table(claims: pd.DataFrame) -> Table:
              f"{row.kept} / {row.open} / {row.broken}", str(row.n_seeds) if row.n_seeds else "–",
              Cell(row.criterion, kind="words")] for row in claims.itertuples()]  # fmt: skip
     columns = ["claim", "verdict", "kept / open / broken", "seeds", "it holds if"]
-    return Table.of("The paper's claims. A check is kept (broken) if its whole 95 % interval lies on the "
-                    "side that the criterion asks for (on the other), else open.", rows, columns)
+    return Table.of("The paper's claims. A claim holds if the whole 95 % interval of every check lies on the side that "
+                    "the criterion asks for. Otherwise a check is kept (broken) if its interval lies on that side (on "
+                    "the other) after Holm's correction for the number of the claim's checks, else open. Checks with "
+                    "fewer than three training seeds are open.", rows, columns)  # fmt: skip
 
 
 def checks_table(checks: pd.DataFrame, claim: Any) -> Table:
@@ -125,7 +136,8 @@ def values_table(values: pd.DataFrame, arms: Sequence[str], split: str) -> Table
         if own:
             rows.append([arm_name(arm), f"{own[0].n_seeds:.0f}", *(
                 Cell("undefined", "always the same") if is_missing(row.value) else _value(row) for row in own)])
-    return Table.of(f"{name_of(split)}: means over seeds, with 95 % intervals over images and seeds. Higher is better "
+    return Table.of(f"{name_of(split)}: means over seeds, with 95 % intervals over images and trainings, of the base "
+                    "over test images only. An arm with fewer than three seeds has no interval. Higher is better "
                     "except for ↓.", rows, ["", "seeds", *_heads(SHOWN)])  # fmt: skip
 
 
@@ -135,7 +147,8 @@ def against_full(differences: pd.DataFrame, arms: Sequence[str], trained: Mappin
     found = {(row.arm, row.metric): row for row in own.itertuples()}
     rows = [[Cell(arm_name(arm), trained.get(arm, ""), "words"), found[arm, "acc"].n_seeds,
              *(_value(found[arm, name], True) for name in COMPARED)] for arm in arms if (arm, "acc") in found]
-    return Table.of("Each arm minus SFT + SimPO, with the same seeds on the same images (POPE adversarial)",
+    return Table.of("Each arm minus SFT + SimPO, with the same seeds on the same images (POPE adversarial). Two seeds "
+                    "have no interval; their own differences are given instead.",
                     rows, ["", "seeds", *_heads(COMPARED)])  # fmt: skip
 
 

@@ -12,10 +12,12 @@ from csp_utils.base.wording import (
     MEASURES,
     SPLITS,
     VARIANTS,
+    Metric,
     heading,
     in_order,
     interval,
     is_missing,
+    listed,
     metric,
     name_of,
     number,
@@ -73,7 +75,8 @@ def verdicts(differences: pd.DataFrame, a: str, b: str, names: Iterable[str] = H
     """Judge the differences of ``b`` minus ``a`` in the metrics ``names``.
 
     A difference is "better" or "worse" only where its 95 % interval excludes 0 and its metric has a better direction;
-    else it is "unclear", or "undefined" where there is no interval.
+    else it is "unclear", or "undefined" where there is no interval. A metric whose differences are not judged
+    (:class:`csp_utils.base.wording.Metric`, ``no_verdict``) gets "none".
 
     Returns:
         the rows of ``differences`` with the column verdict.
@@ -82,9 +85,11 @@ def verdicts(differences: pd.DataFrame, a: str, b: str, names: Iterable[str] = H
     part = part[part["metric"].isin(list(names))].copy()
     low, high = part["ci_low"].to_numpy(float), part["ci_high"].to_numpy(float)
     sign = np.array([metric(name).better for name in part["metric"]], float)
+    silent = np.array([bool(metric(name).no_verdict) for name in part["metric"]], bool)
     up, down, known = low > 0, high < 0, ~np.isnan(low) & ~np.isnan(high)
     good, bad = np.where(sign > 0, up, down), np.where(sign > 0, down, up)
-    part["verdict"] = np.select([~known, sign == 0, good, bad], ["undefined", "unclear", "better", "worse"], "unclear")
+    part["verdict"] = np.select([silent, ~known, sign == 0, good, bad],
+                                ["none", "undefined", "unclear", "better", "worse"], "unclear")  # fmt: skip
     return part.reset_index(drop=True)
 
 
@@ -127,10 +132,17 @@ def measures(values: pd.DataFrame, differences: pd.DataFrame | None, model: str,
             cells |= {(row.metric, "difference"): difference_cell(row) for row in judged.itertuples()}
             columns["difference"] = f"{name_of('csp')} − {name_of('base')}"
             what = "with 95 % intervals, and paired differences with p-values"
-    rows = {group: {name: Cell(entry.name + ARROWS[entry.better], entry.explanation * explained)
+    rows = {group: {name: Cell(entry.name + ARROWS[entry.better], _explained(entry) if explained else "")
                     for name, entry in names.items()} for group, names in MEASURES.items()}  # fmt: skip
-    return Table(f"Further measures on {name_of(split)}, {model}, {what}. ↑ higher is better, ↓ lower is better.",
+    silent = [entry.name for names in MEASURES.values() for entry in names.values() if entry.no_verdict]
+    return Table(f"Further measures on {name_of(split)}, {model}, {what}. ↑ higher is better, ↓ lower is better. "
+                 f"{listed(silent)} get no verdict, because of what chance does to them.",
                  pd.concat([_frame(cells, names, columns, group) for group, names in rows.items()]))  # fmt: skip
+
+
+def _explained(entry: Metric) -> str:
+    """Say what a measure measures, and why its differences are not judged."""
+    return "; no verdict: ".join(filter(None, (entry.explanation, entry.no_verdict)))
 
 
 def correlation(table: pd.DataFrame, model: str) -> Table:
@@ -253,6 +265,7 @@ def methods(table: pd.DataFrame, differences: pd.DataFrame | None, variant: str,
     clear: dict[tuple, str] = {}
     if differences is not None:
         own = differences[differences["variant"] == variant]
+        own = own[np.array([not metric(name).no_verdict for name in own["metric"]], bool)]
         own = own[(own["ci_low"].astype(float) > 0) | (own["ci_high"].astype(float) < 0)]
         clear = {(row.split, row.method, row.metric): " ▲" if row.diff > 0 else " ▼" for row in own.itertuples()}
 
@@ -293,12 +306,12 @@ def stress_correlations(table: pd.DataFrame) -> Table:
 
 
 def stress_differences(table: pd.DataFrame) -> Table | None:
-    """Show what training changed in these correlations, where both are defined; None if nowhere."""
+    """Show what training changed in these correlations, where both variants gave a confidence; None if nowhere."""
     part = table[(table["metric"] == "spearman") & table["diff"].notna()]
     rows = [[f"{name_of(row.variant_b)} minus {name_of(row.variant_a)}: {CONDITIONS[row.region]}, {row.answer} answer",
              Cell(number(row.diff, True, 2), interval(row.ci_low, row.ci_high, True)), number(row.p)]
             for row in part.itertuples()]  # fmt: skip
     if not rows:
         return None
-    return Table.of("Differences of these correlations on the same resampled images, where both are defined",
-                    rows, ["", "difference", "p"])  # fmt: skip
+    return Table.of("Differences of these correlations on the same resampled images. A model that always says the same "
+                    "number has no correlation; here it counts as 0.", rows, ["", "difference", "p"])  # fmt: skip

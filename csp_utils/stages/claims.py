@@ -22,9 +22,7 @@ class Claims(Resampling, Protocol):
     )
     leave_out: list[str] = Field([], description="words that a branch left out of its training (notebook 03)")
     title: str = Field("The paper's claims about CSP", min_length=1, description="title of the page")
-    n_bootstrap: int = Field(
-        200, ge=LEAST_RESAMPLES, description="resamples of images and seeds behind an interval"
-    )
+    n_bootstrap: int = Field(200, ge=LEAST_RESAMPLES, description="resamples of images behind an interval")
 
 
 def _each(p: Claims, paths: RunPaths, name: str) -> Inputs:
@@ -68,13 +66,13 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     draws = over_seeds.draws(runs, rules, p.n_bootstrap)
     versus = ["base"] + [arms.FULL] * (arms.FULL in seeds)
     pairs = [(arm, other) for other in versus for arm in seeds if arm != other]
-    values, differences = over_seeds.table(draws, p.seed), over_seeds.differences(draws, seeds, pairs, p.seed)
+    values, differences = over_seeds.table(draws), over_seeds.differences(draws, seeds, pairs)
     if p.leave_out:
         by_words = over_seeds.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
-        values = pd.concat([values, over_seeds.table(by_words, p.seed)], ignore_index=True)
-        anew = over_seeds.differences(by_words, seeds, pairs, p.seed)
+        values = pd.concat([values, over_seeds.table(by_words)], ignore_index=True)
+        anew = over_seeds.differences(by_words, seeds, pairs)
         differences = pd.concat([differences, anew], ignore_index=True)
-    judged, checks = verdicts.judge(draws, seeds, p.seed)
+    judged, checks = verdicts.judge(draws, seeds)
     stressed = arms.read_stress(p.run, p.runs, outputs)
     curves = pd.DataFrame(columns=stress_curves.CURVE_COLUMNS)
     if stressed is not None:

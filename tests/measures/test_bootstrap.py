@@ -9,9 +9,10 @@ from known_answers import partly_right, percents, table
 from scipy import stats
 
 from csp_utils.measures import over_seeds, stress_curves
-from csp_utils.measures.bootstrap import estimate, image_weights, paired_differences
+from csp_utils.measures.bootstrap import Resamples, estimate, image_weights, paired_differences, resamples
 from csp_utils.measures.counts import Counts, Protocol
 from csp_utils.measures.metrics import MEASURES, compute, compute_measures
+from csp_utils.show import tables
 
 # --------------------------------------------------------------------------------------- against loops written by hand
 
@@ -22,13 +23,21 @@ def draws_of(n_images: int, n_bootstrap: int, seed: int) -> list[np.ndarray]:
     return [np.arange(n_images), *(rng.integers(n_images, size=n_images) for _ in range(n_bootstrap))]
 
 
-def by_hand(differences: list[float]) -> tuple[float, float, float, float]:
-    """Compute value, 95 % percentile interval and p-value of differences[0] from differences[1:], by hand."""
-    value, *resamples = differences
-    at = [0.025 * (len(resamples) - 1), 0.975 * (len(resamples) - 1)]
-    low, high = np.interp(at, np.arange(len(resamples)), sorted(resamples))
-    beyond = min(sum(d <= 0 for d in resamples), sum(d >= 0 for d in resamples))
-    return value, low, high, min(1, 2 * (beyond + 1) / (len(resamples) + 1))
+def by_hand(differences: list[float], n_images: int) -> tuple[float, float, float, float]:
+    """Compute value, expanded 95 % percentile interval and p-value of differences[0] from differences[1:], by hand."""
+    value, *others = differences
+    wider = np.sqrt(n_images / (n_images - 1))
+    tail = stats.norm.cdf(-wider * stats.t.ppf(0.975, n_images - 1))
+    at = [tail * (len(others) + 1), (1 - tail) * (len(others) + 1)]
+    low, high = np.interp(at, np.arange(1, len(others) + 1), sorted(others))
+    beyond = min(sum(d <= 0 for d in others), sum(d >= 0 for d in others))
+    share = min(0.5, (beyond + 1) / (len(others) + 1))
+    return value, low, high, 2 * stats.t.cdf(stats.norm.ppf(share) / wider, n_images - 1)
+
+
+def plain(values: np.ndarray, n_images: int = 1000) -> Resamples:
+    """Return resamples of a measure that chance does not raise."""
+    return resamples("acc", values, n_images)
 
 
 def repeated(rows: pd.DataFrame, at: np.ndarray) -> pd.DataFrame:
@@ -43,7 +52,7 @@ def test_differences_of_metrics_are_those_of_a_bootstrap_by_hand() -> None:
     def brier(rows: pd.DataFrame) -> float:
         return float(((rows["verbalized"].astype(float) / 100 - rows["label"]) ** 2).mean())
 
-    expected = by_hand([brier(repeated(csp, at)) - brier(repeated(base, at)) for at in draws_of(10, 50, 3)])
+    expected = by_hand([brier(repeated(csp, at)) - brier(repeated(base, at)) for at in draws_of(10, 50, 3)], 10)
     found = compute(pd.concat([base, csp]), Protocol(seed=3), 50)[2].set_index("metric").loc["brier"]
     assert found[["diff", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(expected)
 
@@ -59,14 +68,14 @@ def test_differences_of_the_stress_test_are_those_of_a_bootstrap_by_hand() -> No
     def tau(rows: pd.DataFrame) -> float:
         return stats.kendalltau(rows["c"], rows["verbalized"]).statistic
 
-    expected = by_hand([tau(repeated(csp, at)) - tau(repeated(base, at)) for at in draws_of(8, 40, 0)])
+    expected = by_hand([tau(repeated(csp, at)) - tau(repeated(base, at)) for at in draws_of(8, 40, 0)], 8)
     found = stress_curves.correlations(table, 40, 0)[1].set_index("metric").loc["kendall"]
     assert found[["diff", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(expected)
 
 
-def test_differences_over_seeds_are_those_of_a_bootstrap_by_hand() -> None:
+def test_differences_over_seeds_are_those_of_two_variances_by_hand() -> None:
     runs = {("csp", seed): partly_right(0.3, seed, "csp", 60) for seed in (1, 2, 3)}
-    runs["", 0] = partly_right(0.1, 0, "base", 60)
+    runs["", 0] = partly_right(0.5, 0, "base", 60)
 
     def acc(rows: pd.DataFrame) -> float:
         right, wrong = (rows.loc[rows["label"] == label, "verbalized"].to_numpy(int) for label in (1, 0))
@@ -76,10 +85,14 @@ def test_differences_over_seeds_are_those_of_a_bootstrap_by_hand() -> None:
         return [acc(repeated(runs["csp", seed], at)) - acc(repeated(runs["", 0], at)) for seed in (1, 2, 3)]
 
     per_seed = [gains(at) for at in draws_of(10, 30, 0)]
-    picked = np.random.default_rng([0, 3]).integers(3, size=(3, 30))  # the seeds of each resample
-    means = [np.mean(per_seed[0]), *(np.mean([per_seed[b + 1][s] for s in picked[:, b]]) for b in range(30))]
+    value, between = np.mean(per_seed[0]), np.var(per_seed[0], ddof=1) / 3
+    covariance = np.cov(np.transpose(per_seed[1:]))
+    images = np.mean([covariance[0, 1], covariance[0, 2], covariance[1, 2]])
+    quantile = (between * stats.t.ppf(0.975, 2) + images * stats.t.ppf(0.975, 9)) / (between + images)
+    mean, reach = np.mean(per_seed[1:]), quantile * np.sqrt(between + images)
     found = over_seeds.difference(over_seeds.draws(runs, Protocol(), 30), "csp", "base", "pope_random", "acc")
-    assert (found.value, found.ci_low, found.ci_high, found.p) == pytest.approx(by_hand(means))
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((value, mean - reach, mean + reach))
+    assert images > 0 and (found.p < 0.05) == (abs(mean) > reach)
     assert (found.seed_low, found.seed_high) == pytest.approx((min(per_seed[0]), max(per_seed[0])))
 
 
@@ -107,7 +120,7 @@ resampled = st.lists(st.floats(-1, 1) | st.just(np.nan), min_size=1, max_size=40
 
 @given(resampled)
 def test_p_is_symmetric_and_the_interval_is_mirrored(values: np.ndarray) -> None:
-    one, two = estimate(values), estimate(-values)
+    one, two = estimate(plain(values)), estimate(plain(-values))
     assert one.p == two.p and (one.p is None) == (one.ci_low is None)
     if one.p is not None:
         assert 0 < one.p <= 1
@@ -116,7 +129,7 @@ def test_p_is_symmetric_and_the_interval_is_mirrored(values: np.ndarray) -> None
 
 @given(resampled, st.floats(-1, 1))
 def test_a_constant_difference_has_no_spread(values: np.ndarray, constant: float) -> None:
-    of = {"base": {"acc": values}, "csp": {"acc": values + constant}}
+    of = {"base": {"acc": plain(values)}, "csp": {"acc": plain(values + constant)}}
     (a, b, metric, found), = paired_differences(of, [("base", "csp"), ("base", "sft")], ["acc"])
     assert (a, b, metric) == ("base", "csp", "acc")
     if found.ci_low is not None:
@@ -135,20 +148,34 @@ def test_variants_are_paired_by_image_whatever_the_order_of_their_rows(rows: lis
     # Each resample's difference is that of the tables of its images.
     n_images = base["image"].nunique()
     weights = image_weights(n_images, 25, 0)[: 26 if n_images > 1 else 1]
-    acc = [Counts(own, Protocol()).metrics(weights)["acc"] for own in (base, shuffled)]
+    both = [Counts(own, Protocol()) for own in (base, shuffled)]
+    acc = [own.metrics(own.resample(weights))["acc"] for own in both]
     found = one.set_index("metric").loc["acc"]
-    expected = estimate(acc[1] - acc[0])
+    expected = estimate(plain(acc[1] - acc[0], n_images))
     assert found["diff"] == expected.value and (found["p"] == expected.p or expected.p is None)
 
 
-def test_a_p_value_is_the_share_of_resamples_beyond_zero() -> None:
-    assert estimate(np.array([1.0, 1, 2, 3, -1])).p == pytest.approx(2 * 2 / 5)
-    assert estimate(np.array([1.0, *[2.0] * 999])).p == pytest.approx(2 / 1000)  # the least that 999 can give
-    assert estimate(np.zeros(100)).p == 1
-    assert estimate(np.array([1.0, np.nan, 2, 3, 3])).p == pytest.approx(2 * 1 / 4)
+def test_a_p_value_of_many_images_is_the_share_of_resamples_beyond_zero() -> None:
+    def p(*values: float, n_images: int = 10**9) -> float:
+        return estimate(plain(np.array(values), n_images)).p
+
+    assert p(1, 1, 2, 3, -1) == pytest.approx(2 * 2 / 5)
+    assert p(1, *[2] * 999) == pytest.approx(2 / 1000)  # the least that 999 can give
+    assert p(1, *[2] * 999, n_images=5) > 0.02  # five images show less
+    assert p(*[0] * 100) == 1
+    assert p(1, np.nan, 2, 3, 3) == pytest.approx(2 * 1 / 4)
     for undefined in ([np.nan, 1, 1], [1.0], [1.0, np.nan, np.nan, np.nan, 1]):
-        found = estimate(np.array(undefined))
+        found = estimate(plain(np.array(undefined)))
         assert found.p is None and found.ci_low is None and found.ci_high is None
+
+
+@given(st.integers(2, 200), st.integers(20, 400), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_an_interval_without_zero_has_a_p_below_5_percent(n_images: int, n_bootstrap: int, seed: int) -> None:
+    found = estimate(plain(np.random.default_rng(seed).normal(2, 1, 1 + n_bootstrap), n_images))
+    if found.ci_low > 0 and n_bootstrap > 200:  # fewer resamples may not reach the quantile
+        assert found.p < 0.0501
+    assert found.p >= 2 / (n_bootstrap + 1) - 1e-12
 
 
 # ---------------------------------------------------------------------------------------------------- resampled tables
@@ -183,9 +210,49 @@ def test_intervals_are_seeded_and_hold_the_value() -> None:
     pd.testing.assert_frame_equal(one, two)
     assert not one["ci_low"].equals(other["ci_low"])
     known = one[~one["metric"].isin(["tie_rate", "parse_failure_rate", "plain_acc"])].dropna(subset="value")
+    assert known["ci_low"].notna().all()
     assert ((known["ci_low"] <= known["value"]) & (known["value"] <= known["ci_high"])).all()
     acc = one.set_index("metric").loc["acc"]
     assert acc["ci_high"] - acc["ci_low"] == pytest.approx(4 * np.sqrt(0.25 / 300), rel=0.4)
+
+
+def spoken(rng: np.random.Generator, right: np.ndarray, n: int = 480) -> pd.DataFrame:
+    """Answer n questions about n / 6 images: Yes gets a number from ``right``, and is right in so many percent."""
+    yes = rng.choice(right, n)
+    truth = rng.random(n) < yes / 100
+    said = zip(yes.tolist(), truth, strict=True)
+    return table([(c, 100 - c, "yes" if t else "no", i // 6, 0.5, "Yes") for i, (c, t) in enumerate(said)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_intervals_of_a_calibrated_stream_hold_their_value_and_the_truth(seed: int) -> None:
+    """The ECE of a calibrated model is 0, and above 0 in every sample and even more in every resample."""
+    frame = spoken(np.random.default_rng(seed), np.arange(5, 100, 10))
+    found = pd.concat([compute(frame, Protocol(), 200)[0], compute_measures(frame, Protocol(), 200)[0]])
+    found = found.set_index("metric")
+    known = found.dropna(subset=["ci_low", "value"])
+    assert ((known["ci_low"] <= known["value"]) & (known["value"] <= known["ci_high"])).all()
+    zero = ["ece", "adaptive_ece", "overconfidence", "underconfidence", "squared_gap_debiased", "brier_reliability",
+            "brier_reliability_debiased", "signed_error"]  # fmt: skip
+    assert (known.loc[zero, "ci_low"] <= 0).all() and (known.loc[zero, "ci_high"] >= 0).all()
+    assert found.loc[["smece", "mce"], ["ci_low", "ci_high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_numbers_are_no_better_resolved_than_a_constant(seed: int) -> None:
+    """A base says 95 about everything, and csp says numbers at random: both have a resolution of 0."""
+    rng = np.random.default_rng(seed)
+    truth = ["yes" if right else "no" for right in rng.random(480) < 0.5]
+    base = [(95, 95, t, i // 6, 0.5, "Yes") for i, t in enumerate(truth)]
+    csp = [(int(rng.integers(101)), int(rng.integers(101)), t, i // 6, 0.5, "Yes") for i, t in enumerate(truth)]
+    both = pd.concat([table(base), table(csp, "csp")])
+    judged = tables.verdicts(compute_measures(both, Protocol(), 999)[1], "base", "csp", MEASURES).set_index("metric")
+    resolution = judged.loc[["brier_resolution", "brier_resolution_debiased"]]
+    assert (resolution["ci_low"] <= 0).all() and (resolution["ci_high"] >= 0).all()
+    assert resolution["verdict"].tolist() == ["none", "unclear"]
+    assert resolution["diff"]["brier_resolution"] > 0.015  # what chance makes of a resolution of 0
+    assert abs(resolution["diff"]["brier_resolution_debiased"]) < 0.01
+    assert judged["verdict"]["overconfidence"] == "better"  # which it is: 95 is too much for half of the answers
 
 
 def test_images_are_resampled_not_questions() -> None:
@@ -224,7 +291,7 @@ def test_a_clear_change_is_told_from_none() -> None:
     differences = differences[differences["variant_a"] == "base"]
     p = {variant: part.set_index("metric")["p"] for variant, part in differences.groupby("variant_b")}
     assert (p["sft"].dropna() == 1).all() and p["sft"].notna().sum() > 20  # the same answers
-    assert (p["csp"][["acc", "ece", "smece", "overconfidence", "aurc"]] == 2 / 200).all()
+    assert (p["csp"][["acc", "ece", "squared_gap_debiased", "overconfidence", "aurc"]] < 0.02).all()
 
 
 def test_an_undefined_difference_is_null_without_a_p_value() -> None:

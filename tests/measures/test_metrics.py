@@ -74,7 +74,7 @@ def test_scikit_learn_agrees(rows: list[tuple]) -> None:
 @given(st.lists(answers, min_size=1, max_size=10))
 @settings(max_examples=20, deadline=None)
 def test_correlations_are_the_rows_of_the_metrics_table(rows: list[tuple]) -> None:
-    both = pd.concat([table(rows), table(rows[::-1], "csp")])
+    both = pd.concat([table(rows), table([(no, yes, *rest) for yes, no, *rest in rows], "csp")])
     known = compute(both, Protocol(seed=2), 15)[0]
     known = known[known["metric"].isin(["spearman", "kendall"])].reset_index(drop=True)
     # The type of a column without any value depends on the other metrics of the table.
@@ -224,3 +224,25 @@ def test_variants_must_answer_the_same_questions() -> None:
     rows = [(90, 10, "yes", 0, 0.5, "Yes"), (80, 30, "no", 1, 0.5, "No")]
     with pytest.raises(UserError, match="different questions"):
         compute(pd.concat([table(rows), table(rows[:1], "csp")]), Protocol(), 2)
+
+
+def test_a_difference_counts_what_its_metric_is_computed_from() -> None:
+    rows = [(90, 10, "yes", i, 0.5, "Yes") for i in range(12)]
+    silent = [(None, *row[1:]) if i < 2 else row for i, row in enumerate(rows)]
+    both = pd.concat([table(rows), table(silent, "csp")])
+    n = compute(both, Protocol(), 5)[2].set_index("metric")["n"]
+    assert n[["acc", "plain_acc", "parse_failure_rate"]].tolist() == [12, 12, 24]
+    assert n[["brier", "ece", "auc", "spearman"]].tolist() == [22] * 4  # pairs of which both variants gave a confidence
+    n = compute_measures(both, Protocol(), 5)[1].set_index("metric")["n"]
+    assert n[["precision", "aurc", "squared_gap_debiased"]].tolist() == [12, 10, 22]
+
+
+def test_a_constant_confidence_counts_as_a_correlation_of_0_in_differences() -> None:
+    rng = np.random.default_rng(0)
+    base = [(95, 95, "yes", i // 2, rng.random(), "Yes") for i in range(40)]
+    csp = [(int(100 * p), int(100 - 100 * p), t, i, p, said) for _, _, t, i, p, said in base]
+    value, _, differences = compute(pd.concat([table(base), table(csp, "csp")]), Protocol(), 50)
+    value = value[value["metric"] == "spearman"].set_index("variant")["value"]
+    assert pd.isna(value["base"]) and value["csp"] > 0.9
+    found = differences.set_index("metric").loc["spearman"]
+    assert found["diff"] == value["csp"] and found["ci_low"] > 0

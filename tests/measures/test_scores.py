@@ -12,11 +12,20 @@ from sklearn import metrics as sk
 from csp_utils.measures.calibration import (
     adaptive_ece,
     ece,
+    histogram,
     mce,
     over_and_underconfidence,
     signed_error,
 )
-from csp_utils.measures.scores import auc, average_precision, brier, brier_decomposition, log_score
+from csp_utils.measures.scores import (
+    auc,
+    average_precision,
+    brier,
+    brier_decomposition,
+    debiased_decomposition,
+    log_score,
+    squared_gap,
+)
 from csp_utils.measures.selective import accuracy_at_coverage, aurc
 from csp_utils.measures.smooth_ece import smece
 
@@ -117,3 +126,45 @@ def test_many_samples_at_once_are_each_alone(samples: list[list[tuple[int, int]]
         alone = [float(measure(counts)) for counts in stack]
         np.testing.assert_allclose(measure(stack), alone, atol=1e-6)
         assert np.isnan(alone[-1])  # no count at all
+
+
+@given(pairs)
+def test_the_debiased_parts_are_those_of_ferro_and_fricker_and_add_up(rows: list[tuple[int, int]]) -> None:
+    counts = counts_of(rows)
+    n = len(rows)
+    classical, debiased = brier_decomposition(counts), debiased_decomposition(counts)
+    noise = 0.0
+    for percent in {percent for percent, _ in rows}:
+        labels = [label for said, label in rows if said == percent]
+        share = np.mean(labels)
+        noise += len(labels) * share * (1 - share) / (len(labels) - 1) / n if len(labels) > 1 else 0
+    if n == 1:
+        assert np.isnan(debiased[1])
+        return
+    share = np.mean([label for _, label in rows])
+    whole = share * (1 - share) / (n - 1)
+    expected = classical[0] - noise, classical[1] - noise + whole, classical[2] + whole
+    assert debiased == pytest.approx(expected)
+    assert debiased[0] - debiased[1] + debiased[2] == pytest.approx(float(brier(counts)))
+
+
+def test_debiased_measures_are_right_on_average_where_the_classical_ones_are_not() -> None:
+    """Calibrated percents: reliability and squared gap are 0. Random percents: so is resolution."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(300):
+        percent = 10 * rng.integers(0, 11, 300)
+        calibrated = histogram(percent, rng.random(300) < percent / 100)
+        random = histogram(percent, rng.random(300) < 0.5)
+        found.append([*(f(calibrated)[0] for f in (brier_decomposition, debiased_decomposition)),
+                      *(f(random)[1] for f in (brier_decomposition, debiased_decomposition)),
+                      squared_gap(calibrated)])  # fmt: skip
+    reliability, debiased, resolution, unresolved, squares = np.mean(found, 0)
+    error = np.std(found, 0, ddof=1) / np.sqrt(300)
+    assert reliability > 10 * error[0] and resolution > 10 * error[2]
+    assert (np.abs([debiased, unresolved, squares]) < 3 * error[[1, 3, 4]]).all()
+
+
+def test_the_squared_gap_is_worked_by_hand() -> None:
+    counts = counts_of([(90, 1), (90, 1), (90, 0), (90, 1), (20, 0)])
+    expected = (4 * (0.9 - 0.75) ** 2 - 4 * 0.75 * 0.25 / 3 + 1 * 0.2**2) / 5
+    assert squared_gap(counts) == pytest.approx(expected)

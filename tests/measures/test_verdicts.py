@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from known_answers import partly_right
+from scipy import stats
 
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.measures import arms, over_seeds, verdicts
+from csp_utils.measures.bootstrap import resamples
 from csp_utils.measures.metrics import Protocol
 
 ARMS = {"csp": 0.8, "simpo_only": 0.02, "global_noise": 0.5, "original_data": 0.0}
@@ -47,6 +49,57 @@ def test_a_claim_without_its_arm_is_not_tested() -> None:
     assert found.set_index("number")["verdict"][[2, 6]].tolist() == ["not tested"] * 2
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_fewer_than_three_seeds_leave_every_claim_about_a_training_open(n: int) -> None:
+    rows = {("", 0): partly_right(0, 0, "base", 240)}
+    rows |= {("csp", seed): partly_right(0.9, seed, "csp", 240) for seed in range(n)}
+    rows = {key: own.assign(split="pope_adversarial") for key, own in rows.items()}
+    found, checks = verdicts.judge(over_seeds.draws(rows, Protocol(), 200), arms.seeds_of(rows))
+    verdict_of = found.set_index("number")["verdict"]
+    assert verdict_of[1] == "holds"  # about the base, which has no training
+    assert set(verdict_of[[2, 3, 4]]) == {"open"} and set(verdict_of[[5, 6, 7, 8]]) == {"not tested"}
+    trained = checks[checks["number"] > 1]
+    assert trained["ci_low"].isna().all() and trained["p"].isna().all() and trained["value"].notna().all()
+    assert (trained["reason"] == f"an interval over trainings needs 3 seeds, here {n}").all()
+
+
+def test_claims_about_pope_alone_are_judged() -> None:
+    found, checks = judged(ARMS, ("pope_random", "pope_popular", "pope_adversarial"))
+    assert (found["verdict"] != "not tested").all() and not checks["split"].str.startswith("amber").any()
+    assert found.set_index("number")["verdict"][[1, 2, 7]].tolist() == ["holds", "holds", "does not hold"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_never_below_the_p_values_and_never_above_bonferroni(p: list[float]) -> None:
+    corrected = np.array(verdicts.holm(p))
+    assert (corrected >= np.array(p) - 1e-12).all() and (corrected <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+    assert verdicts.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.04, 1, 0.09, 0.09])
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+@pytest.mark.parametrize("n_checks", [5, 25])
+def test_a_claim_without_any_effect_gets_a_verdict_in_at_most_5_percent(n_checks: int, correlation: float) -> None:
+    rng, found = np.random.default_rng(n_checks), []
+    checks = [verdicts.Check("s", "acc", {}, rng.choice([-1, 1])) for _ in range(n_checks)]
+    for _ in range(1000):
+        z = np.sqrt(correlation) * rng.normal() + np.sqrt(1 - correlation) * rng.normal(size=n_checks)
+        p = 2 * stats.norm.sf(np.abs(z))
+        measured = [over_seeds.Combined(v, v - 1.96, v + 1.96, q, None, None, 5, None)
+                    for v, q in zip(z, p, strict=True)]  # fmt: skip
+        outcomes = verdicts.judge_checks(checks, measured)
+        found.append(verdicts.verdict(**{name: outcomes.count(name) for name in ("kept", "open", "broken")}))
+    assert np.mean([verdict != "open" for verdict in found]) <= 0.065  # 5 %, and three standard errors of 1000 draws
+
+
+def test_a_claim_holds_if_every_check_is_kept_however_many_there_are() -> None:
+    checks = [verdicts.Check("s", "acc", {}, 1) for _ in range(25)]
+    measured = [over_seeds.Combined(0.1, 0.01, 0.2, 0.04, None, None, 5, None) for _ in checks]
+    assert set(verdicts.judge_checks(checks, measured)) == {"kept"}
+    measured[0] = measured[0]._replace(ci_low=-0.01, p=0.07)
+    assert set(verdicts.judge_checks(checks, measured)) == {"open"}  # 24 of 25 alone prove nothing
+
+
 def test_an_undefined_correlation_of_the_base_counts_as_none() -> None:
     _, checks = judged({"csp": 0.8})
     rank = checks[checks["number"] == 4]
@@ -82,7 +135,7 @@ def test_the_criteria_are_those_of_the_paper() -> None:
 
 def test_nearly_nothing_is_a_part_of_the_whole_gain() -> None:
     check = next(check for check in verdicts.claims()[5].checks if check.metric == "acc")
-    of = {(arm, check.split, "acc"): np.full((1, 5), value) for arm, value in (("base", 0.1), ("csp", 0.9),
-                                                                              ("simpo_only", 0.3))}  # fmt: skip
+    of = {(arm, check.split, "acc"): resamples("acc", np.full((1, 5), value), 9)
+          for arm, value in (("base", 0.1), ("csp", 0.9), ("simpo_only", 0.3))}  # fmt: skip
     assert over_seeds.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
     assert verdicts.check_text(check) == "simpo_only gains < 0.25 of csp's gain"

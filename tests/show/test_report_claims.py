@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from finished_run import make_run_with_branches
 
+from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import name_of
 from csp_utils.measures import verdicts
 from csp_utils.show import fig_claims, fig_stress, report_claims, saved
 from csp_utils.show.report_claims import trainings
-from csp_utils.stages.claims import Claims
+from csp_utils.stages.claims import Claims, judge
 from csp_utils.stages.perturb import Perturb
 from csp_utils.stages.sft import Sft
 from csp_utils.stages.simpo import Simpo
@@ -41,7 +42,7 @@ def test_the_verdicts_and_values_on_the_page_are_those_of_the_tables(run) -> Non
     for row in tables.claims.itertuples():
         assert re.search(rf"\| {row.number}. {re.escape(row.title)} .*{row.verdict}", text)
     value = tables.values.set_index(["arm", "split", "metric"])["value"]["csp", "pope_adversarial", "auc"]
-    line = next(line for line in text.splitlines() if line.startswith("| SFT + SimPO | 2"))
+    line = next(line for line in text.splitlines() if line.startswith("| SFT + SimPO | 3"))
     assert f"| {value:.3f} [" in line
 
 
@@ -86,3 +87,47 @@ def test_the_axis_of_an_ablation_reaches_a_loss_and_is_the_usual_one_without(run
     differences.loc[lost, ["value", "ci_low", "ci_high"]] = -0.6, -0.7, -0.5
     low, high = fig_claims.claims(t.claims, t.checks, differences).axes[5].get_xlim()
     assert low < -0.7 and high == 1.0
+
+
+def test_captions_say_over_what_an_interval_is(run) -> None:
+    _, paths = run
+    t = report_claims.load(paths.root)
+    several = fig_claims.claims_caption(t.claims, 3, 10)
+    assert "over test images and trainings" in several and "over test images only" in several  # the base
+    for seeds in (1, 2):
+        few = fig_claims.claims_caption(t.claims, seeds, 10)
+        assert "over test images only" in few and "images and trainings" not in few and "stay open" in few
+    assert "of the base over test images only" in fig_claims.arms_caption(t.values, ["base", "csp"])
+
+
+def test_two_seeds_are_shown_without_an_interval(run) -> None:
+    p, paths = run
+    t = report_claims.load(paths.root)
+    own = t.differences.query("arm == 'words_left_out' and versus == 'csp' and split == 'pope_adversarial'")
+    row = own.set_index("metric").loc["auc"]
+    assert pd.isna(row["ci_low"]) and pd.isna(row["p"]) and row["reason"].startswith("an interval over trainings")
+    text = report_claims.against_full(t.differences, ["words_left_out"], {}).markdown()
+    assert "seeds: " in text and "no interval" in text
+    figure = fig_claims.arms(t.values, ["base", "csp", "words_left_out"])  # draws what there is
+    assert len(figure.axes[0].collections) > 0
+
+
+def test_no_bar_of_claim_1_is_outside_its_panel(run) -> None:
+    _, paths = run
+    t = report_claims.load(paths.root)
+    checks = t.checks.copy()
+    checks.loc[checks["number"] == 1, ["ci_low", "ci_high"]] = -0.3, 1.4
+    low, high = fig_claims.claims(t.claims, checks, t.differences).axes[0].get_xlim()
+    assert low < -0.3 and high > 1.4
+
+
+def test_a_run_with_one_seed_has_a_page_that_claims_nothing_about_trainings(tmp_path: Path) -> None:
+    p, paths = make_run_with_branches(tmp_path)
+    p = p.model_copy(update={"runs": ["m.csp.1"], "leave_out": []})
+    n_images, made = judge(p, str(tmp_path))
+    for name, table in made.items():
+        write_parquet(table, paths[f"{name}.parquet"])
+    t = report_claims.load(paths.root)
+    assert t.claims.set_index("number")["verdict"][[1, 2, 6]].tolist() == ["holds", "open", "not tested"]
+    page = re.sub(r"base64,[^\"]*", "", report_claims.html(p, paths, t, n_images))
+    assert "over test images only" in page and "images and seeds" not in page and "NaN" not in page

@@ -18,7 +18,8 @@ from csp_utils.base.files import read_parquet, write_bytes
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import is_missing, number
 from csp_utils.data.rlaif_v import read_rlaif_v
-from csp_utils.show import fig_calibration, fig_examples, fig_stress, fig_training, saved, sections
+from csp_utils.show import saved, sections
+from csp_utils.show.figures import fig_calibration, fig_examples, fig_stress, fig_training
 from csp_utils.show.page import Cell, LeftOut, Table, embed, embed_image, link, page, section
 from csp_utils.show.saved import Saved
 from csp_utils.show.sections import Values, read_needed

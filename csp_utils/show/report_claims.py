@@ -16,8 +16,9 @@ from csp_utils.base.wording import SPLITS, in_order, interval, is_missing, metri
 from csp_utils.measures.arms import FULL, branch_of
 from csp_utils.measures.over_seeds import LEAST_SEEDS
 from csp_utils.measures.verdicts import ADVERSARIAL, NEARLY_NOTHING
-from csp_utils.show import fig_claims, fig_stress, saved
-from csp_utils.show.fig_claims import ARMS, VERDICTS, arm_name
+from csp_utils.show import saved
+from csp_utils.show.figures import fig_claims, fig_stress
+from csp_utils.show.figures.fig_claims import ARMS, VERDICTS, arm_name
 from csp_utils.show.page import Cell, Section, Table, embed, page, section
 
 TRAINING = ("03_perturb", "04_sft", "05_simpo")

@@ -12,7 +12,8 @@ from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import VARIANTS, in_order, metric, name_of, number
 from csp_utils.measures.methods import METHODS
 from csp_utils.measures.methods import missing_methods as not_elicited
-from csp_utils.show import fig_calibration, fig_metrics, fig_stress, saved, tables
+from csp_utils.show import reply_tables, saved, tables
+from csp_utils.show.figures import fig_calibration, fig_metrics, fig_stress
 from csp_utils.show.page import EmbeddedImage, LeftOut, embed
 from csp_utils.show.published import published
 from csp_utils.show.saved import Saved
@@ -167,18 +168,18 @@ def base(run: Saved) -> Values:
         "gives their peaks and means.", fig_calibration.NUMBERS_CAPTION,
     )  # fmt: skip
     examples = tables.examples(run.responses, run.model, run.adversarial, run.p.seed)
-    return {"failure": sentences, "numbers": tables.replies(run.responses, run.model), "figure": figure,
+    return {"failure": sentences, "numbers": reply_tables.replies(run.responses, run.model), "figure": figure,
             "examples": examples, "seed": run.p.seed}  # fmt: skip
 
 
 def replies(run: Saved) -> Values:
     """Gather how the replies were read, why some were not, and what other rules would say."""
     counts, own = read_needed(run.paths["readings.parquet"], "how the replies were read"), run.own(run.responses)
-    shown = [tables.readings(readings.unread_share(run.own(counts)), run.own(readings.answer_rules(own)),
+    shown = [reply_tables.readings(readings.unread_share(run.own(counts)), run.own(readings.answer_rules(own)),
                              readings.masses(own))]  # fmt: skip
     reasons = run.own(counts).query("not read").groupby("reason")["n"].sum().sort_values(ascending=False)
     return {"tables": shown[0], "reasons": [(name, int(n), REFUSALS.get(name, "")) for name, n in reasons.items()],
-            "examples": tables.unread(readings.unread_examples(own))}  # fmt: skip
+            "examples": reply_tables.unread(readings.unread_examples(own))}  # fmt: skip
 
 
 def paper(run: Saved) -> Values:

@@ -17,7 +17,8 @@ from csp_utils.measures.bootstrap import DEBIASED
 from csp_utils.measures.calibration import ece
 from csp_utils.measures.metrics import MEASURES, Protocol, compute, compute_measures, risk_coverage_table
 from csp_utils.measures.smooth_ece import smece
-from csp_utils.show import fig_metrics, sections, style, tables
+from csp_utils.show import sections, style, tables
+from csp_utils.show.figures import fig_metrics
 from csp_utils.show.page import section
 from csp_utils.show.saved import Saved
 from csp_utils.stages.report import Report

@@ -16,7 +16,8 @@ from csp_utils.asking.tables import DTYPES
 from csp_utils.measures.methods import METHODS, confidences_by_method, missing_methods
 from csp_utils.measures.metrics import METHOD_MEASURES, SPOKEN, Protocol, compute, compute_measures, compute_methods
 from csp_utils.measures.recalibration import fit_isotonic, fit_platt, fit_temperature, image_halves
-from csp_utils.show import fig_metrics, style
+from csp_utils.show import style
+from csp_utils.show.figures import fig_metrics
 
 NOTHING = pd.DataFrame(columns=list(DTYPES)).astype(DTYPES)
 

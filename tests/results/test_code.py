@@ -359,7 +359,7 @@ COMPUTES = {
     "03_perturb": {"noise.training_rows", "noise.diffusion", "words.prompts"},
     "04_sft": {"training.run", "training.command"},
     "05_simpo": {"training.run", "training.command"},
-    "06_eval": {"asking.evaluation", "words.reading", "measures.metrics", "measures.bootstrap"},
+    "06_eval": {"asking.evaluation", "words.confidence", "measures.metrics", "measures.bootstrap"},
     "07_correlation": {"measures.metrics"},
     "08_stress": {"asking.stress", "noise.diffusion", "measures.stress_curves", "models.masks"},
     "10_schedule": {"asking.schedule", "noise.schedule"},

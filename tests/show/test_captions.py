@@ -8,8 +8,8 @@ import pytest
 from known_answers import noisy_answers
 
 from csp_utils.measures.metrics import Protocol, compute, compute_measures, correlations, risk_coverage_table
-from csp_utils.show.fig_calibration import calibration_caption, correlation_caption, token_probabilities_caption
-from csp_utils.show.fig_metrics import bars_caption, plain_answers_caption, risk_coverage_caption
+from csp_utils.show.figures.fig_calibration import calibration_caption, correlation_caption, token_probabilities_caption
+from csp_utils.show.figures.fig_metrics import bars_caption, plain_answers_caption, risk_coverage_caption
 
 SPLIT = "pope_adversarial"
 NAMES = {"base": "base", "sft": "SFT", "csp": "SFT + SimPO"}

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 
 from csp_utils.measures.metrics import Protocol, compute
 from csp_utils.show import published, style
-from csp_utils.show.fig_calibration import calibration, correlation, token_probabilities
-from csp_utils.show.fig_metrics import bars, plain_answers
+from csp_utils.show.figures.fig_calibration import calibration, correlation, token_probabilities
+from csp_utils.show.figures.fig_metrics import bars, plain_answers
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["all parsed", "base never parsed"])

@@ -11,7 +11,8 @@ from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import name_of
 from csp_utils.measures import verdicts
-from csp_utils.show import fig_claims, fig_stress, report_claims, saved
+from csp_utils.show import report_claims, saved
+from csp_utils.show.figures import fig_claims, fig_stress
 from csp_utils.show.report_claims import trainings
 from csp_utils.stages.claims import Claims, judge
 from csp_utils.stages.perturb import Perturb

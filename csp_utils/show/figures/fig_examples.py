@@ -19,7 +19,7 @@ from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.noise import diffusion
 from csp_utils.show import style
-from csp_utils.show.fig_calibration import small_diagram
+from csp_utils.show.figures.fig_calibration import small_diagram
 
 ORANGE = (255, 140, 0)
 

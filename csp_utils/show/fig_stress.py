@@ -115,7 +115,8 @@ def seeds_caption(curves: pd.DataFrame) -> str:
         low, high = (percent(100 * row["value"]) for _, row in rows.iloc[[0, -1]].iterrows())
         ends.append(f"{name_of(variant)} {high} unchanged, {low} hidden most")
     return ("Means over images and training seeds; bands: 95 % bootstrap intervals over test images only. "
-            f"Right answer, noise on the object: {'; '.join(ends)}. {_unread(curves)} replies could not be read.")  # fmt: skip
+            f"Right answer, noise on the object: {'; '.join(ends)}. "
+            f"{_unread(curves)} replies could not be read.")  # fmt: skip
 
 
 def _unread(curves: pd.DataFrame) -> int:

@@ -82,13 +82,13 @@ def everything(counts: Counts, of: counting.Resampled) -> dict[str, np.ndarray]:
 
 
 def truths(rng: np.random.Generator) -> dict[str, dict[str, float]]:
-    """Return every measure of every speaker on 30,000 images, rank correlations on a part of them."""
+    """Return every measure of every speaker on 15,000 images, rank correlations on a part of them."""
     found = {}
-    for name, rows in answers(30_000, rng).items():
+    for name, rows in answers(15_000, rng).items():
         counts = Counts(rows, Protocol())
         of = counts.resample(np.ones((1, len(counts.images)), dtype=np.float32))
         found[name] = {key: float(value[0]) for key, value in everything(counts, of).items()}
-        part = rows.sample(20_000, random_state=0)
+        part = rows.sample(10_000, random_state=0)
         ranks = part[["internal", "verbalized"]].rank()
         for key in RANK:
             constant = part["verbalized"].nunique() == 1
@@ -123,10 +123,10 @@ def difference(values: Mapping, one: str, other: str, key: str):
 @pytest.mark.slow
 def test_intervals_contain_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "smece", lambda pairs: np.full(pairs.shape[:-2], np.nan))  # slow, and not judged
-    found = coverage(100, 120, 199)
+    found = coverage(80, 80, 199)
     assert set(found.index) == set(JUDGED)
-    assert (found.min(axis=1) >= 0.87).all()  # of 120 repeats 95 % is 0.91 to 0.99, and the worst of eight is lower
-    assert found.mean(axis=1).between(0.93, 0.99).all()
+    assert (found.min(axis=1) >= 0.85).all()  # of 80 repeats 95 % is 0.90 to 1.00, and the worst of eight is lower
+    assert (found.mean(axis=1) >= 0.92).all()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ DTYPES = {
     "mode": "Int64",  # of expected: the likeliest percent
     "spread": "float64",  # of expected: the standard deviation, in percent points
     "mass": "float64",  # of expected: probability of all 101 answers together; of first_token: P(Yes) + P(No); 0..1
-    "probabilities": "object",  # of expected: 101 of them, list of float64, sum 1
+    "probabilities": "object",  # of expected: 101 of them, array of float32, sum 1
 }
 """Columns of elicitations.parquet and their types."""
 
@@ -158,9 +158,9 @@ def _confidence_rows(row: Any, methods: Collection[str]) -> Iterator[dict[str, A
     for draw, raw in enumerate(row.samples):
         yield reply_row(raw) | {"method": "sampled", "draw": draw}
     for i, candidate in enumerate(CANDIDATES if reads == "both" else (row.kind,)):
-        levels = list(row.levels)[101 * i : 101 * (i + 1)]
-        if levels:
+        levels = np.asarray(row.levels[101 * i : 101 * (i + 1)], dtype=np.float64)
+        if len(levels):
             expected = distribution(levels)
-            yield about | {"candidate": candidate, "method": "expected", "mass": sum(levels)} | (
+            yield about | {"candidate": candidate, "method": "expected", "mass": float(levels.sum())} | (
                 {} if expected is None else {"value": expected.mean, "mode": expected.mode, "spread": expected.spread,
-                                             "probabilities": expected.probabilities.tolist()})
+                                             "probabilities": expected.probabilities.astype(np.float32)})

@@ -9,6 +9,7 @@ ways to read a confidence.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from csp_utils.data.benchmarks import find_images, read_amber, read_pope
@@ -122,8 +123,8 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
         one row per unique (path, question) and (prompt, kind) of :meth:`Plan.kinds`, indexed by position: path,
         question, name (of the prompt, plain or blurred), kind (Yes, No, plain, both, or the blur), prompt (the text),
         raw, ended (whether the model ended the reply), p_yes and p_no (probabilities, 0..1, of the two candidates as
-        the first token of the reply), levels (list of 101 probabilities; 202 for kind both: Yes, then No; empty without
-        method expected), samples (list of replies) and samples_ended.
+        the first token of the reply), levels (101 probabilities, float32: the engines compute no more digits; 202 for
+        kind both: Yes, then No; empty without method expected), samples (list of replies) and samples_ended.
     """
     pairs = pd.DataFrame(plan.kinds(), columns=["name", "kind"])
     table = unique_questions(questions).merge(pairs, how="cross")
@@ -133,7 +134,8 @@ def elicit(vlm: VLM, questions: pd.DataFrame, asking: Asking, plan: Plan = Plan(
     table = table[[reply is not None for reply in replies]].copy()
     replies = [reply for reply in replies if reply is not None]
     values = {"raw": [reply.text for reply in replies], "p_yes": [reply.first["Yes"] for reply in replies],
-              "p_no": [reply.first["No"] for reply in replies], "levels": [list(reply.answers) for reply in replies],
+              "p_no": [reply.first["No"] for reply in replies],
+              "levels": [np.array(reply.answers, np.float32) for reply in replies],
               "samples": [list(reply.samples) for reply in replies], "ended": [reply.ended for reply in replies],
               "samples_ended": [list(reply.samples_ended) for reply in replies]}  # fmt: skip
     types = {"p_yes": float, "p_no": float, "ended": bool}

@@ -25,7 +25,7 @@ from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("variant", "path", "question", "name", "kind", "prompt", "raw")]
     + [("p_yes", pa.float64()), ("p_no", pa.float64()), ("ended", pa.bool_())]
-    + [("levels", pa.list_(pa.float64())), ("samples", pa.list_(pa.string())), ("samples_ended", pa.list_(pa.bool_()))]
+    + [("levels", pa.list_(pa.float32())), ("samples", pa.list_(pa.string())), ("samples_ended", pa.list_(pa.bool_()))]
 )
 """Columns of the replies: the variant, and the columns of :func:`csp_utils.asking.elicitation.elicit`."""
 

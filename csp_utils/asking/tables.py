@@ -36,7 +36,7 @@ DTYPES = {
     "mode": "Int64",  # of expected: the likeliest percent
     "spread": "float64",  # of expected: the standard deviation, in percent points
     "mass": "float64",  # of expected: probability of all 101 answers together; of first_token: P(Yes) + P(No); 0..1
-    "probabilities": "object",  # of expected: 101 of them, list of float64, sum 1
+    "probabilities": "object",  # of expected: 101 of them, array of float32, sum 1
 }
 """Columns of elicitations.parquet and their types."""
 
@@ -190,10 +190,10 @@ def _confidence_rows(row: Any, methods: Collection[str], rules: Rules) -> Iterat
     for draw, (raw, ended) in enumerate(zip(row.samples, row.samples_ended, strict=True)):
         yield reply_row(raw, ended) | {"method": "sampled", "draw": draw}
     for i, candidate in enumerate(CANDIDATES if reads == "both" else (row.kind,)):
-        levels = list(row.levels)[101 * i : 101 * (i + 1)]
-        if levels:
-            mass = sum(levels)
+        levels = np.asarray(row.levels[101 * i : 101 * (i + 1)], dtype=np.float64)
+        if len(levels):
+            mass = float(levels.sum())
             expected = distribution(levels) if rules.share(mass, mass) is not None else None
             yield about | {"candidate": candidate, "method": "expected", "mass": mass} | (
                 {} if expected is None else {"value": expected.mean, "mode": expected.mode, "spread": expected.spread,
-                                             "probabilities": expected.probabilities.tolist()})
+                                             "probabilities": expected.probabilities.astype(np.float32)})

@@ -4,6 +4,8 @@ A view is a small immutable value that names its file and computes its pixels wh
 therefore never written to disk, and equal views have equal pixels on every machine.
 """
 
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -48,6 +50,12 @@ def open_shown(shown: Shown) -> Image.Image | None:
     Raises UserError as :func:`csp_utils.data.images.load_image` does.
     """
     return None if shown is None else load_image(shown) if isinstance(shown, Path) else shown.load()
+
+
+def shown_areas(shown: Iterable[Shown]) -> dict[Shown, int]:
+    """Return :func:`shown_area` of each image or view; the header of a file is read once, however many views it has."""
+    area = lru_cache(maxsize=None)(shown_area)
+    return {one: area(one if one is None or isinstance(one, Path) else one.path) for one in dict.fromkeys(shown)}
 
 
 def shown_area(shown: Shown) -> int:

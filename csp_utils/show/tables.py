@@ -238,7 +238,8 @@ def methods(table: pd.DataFrame, differences: pd.DataFrame | None, variant: str,
                for m in METHOD_METRICS}  # fmt: skip
     rows = {name: method.name for name, method in METHODS.items()}
     return Table(f"{name_of(variant)}: ways to get a confidence, with 95 % intervals. ▲ higher, ▼ lower than the "
-                 "verbalized confidence, where the interval of the paired difference excludes 0.",
+                 "verbalized confidence, where the interval of the paired difference excludes 0. ECE, Brier and log "
+                 "score count a confidence at its nearest whole percent (the log score 0 % as 0.5 %, 100 % as 99.5 %).",
                  pd.concat([_frame(cells, rows, columns, name_of(split), (split,)) for split in splits]))  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from csp_utils.asking import elicitation, readings
 from csp_utils.asking.tables import DTYPES, Rules, elicitations_table, responses_table
 from csp_utils.base.errors import UserError
-from csp_utils.data.views import Blurred
+from csp_utils.data.views import Blurred, shown_areas
 from csp_utils.measures.metrics import RESPONSE_COLUMNS, check_responses
 from csp_utils.models.vlm import load as vlm
 from csp_utils.models.vlm.reply import Asking, Prompt, Reply, until
@@ -139,6 +139,19 @@ def test_a_cut_reply_is_a_parse_failure_and_no_number(tmp_path: Path) -> None:
     assert readings.unread_share(counts).iloc[0].to_dict() == {
         "model": "tiny", "variant": "base", "right": 1, "wrong": 1, "cut": 1}
     assert readings.unread_examples(responses)["raw"].unique().tolist() == ["My confidence is 9"]
+
+
+def test_a_distribution_takes_four_bytes_a_percent(tmp_path: Path) -> None:
+    """README's recipe elicits 8 of them a question: as Python's numbers they took 5 GB for POPE and AMBER."""
+    import pyarrow.parquet as pq
+
+    table, plan = questions(tmp_path), elicitation.Plan(methods=("expected",))
+    asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
+    found = elicitations_table(asked, table, "tiny", "base", plan.prompts, plan.methods)
+    assert {values.nbytes for values in found["probabilities"]} == {4 * 101}
+    assert {values.dtype for values in asked["levels"]} == {np.dtype("float32")}
+    found.to_parquet(tmp_path / "found.parquet")
+    assert str(pq.read_schema(tmp_path / "found.parquet").field("probabilities").type.value_type) == "float"
 
 
 def test_a_draw_is_seeded_by_image_text_draw_and_seed_alone() -> None:
@@ -304,3 +317,17 @@ def test_a_truncated_image_is_named(qwen: vlm.VLM, prompts: list[tuple[Path, str
     (tmp_path / "cut.png").write_bytes(prompts[0][0].read_bytes()[:300])
     with pytest.raises(UserError, match="cut.png is damaged or truncated"):
         qwen.ask([(tmp_path / "cut.png", "What?")], Asking(1, 2))
+
+
+def test_the_header_of_an_image_is_read_once_for_all_prompts_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                      ) -> None:
+    """README's recipe makes 13 prompts a question; every file was opened for each of them, in every shard again."""
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for side, path in zip((28, 56), paths, strict=True):
+        Image.new("RGB", (side, side)).save(path)
+    opened, open_image = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *more: (opened.append(path), open_image(path, *more))[1])
+    views = [view for path in paths for view in (path, path, Blurred(path, 1), Blurred(path, 2))] + [None]
+    areas = shown_areas(view for view in views for _ in range(5))
+    assert sorted(opened) == sorted(paths)
+    assert [areas[view] for view in views] == [28 * 28] * 4 + [56 * 56] * 4 + [-1]

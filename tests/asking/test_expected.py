@@ -1,5 +1,8 @@
 """The shared engine against the plain one, on a Qwen2-VL of random weights, with digits split and digits merged."""
 
+import time
+from pathlib import Path
+from threading import current_thread, get_ident, main_thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,13 +92,14 @@ def test_the_distribution_is_that_of_brute_force_over_all_101_strings(qwen: vlm.
 
 
 @pytest.mark.slow
-def test_a_string_is_scored_as_the_tokenizer_writes_it(qwen: vlm.VLM) -> None:
-    """The probability of "95%" is a product over its tokens, one fewer where its digits are one token."""
-    tree = qwen.engines["shared"]._answer_tree(LEVELS)
-    written = [qwen.tokenizer.decode(tree.tokens[tree.ancestors()[end]]) for end in tree.ends]
-    assert written == list(LEVELS)
-    merged = "95" in qwen.tokenizer.get_vocab()
-    assert tree.depths[tree.ends[95]] == (1 if merged else 2) and tree.depths[tree.ends[42]] == (0 if merged else 2)
+def test_in_16_bits_the_engines_agree_within_rounding(model_folder: Path, prompts: list[Prompt]) -> None:
+    """As on a GPU: weights and attention masks in bfloat16, probabilities in float32."""
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(model_folder), "qwen2_vl", "qwen2_vl", 12544, "bfloat16"))
+    some = [prompt._replace(answers=LEVELS) for prompt in prompts[:6]]
+    found = asking.check_engine(loaded, some, Asking(4, 4), "bfloat16")
+    assert loaded.engine == "shared" and 0 < found["largest_difference"] < 0.1
+    for reply in loaded.ask(some, Asking(4, 4)):
+        assert all(0 <= p <= 1 for p in (*reply.first.values(), *reply.answers)) and sum(reply.answers) <= 1 + 1e-5
 
 
 @pytest.mark.slow
@@ -105,6 +109,33 @@ def test_neither_order_nor_batch_size_changes_a_reply(qwen: vlm.VLM, prompts: li
     assert answered(whole) == answered(parts)
     for a, b in zip(whole, parts, strict=True):
         assert a.answers == pytest.approx(b.answers, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["shared", "plain"])
+def test_two_threads_never_use_the_tokenizer_at_a_time(qwen: vlm.VLM, prompts: list[Prompt], engine: str,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """One encodes ahead while the other scores answers and decodes replies; a fast tokenizer may fail at that."""
+    busy, together = [], []
+
+    def watched(function):
+        def call(*arguments, **named):
+            together.extend(other for other in busy if other != get_ident())
+            busy.append(get_ident())
+            time.sleep(0.0 if current_thread() is main_thread() else 0.1)  # so that both threads have work at a time
+            try:
+                return function(*arguments, **named)
+            finally:
+                busy.remove(get_ident())
+        return call
+
+    kind = type(qwen.template.tokenizer)
+    for owner, name in ((qwen.template, "encode"), (qwen.template, "decode_generate_ids"), (kind, "__call__"),
+                        (qwen.engines["plain"]._training, "encode")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    asked = [prompt._replace(answers=(f"{i}%", f"{i + 1}%"), seeds=()) for i, prompt in enumerate(prompts)]
+    qwen.ask(asked, Asking(2, 2), engine=engine)
+    assert together == [] and busy == []
 
 
 @pytest.mark.slow

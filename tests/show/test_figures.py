@@ -11,7 +11,12 @@ from matplotlib.text import Text
 
 from csp_utils.measures.metrics import Protocol, compute
 from csp_utils.show import published, style
-from csp_utils.show.figures.fig_calibration import calibration, correlation, token_probabilities
+from csp_utils.show.figures.fig_calibration import (
+    calibration,
+    correlation,
+    token_probabilities,
+    verbalized_numbers,
+)
 from csp_utils.show.figures.fig_metrics import bars, plain_answers
 
 
@@ -120,3 +125,14 @@ def test_ours_stand_beside_the_papers() -> None:
     assert table.loc[("pope_adversarial", "acc"), "paper csp"] == "0.72"
     assert table.loc[("pope_adversarial", "auc"), "paper csp"] == "–"
     assert table.loc[("pope_adversarial", "acc"), "base"].startswith("0.00")
+
+
+def test_a_model_none_of_whose_replies_were_read_has_an_empty_panel() -> None:
+    """Was: a ValueError of matplotlib in place of the whole report."""
+    said = noisy_answers(nulls=True)
+    figure = verbalized_numbers(said, "tiny")
+    assert [axis.get_title() for axis in figure.axes] == ["base", "SFT", "SFT + SimPO"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no reply could be read"]
+    alone = verbalized_numbers(said[said["variant"] == "base"], "tiny")
+    assert len(alone.axes) == 1
+    assert [bool(axis.get_legend()) for axis in figure.axes] == [False, True, False]

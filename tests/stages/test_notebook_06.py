@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+import yaml
+from conftest import ROOT, Project
 
 from csp_utils.asking import variants
 from csp_utils.base.run import RunPaths
@@ -75,3 +77,24 @@ def test_with_vllm_no_second_model_is_loaded(loaded: list[str]) -> None:
     said: list[str] = []
     assert variants.load_example(Eval(engine="vllm"), "model", said.append) is None
     assert loaded == [] and len(said) == 1 and "vLLM" in said[0]
+
+
+@pytest.mark.slow
+def test_the_pipeline_asks_the_shards_and_the_notebook_combines_them(project: Project, model_folder: Path) -> None:
+    (project.folder / "assets").symlink_to(ROOT / "assets")
+    (project.folder / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "06_eval.ipynb", project.folder / "notebooks")
+    data = RunPaths("data", project.folder / "outputs")
+    write_world(data, 1, 1, 3, 0)
+    section = {"base_model": str(model_folder), "variants": ["base"], "pope": str(data["data/pope"]), "device": "cpu",
+               "amber": str(data["data/amber"]), "n_questions": 2, "n_bootstrap": 40, "max_new_tokens": 4,
+               "batch_size": 8, "shards": 2}  # fmt: skip
+    project.params.write_text(yaml.safe_dump({"run": "mini", "06_eval": section}))
+    run = project.run("--cores", "2")
+    assert run.returncode == 0 and all(f"06_eval shard {i} of 2" in run.stdout for i in (1, 2)), run.stdout
+    paths = RunPaths("mini", project.folder / "outputs")
+    copy = json.loads((paths.notebooks / "06_eval.ipynb").read_text())
+    said = "".join("".join(output.get("text", "")) for cell in copy["cells"] for output in cell.get("outputs", []))
+    assert "The example is not asked: the 2 shards" in said and "2 of 2 shards are there" in said
+    told = json.loads((paths["elicited"] / "settings.json").read_text())["base"]
+    assert list(told["shards"]) == ["1of2", "2of2"] and told["asked_by"]["check"]["largest_difference"] < 1e-3

@@ -9,6 +9,7 @@ the reference. The shared engine (:mod:`csp_utils.models.vlm.shared`) computes c
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class TransformersVLM(VLM):
         template.set_mode("transformers")
         self.tokenizer = template.tokenizer
         ends = end_tokens(template, getattr(model.generation_config, "eos_token_id", None))  # remote code may have none
-        parts = (model, template, ends, first_tokens(self.tokenizer))
+        parts = (model, template, ends, first_tokens(self.tokenizer), threading.Lock())
         engines: dict[str, Engine] = {"plain": PlainEngine(*parts)}
         self.why_not_shared = why_not_shared(model)
         if self.why_not_shared is None:

@@ -8,14 +8,14 @@ ms-swift's training, with the reply as the label and without a cache.
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
 from PIL import Image
 
-from csp_utils.data.views import Shown, open_shown, shown_area
+from csp_utils.data.views import Shown, open_shown, shown_areas
 from csp_utils.models.families import without_generate
 from csp_utils.models.vlm.passes import Cache, Passes
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Draw, Prompt, Reply, decoded, reply_of, until
@@ -29,9 +29,12 @@ class PlainEngine:
         ends: ids of the tokens that end a reply.
         first_tokens: candidate -> ids of its possible first tokens
             (:func:`csp_utils.models.vlm.load.candidate_tokens`).
+        lock: held while the tokenizer works, because a second thread encodes the next batch with the same tokenizer,
+            which is not safe for that ("Already borrowed"); engines with one tokenizer need one lock.
     """
 
-    def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]]):
+    def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]],
+                 lock: AbstractContextManager | None = None):
         self.model, self.template, self._ends, self._first_tokens = model, template, ends, first_tokens
         self.tokenizer = template.tokenizer
         self._training = copy.copy(template)  # a template has one mode: inference or training
@@ -39,13 +42,13 @@ class PlainEngine:
         self._training.set_mode("train")
         self._decode = self._by_forward_passes if without_generate(model) else self._generate
         self._cache = Cache()
-        self._lock = threading.Lock()  # a second thread encodes the next batch with the same tokenizer
+        self._lock = lock or threading.Lock()
         self._batch_images: list[Shown] = []
         self._share_image_features()
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
         """Divide prompts (by index) into batches: similar length and the same image together, little padding."""
-        area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
+        area = shown_areas(prompt.image for prompt in prompts)
 
         def similar(i: int) -> tuple:
             image, text = prompts[i].image, prompts[i].text
@@ -119,7 +122,11 @@ class PlainEngine:
                 out = self.template.generate(self.model, **arguments)
             tokens = self.template.get_generate_ids(out.sequences, length).tolist()
             first = first_probabilities(out.logits[0], self._first_tokens)
-        return [decoded(self.template, row, self._ends) for row in tokens], first
+        return self._texts(tokens), first
+
+    def _texts(self, replies: Iterable[list[int]]) -> list[Decoded]:
+        with self._lock:
+            return [decoded(self.template, tokens, self._ends) for tokens in replies]
 
     def _by_forward_passes(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                            ) -> tuple[list[Decoded], list[dict[str, float]]]:
@@ -141,7 +148,7 @@ class PlainEngine:
                 if not growing or step == max_new_tokens - 1:
                     break
                 logits = passes.go_on({i: tokens[i] for i in growing})
-        return [decoded(self.template, tokens, self._ends) for tokens in replies], first
+        return self._texts(replies), first
 
     def _inputs(self, rows: list[dict]) -> dict[str, Any]:
         """Collate encoded prompts into the model's arguments, with left padding, on the model's device."""

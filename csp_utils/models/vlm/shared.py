@@ -8,7 +8,9 @@ engine up to rounding.
 The engine supports Qwen2-VL and Qwen2.5-VL, because it must know the model's position ids and cache.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from csp_utils.data.views import open_shown, shown_area
+from csp_utils.data.views import open_shown, shown_areas
 from csp_utils.models.vlm.plain import first_probabilities
 from csp_utils.models.vlm.reply import Asking, Decoded, Draw, Prompt, Reply, reply_of
 from csp_utils.models.vlm.token_tree import TokenTree, sequence_log_probabilities, token_tree
@@ -76,17 +78,19 @@ class _Branch:
 class SharedEngine:
     """Runs all prompts about an image together. Arguments as for :class:`csp_utils.models.vlm.plain.PlainEngine`."""
 
-    def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]]):
+    def __init__(self, model: Any, template: Any, ends: list[int], first_tokens: dict[str, list[int]],
+                 lock: AbstractContextManager | None = None):
         self.model, self.template, self._ends, self._first_tokens = model, template, ends, first_tokens
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # without the LoRA wrapper
         self._body, self._head = whole.model, whole.get_output_embeddings()
         # The template's text after a question. _row checks it against the template's own encoding for every image.
         self._after = template.template_meta.prompt[-1].partition("{{QUERY}}")[2]
         self._answer_tree = lru_cache(8)(self._tree_of_answers)
+        self._lock = lock or threading.Lock()
 
     def batches(self, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
         """Divide prompts (by index) into batches: all about one image together, and several images if they fit."""
-        area = {prompt.image: shown_area(prompt.image) for prompt in prompts}
+        area = shown_areas(prompt.image for prompt in prompts)
         order = sorted(range(len(prompts)), key=lambda i: (area[prompts[i].image], str(prompts[i].image), i))
         batches: list[list[int]] = []
         for _, group in groupby(order, key=lambda i: prompts[i].image):
@@ -107,11 +111,13 @@ class SharedEngine:
         """Encode the prompts about one image. Raises RuntimeError if the template writes a question in another way."""
         first = {"messages": [{"role": "user", "content": f"<image>{prompts[0].text}"}],
                  "images": [open_shown(prompts[0].image)]}
-        encoded = self.template.encode(first)
+        with self._lock:
+            encoded = self.template.encode(first)
         ids = encoded["input_ids"]
         after_image = len(ids) - ids[::-1].index(self.template.image_token_id) + 1  # after the end-of-vision token
         texts = [prompt.text + self._after for prompt in prompts]
-        tails = self.template.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        with self._lock:
+            tails = self.template.tokenizer(texts, add_special_tokens=False)["input_ids"]
         if ids[after_image:] != tails[0]:
             raise RuntimeError("this template does not write a question as the shared engine does; use engine: plain")
         tree = token_tree([ids[:after_image] + tail for tail in tails])
@@ -149,8 +155,10 @@ class SharedEngine:
                     starts.append(i)
             self._decode(cache, branches, logits[starts], asking.max_new_tokens, len(rows))
         texts: list[list[Decoded]] = [[] for _ in prompts]
-        for branch in branches:
-            texts[branch.prompt].append(Decoded(self.template.decode_generate_ids(branch.tokens), branch.ended))
+        with self._lock:
+            for branch in branches:
+                text = self.template.decode_generate_ids(branch.tokens)
+                texts[branch.prompt].append(Decoded(text, branch.ended))
         return [reply_of(texts[i][0], first[i], answers[i], texts[i][1:]) for i in range(len(prompts))]
 
     def _prefill(self, cache: Any, rows: list[_Row], prompts: Sequence[Prompt]) -> tuple[list[_Branch], Any]:
@@ -286,4 +294,5 @@ class SharedEngine:
 
     def _tree_of_answers(self, answers: tuple[str, ...]) -> TokenTree:
         """Build the prefix tree of the answers, tokenized on their own, as ms-swift's templates tokenize a reply."""
-        return token_tree(self.template.tokenizer(list(answers), add_special_tokens=False)["input_ids"])
+        with self._lock:
+            return token_tree(self.template.tokenizer(list(answers), add_special_tokens=False)["input_ids"])

@@ -125,20 +125,27 @@ def _parsed(part: pd.DataFrame) -> str:
 
 def verbalized_numbers(responses: pd.DataFrame, model: str) -> Figure:
     """Draw how often each variant says which number about right and about wrong answers, over all splits."""
-    part = responses[responses["model"] == model].dropna(subset="verbalized")
+    part = responses[responses["model"] == model]
+    variants = style.variants_of(part)  # also one of whose replies none was read
+    part = part.dropna(subset="verbalized")
     part = part.assign(verbalized=part["verbalized"].astype(float), answer=part["label"].map(ANSWERS))
-    variants = style.variants_of(part)
+    read = style.variants_of(part)
     figure, axes = plt.subplots(1, len(variants), figsize=(3.7 * len(variants), 3), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     for axis, variant in zip(axes[0], variants, strict=True):
+        if variant not in read:
+            axis.text(50, 0.5, "no reply could be read", ha="center", va="center")
+            axis.set(title=name_of(variant), xlim=(-5, 105), ylim=(0, 1.02))
+            continue
         sns.histplot(part[part["variant"] == variant], x="verbalized", hue="answer", hue_order=list(ANSWERS.values()),
                      palette=[style.RIGHT, style.WRONG], bins=np.arange(-2.5, 103, 5), stat="proportion",
                      common_norm=False, multiple="dodge", shrink=0.85, alpha=1, edgecolor="black", linewidth=0.4,
-                     legend=axis is axes[0, 0], ax=axis)  # fmt: skip
+                     legend=variant == read[0], ax=axis)  # fmt: skip
         axis.set(title=name_of(variant), xlabel="verbalized confidence (%)", xlim=(-5, 105), ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of the replies")
-    if axes[0, 0].get_legend():
-        sns.move_legend(axes[0, 0], "upper left", title=None, fontsize=8)
+    for axis in axes[0]:
+        if axis.get_legend():
+            sns.move_legend(axis, "upper left", title=None, fontsize=8)
     plt.close(figure)
     return figure
 

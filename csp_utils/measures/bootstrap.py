@@ -94,7 +94,8 @@ def sizes_of(value: float, gaps: np.ndarray, n_images: int, side: int = 0) -> Re
         side: 0 for |gap|, +1 for the gaps above 0, -1 for those below.
     """
     own, noise = gaps[0], gaps - gaps[0]
-    spread = np.nanstd(noise[1:], axis=0) if len(gaps) > 1 else np.zeros_like(own)
+    known = len(gaps) > 1 and not np.isnan(own).any()
+    spread = np.nanstd(noise[1:], axis=0) if known else np.zeros_like(own)
     decided = np.abs(own) > DECIDED * spread
     slope = np.sign(own) if side == 0 else side * (side * own > 0)
     chance = np.abs(noise) if side == 0 else np.maximum(side * noise, 0)

@@ -147,7 +147,7 @@ def test_a_distribution_takes_four_bytes_a_percent(tmp_path: Path) -> None:
 
     table, plan = questions(tmp_path), elicitation.Plan(methods=("expected",))
     asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
-    found = elicitations_table(asked, table, "tiny", "base", plan.prompts, plan.methods)
+    found = elicitations_table(asked, table, "base", TINY, (plan.prompts, plan.methods))
     assert {values.nbytes for values in found["probabilities"]} == {4 * 101}
     assert {values.dtype for values in asked["levels"]} == {np.dtype("float32")}
     found.to_parquet(tmp_path / "found.parquet")

@@ -178,7 +178,7 @@ def test_the_correlations_tell_the_models_apart(asked: pd.DataFrame) -> None:
     noisy = asked.copy()  # a base that says something else now and then has a correlation, and so a difference
     at = noisy.index[(noisy["variant"] == "base")]
     noisy.loc[at, "verbalized"] = np.random.default_rng(0).integers(80, 100, len(at))
-    differences = stress_curves.correlations(noisy, 50, 0)[1].set_index(["region", "answer", "metric"])
+    differences = stress_curves.correlations(noisy, 400, 0)[1].set_index(["region", "answer", "metric"])
     clear = differences.loc[("object", "right", "spearman")]
     assert clear["ci_low"] > 0 and clear["p"] < 0.1
 

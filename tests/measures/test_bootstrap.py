@@ -174,7 +174,7 @@ def test_a_p_value_of_many_images_is_the_share_of_resamples_beyond_zero() -> Non
 def test_an_interval_without_zero_has_a_p_below_5_percent(n_images: int, n_bootstrap: int, seed: int) -> None:
     found = estimate(plain(np.random.default_rng(seed).normal(2, 1, 1 + n_bootstrap), n_images))
     if found.ci_low > 0 and n_bootstrap > 200:  # fewer resamples may not reach the quantile
-        assert found.p < 0.0501
+        assert found.p < 0.0501 + 2 / (n_bootstrap + 1)  # p counts whole resamples, the interval lies between two
     assert found.p >= 2 / (n_bootstrap + 1) - 1e-12
 
 

@@ -5,7 +5,7 @@ parameters cell (a test compares them), so that JupyterLab, papermill and a para
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -163,6 +163,26 @@ class Compared(Params):
 def recorded(p: Params) -> dict[str, Any]:
     """Return the parameters that decide a result, as its table keeps them in its file's metadata."""
     return p.model_dump(mode="json", exclude=set(WHERE_ONLY))
+
+
+def made_alike(tables: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that tables were made with the same values of some parameters, as far as they record them.
+
+    Args:
+        tables: where a table is from -> the table.
+        names: the parameters.
+
+    Raises:
+        UserError: two tables record different values.
+    """
+    known = {where: table.attrs[PARAMETERS] for where, table in tables.items() if PARAMETERS in table.attrs}
+    for name in names:
+        values = {where: made[name] for where, made in known.items() if name in made}
+        first = next(iter(values), None)
+        for where, value in values.items():
+            if value != values[first]:
+                raise UserError(f"{first} was made with {name} {values[first]!r} and {where} with {value!r}, so they "
+                                "cannot be compared; evaluate both with the same parameters.")  # fmt: skip
 
 
 def is_hub_id(name: str) -> bool:

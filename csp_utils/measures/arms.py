@@ -12,11 +12,14 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
+from csp_utils.base.params import made_alike
 from csp_utils.base.run import RunPaths
 from csp_utils.noise.training_rows import speaks_of
 
 FULL = "csp"
 """The branch of the whole method; a run without branches has only this one."""
+READ_WITH = ("max_new_tokens", "min_mass", "answer_rule")
+"""Parameters that decide what is read from a reply."""
 Responses = dict[tuple[str, int], pd.DataFrame]
 """(branch, seed) -> responses (:mod:`csp_utils.measures.metrics`); branch "" for the main run."""
 
@@ -43,17 +46,20 @@ def read_responses(main: str, seed: int, runs: Sequence[str], outputs: str = "ou
         outputs: folder of all runs.
 
     Raises:
-        UserError: a run's name is wrong, its responses are missing, or two runs trained one branch with one seed.
+        UserError: a run's name is wrong, its responses are missing, two runs trained one branch with one seed, or two
+            runs read their replies in different ways.
     """
-    own = read_parquet(RunPaths(main, outputs)["responses.parquet"])
+    tables = {main: read_parquet(RunPaths(main, outputs)["responses.parquet"])}
+    own = tables[main]
     found = {("", 0): own[own["variant"] == "base"], (FULL, seed): own[own["variant"] != "base"]}
     found = {key: rows for key, rows in found.items() if not rows.empty}
     for run in runs:
         key = branch_of(run, main)
         if key in found:
             raise UserError(f"Both {main} and {run} trained branch {key[0]} with seed {key[1]}; name one of them.")
-        rows = read_parquet(RunPaths(run, outputs)["responses.parquet"])
+        rows = tables[run] = read_parquet(RunPaths(run, outputs)["responses.parquet"])
         found[key] = rows[rows["variant"] != "base"]
+    made_alike(tables, READ_WITH)
     return found
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet
-from csp_utils.base.params import PARAMETERS, Params, build
+from csp_utils.base.params import PARAMETERS, Params, build, made_alike
 from csp_utils.base.run import RunPaths
 from csp_utils.base.wording import SPLITS, VARIANTS, in_order
 from csp_utils.measures import metrics as evaluation
@@ -143,6 +143,8 @@ def load(p: Any, paths: RunPaths) -> Saved:
     for table, path in ((metrics, paths["metrics.parquet"]), (responses, paths["responses.parquet"])):
         if table.empty:
             raise UserError(f"{path} has no rows; run notebook 06_eval again.")
+    made_alike({str(paths["metrics.parquet"]): metrics, str(paths["responses.parquet"]): responses},
+               stages["06_eval"].params.model_fields)
     runs = executed_notebooks(paths)
     made = metrics.attrs.get(PARAMETERS)
     known, e = made is not None, stages["06_eval"].params(**(made or {}))

@@ -7,6 +7,7 @@ from known_answers import partly_right
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
+from csp_utils.base.params import PARAMETERS
 from csp_utils.base.run import RunPaths
 from csp_utils.measures import arms
 
@@ -34,3 +35,12 @@ def test_runs_are_read_by_their_names(tmp_path) -> None:
         with pytest.raises(UserError, match=f"{name} is no run of m"):
             arms.branch_of(name, "m")
     assert arms.read_stress("m", ["m.csp.3"], str(tmp_path)) is None
+
+
+def test_runs_whose_replies_were_read_otherwise_are_not_compared(tmp_path) -> None:
+    for run, rule in (("m", "benchmark"), ("m.csp.3", "stated")):
+        rows = partly_right(0.7, 2)
+        rows.attrs = {PARAMETERS: {"answer_rule": rule, "min_mass": 0.05}}
+        write_parquet(rows, RunPaths(run, tmp_path)["responses.parquet"])
+    with pytest.raises(UserError, match="m was made with answer_rule 'benchmark' and m.csp.3 with 'stated'"):
+        arms.read_responses("m", 0, ["m.csp.3"], str(tmp_path))

@@ -14,6 +14,8 @@ from csp_utils.words.confidence import REFUSALS
 
 READING_COLUMNS = ["model", "variant", "split", "candidate", "label", "reason", "read", "n"]
 RULE_COLUMNS = ["model", "variant", "split", "rule", "accuracy", "f1", "unanswered", "differs", "cut", "n"]
+MASS_COLUMNS = ["model", "variant", "of", "median", "too_small"]
+INTERNAL = "internal confidence"
 _UNKNOWN = "not recorded"
 """Reason in tables of replies that were read elsewhere."""
 
@@ -94,10 +96,21 @@ def _scores(responses: pd.DataFrame) -> Iterator[tuple]:
             yield (*key, name, right.mean(), f1, (~yes & ~no).mean(), (answer != used).mean(), cut, len(own))
 
 
-def masses(responses: pd.DataFrame) -> pd.DataFrame:
-    """Return the probability mass behind the internal confidence: model, variant, split, median, too_small (share)."""
-    if "mass" not in responses:
-        return pd.DataFrame(columns=["model", "variant", "split", "median", "too_small"])
-    groups = responses.groupby(["model", "variant", "split"], sort=False)
-    return pd.DataFrame([(*key, own["mass"].median(), own["internal"].isna().mean()) for key, own in groups],
-                        columns=["model", "variant", "split", "median", "too_small"])  # fmt: skip
+def masses(responses: pd.DataFrame, elicitations: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the probability mass over which confidences were normalized.
+
+    Args:
+        elicitations: elicitations.parquet, for the masses of P(True) and of the distributions over 0 to 100 %.
+
+    Returns:
+        :data:`MASS_COLUMNS`: of (what was normalized), median (0..1), too_small (share that was left out).
+    """
+    rows = []
+    if "mass" in responses:
+        for key, own in responses.groupby(["model", "variant"], sort=False):
+            rows.append((*key, INTERNAL, own["mass"].median(), own["internal"].isna().mean()))
+    if elicitations is not None:
+        normalized = elicitations[elicitations["mass"].notna()]
+        for (*key, prompt, method), own in normalized.groupby(["model", "variant", "prompt", "method"], sort=False):
+            rows.append((*key, f"{prompt}, {method}", own["mass"].median(), own["value"].isna().mean()))
+    return pd.DataFrame(rows, columns=MASS_COLUMNS)

@@ -165,6 +165,12 @@ def recorded(p: Params) -> dict[str, Any]:
     return p.model_dump(mode="json", exclude=set(WHERE_ONLY))
 
 
+def with_parameters(table: Any, p: Params) -> Any:
+    """Return a data frame that keeps the parameters that made it, so that its Parquet file does."""
+    table.attrs = {PARAMETERS: recorded(p)}
+    return table
+
+
 def made_alike(tables: Mapping[str, Any], names: Iterable[str]) -> None:
     """Check that tables were made with the same values of some parameters, as far as they record them.
 

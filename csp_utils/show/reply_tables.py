@@ -31,14 +31,14 @@ def readings(counts: pd.DataFrame, rules: pd.DataFrame, masses: pd.DataFrame) ->
               for row in counts.itertuples()]  # fmt: skip
     by_rule = [[name_of(row.variant), name_of(row.split), row.rule, number(row.accuracy), number(row.f1),
                 percent(100 * row.differs, 1)] for row in rules.itertuples()]  # fmt: skip
-    mass = [[name_of(row.variant), name_of(row.split), f"{row.median:.3f}", percent(100 * row.too_small, 1)]
+    mass = [[name_of(row.variant), row.of, f"{row.median:.3f}", percent(100 * row.too_small, 1)]
             for row in masses.itertuples()]  # fmt: skip
     return [Table.of("Share of replies about a confidence from which none was read.", unread,
                      ["", "about right candidates", "about wrong candidates", "cut by the token budget"]),
             Table.of("Plain answers by rule; the last column compares with the rule of the metrics.", by_rule,
                      ["", "split", "rule", "accuracy", "F1", "answers read otherwise"], 3),
-            Table.of("Probability mass of Yes and No behind the internal confidence.", mass,
-                     ["", "split", "median mass", "left out"], 2)]  # fmt: skip
+            Table.of("Probability mass that confidences are shares of; a small one describes rare replies.", mass,
+                     ["", "confidence", "median mass", "left out"], 2)]  # fmt: skip
 
 
 def unread(examples: pd.DataFrame) -> Table:

@@ -174,11 +174,15 @@ def base(run: Saved) -> Values:
 
 def replies(run: Saved) -> Values:
     """Gather how the replies were read, why some were not, and what other rules would say."""
-    counts, own = read_needed(run.paths["readings.parquet"], "how the replies were read"), run.own(run.responses)
-    shown = [reply_tables.readings(readings.unread_share(run.own(counts)), run.own(readings.answer_rules(own)),
-                             readings.masses(own))]  # fmt: skip
-    reasons = run.own(counts).query("not read").groupby("reason")["n"].sum().sort_values(ascending=False)
-    return {"tables": shown[0], "reasons": [(name, int(n), REFUSALS.get(name, "")) for name, n in reasons.items()],
+    counts = run.own(read_needed(run.paths["readings.parquet"], "how the replies were read"))
+    own = run.own(run.responses)
+    path, elicited = run.paths["elicitations.parquet"], None
+    if path.is_file():  # without its distributions, which are large
+        elicited = run.own(read_parquet(path, ["model", "variant", "prompt", "method", "mass", "value"]))
+    unread = counts[~counts["read"]].groupby("reason")["n"].sum().sort_values(ascending=False)
+    shown = reply_tables.readings(readings.unread_share(counts), readings.answer_rules(own),
+                                  readings.masses(own, elicited))  # fmt: skip
+    return {"tables": shown, "reasons": [(name, int(n), REFUSALS.get(name, "")) for name, n in unread.items()],
             "examples": reply_tables.unread(readings.unread_examples(own))}  # fmt: skip
 
 

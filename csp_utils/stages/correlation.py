@@ -1,6 +1,6 @@
 """Stage 07: compare internal and verbalized confidence."""
 
-from csp_utils.base.params import Compared, Resampling
+from csp_utils.base.params import Compared, Resampling, with_parameters
 from csp_utils.base.run import RunPaths
 from csp_utils.results.stage import Inputs, Job, Stage
 
@@ -20,7 +20,8 @@ def compute(job: Job[Correlation]) -> None:
     from csp_utils.measures.metrics import correlations
 
     responses = read_parquet(job.paths["responses.parquet"])
-    write_parquet(correlations(responses, job.p.n_bootstrap, job.p.seed), job.out / "correlation.parquet")
+    table = correlations(responses, job.p.n_bootstrap, job.p.seed)
+    write_parquet(with_parameters(table, job.p), job.out / "correlation.parquet")
 
 
 STAGE = Stage("07_correlation", Correlation, compute, makes=("correlation.parquet",), reads=reads)

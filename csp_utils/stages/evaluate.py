@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import PARAMETERS, SHARDS, Compared, Named, Protocol, Reading, Resampling, recorded
+from csp_utils.base.params import SHARDS, Compared, Named, Protocol, Reading, Resampling, with_parameters
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
@@ -114,8 +114,7 @@ def compute(job: Job[Eval]) -> None:
     found = {"responses": responses, "elicitations": elicitations, "readings": readings(responses),
              "answer_rules": answer_rules(responses)} | measure(responses, elicitations, p)  # fmt: skip
     for name, table in found.items():
-        table.attrs = {PARAMETERS: recorded(p)}  # the file's metadata: who reads the table knows how it was made
-        write_parquet(table, job.out / f"{name}.parquet")
+        write_parquet(with_parameters(table, p), job.out / f"{name}.parquet")
 
 
 def measure(responses: "pd.DataFrame", elicitations: "pd.DataFrame", p: Eval) -> dict[str, "pd.DataFrame"]:

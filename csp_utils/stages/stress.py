@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from csp_utils.base.params import Dtype, Finder, Level, Named, Reading, Resampling
+from csp_utils.base.params import Dtype, Finder, Level, Named, Reading, Resampling, with_parameters
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Asked, Cost, Known, ask
@@ -58,10 +58,10 @@ def compute(job: Job[Stress]) -> None:
     objects = stress.objects_with_masks(stress.find_masks(p, paths, job.progress))
     table = stress.ask(objects, checkpoints_of(p, paths), p, paths["stress"], partial(job.progress, unit="batch"))
     correlation, differences = stress_curves.correlations(table, p.n_bootstrap, p.seed)
-    write_parquet(table, job.out / "stress.parquet")
-    write_parquet(stress_curves.curves(table, p.n_bootstrap, p.seed), job.out / "stress_curves.parquet")
-    write_parquet(correlation, job.out / "stress_correlation.parquet")
-    write_parquet(differences, job.out / "stress_differences.parquet")
+    found = {"stress": table, "stress_curves": stress_curves.curves(table, p.n_bootstrap, p.seed),
+             "stress_correlation": correlation, "stress_differences": differences}  # fmt: skip
+    for name, made in found.items():
+        write_parquet(with_parameters(made, p), job.out / f"{name}.parquet")
 
 
 STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, libraries=ENGINE_LIBRARIES, makes=(

@@ -43,3 +43,7 @@ def test_each_rule_is_scored_and_compared_with_the_one_in_use():
 def test_the_median_mass_and_the_share_below_the_least_one():
     found = readings.masses(responses().assign(mass=[0.2, 0.2, 0.4, 0.4, 0.9, 0.9], internal=[None, None, 1, 1, 1, 1]))
     assert found.iloc[0][["median", "too_small"]].tolist() == pytest.approx([0.4, 1 / 3])
+    elicited = pd.DataFrame({"model": "tiny", "variant": "base", "prompt": "third_person", "method": ["expected"] * 3,
+                             "mass": [0.01, 0.5, 0.9], "value": [None, 50, 90]})  # fmt: skip
+    found = readings.masses(responses(), elicited).set_index("of")
+    assert found.loc["third_person, expected", ["median", "too_small"]].tolist() == pytest.approx([0.5, 1 / 3])

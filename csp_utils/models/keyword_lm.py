@@ -5,10 +5,9 @@ whole prompt if the tokenizer has no template. We decode greedily and keep the r
 """
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,48 +17,16 @@ from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.memory import loads_once
 from csp_utils.data.rlaif_v import RlaifV
+from csp_utils.models.vlm.reply import Decoded
 from csp_utils.results.stage import WHOLE, Shard
+from csp_utils.words.keyword import Keyword, is_foreign, read_keyword
 from csp_utils.words.prompts import keyword_prompt
-
-NO_KEYWORD = "no_keyword"
-"""Drop reason of a row for which the model named no keyword."""
 
 BENCHMARK_IMAGE = "benchmark_image"
 """Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
-COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason"]
-SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-
-_LABEL = re.compile(r"^(?:the )?(?:most important )?key ?words?(?: is)?\s*[:=-]?\s*|^(?:a|an|the)\s+")
-# Whole replies by which models say that there is no keyword.
-_NOTHING = frozenset("none null nothing unknown n/a na nan no keyword no object not applicable".split() + [
-    "no keyword", "no object", "no noun", "not applicable", "keyword", "noun", "object",
-])  # fmt: skip
-
-
-class Keyword(NamedTuple):
-    """The result for one row: ``keyword`` (None if there is none), and ``raw``, the model's reply."""
-
-    keyword: str | None
-    raw: str
-
-
-def clean_keyword(raw: str) -> str | None:
-    """Read the keyword from a reply: its first line in lower case, without quotes, punctuation, label and article.
-
-    Returns None if nothing is left, if the model says that there is no keyword, or if no letter is left.
-    """
-    lines = raw.strip().splitlines()
-    if not lines:
-        return None
-    text = " ".join(re.sub(r"[*_`\"“”]", " ", lines[0].lower().replace("’", "'")).split())
-    edge = " .,;:!?'()[]{}<>-"
-    previous = None
-    while previous != text:  # '"The keyword: the dog."'
-        previous = text
-        text = _LABEL.sub("", text.strip(edge))
-    return text if re.search(r"[^\W\d_]", text) and text not in _NOTHING else None
-
+COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason", "foreign"]
+SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]] + [("foreign", pa.bool_())])
 
 class KeywordModel:
     """A causal language model that replies to prompt A.1.
@@ -93,9 +60,11 @@ class KeywordModel:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.to(self.device).eval()
         self.max_new_tokens = max_new_tokens
+        ends = self.model.generation_config.eos_token_id
+        self._ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
     def prompt(self, question: str, answer: str) -> str:
-        """Build the whole prompt: prompt A.1, in the tokenizer's chat template if it has one.
+        """Build the whole prompt: prompt A.1, in the tokenizer's chat template if it has one, not thinking.
 
         Raises UserError if the question or the answer is blank.
         """
@@ -107,9 +76,10 @@ class KeywordModel:
         if self.tokenizer.chat_template is None:
             return text
         turn = [{"role": "user", "content": text}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True,
+                                                  enable_thinking=False)  # fmt: skip
 
-    def answer(self, prompts: Sequence[str], batch_size: int = 32, shard: Shard = WHOLE) -> Iterator[str]:
+    def answer(self, prompts: Sequence[str], batch_size: int = 32, shard: Shard = WHOLE) -> Iterator[Decoded]:
         """Yield the greedy reply to each prompt, up to its first line break, in the order of ``prompts``.
 
         The common prefix of all prompts (most of prompt A.1) is computed once, and every batch starts from a copy of
@@ -136,7 +106,7 @@ class KeywordModel:
         with torch.inference_mode():
             return self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
 
-    def _answer_batch(self, encoded: list[list[int]], shared: int, cache: Any) -> list[str]:
+    def _answer_batch(self, encoded: list[list[int]], shared: int, cache: Any) -> list[Decoded]:
         """Decode one batch; the first ``shared`` tokens of each prompt are in ``cache``."""
         import torch
         from transformers import StoppingCriteriaList
@@ -156,8 +126,10 @@ class KeywordModel:
                 top_p=None, top_k=None, repetition_penalty=1.0, pad_token_id=pad,
                 stopping_criteria=StoppingCriteriaList([self._line_end(width)]),
             )
-        words = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        return [self._first_line(text) for text in words]
+        tokens = out[:, width:].tolist()
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [Decoded(self._first_line(text), "\n" in text.lstrip() or bool(self._ends.intersection(row)))
+                for text, row in zip(texts, tokens, strict=True)]  # fmt: skip
 
     @staticmethod
     def _first_line(text: str) -> str:
@@ -199,8 +171,8 @@ class KeywordModel:
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         mine = [i for batch in shard.share(batches) for i in batch]
         found: list[Keyword | None] = [None] * len(prompts)
-        for i, raw in zip(progress(mine, "keywords") if progress else mine, answers, strict=True):
-            found[i] = Keyword(clean_keyword(raw), raw)
+        for i, (raw, ended) in zip(progress(mine, "keywords") if progress else mine, answers, strict=True):
+            found[i] = read_keyword(raw, ended)
         return found
 
 
@@ -221,19 +193,23 @@ def extract_keywords(
 
     Returns:
         data frame indexed by position: row_id, image_path, question, answer, keyword (None if there is none), raw (the
-        model's words), drop_reason (None, "no_keyword" or "benchmark_image"); all str or None.
+        model's words), drop_reason (None, "benchmark_image", or one of
+        :data:`csp_utils.words.keyword.KEYWORD_REASONS`), all str or None; foreign (bool: the keyword is neither in the
+        question nor in the answer).
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
     out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)
     complete = table[~out]
     found = model.extract(list(zip(complete["question"], complete["answer"], strict=True)), batch_size, progress, shard)
-    rows = {position: (one.keyword, one.raw, None if one.keyword else NO_KEYWORD)
+    rows = {position: one
             for position, one in zip(complete.index, found, strict=True) if one is not None}  # fmt: skip
     if shard.index == 0:
-        rows |= {position: (None, None, BENCHMARK_IMAGE) for position in table.index[out]}
+        rows |= {position: Keyword(None, None, BENCHMARK_IMAGE) for position in table.index[out]}
     table = table.loc[sorted(rows)]
     for column, name in enumerate(("keyword", "raw", "drop_reason")):
         table[name] = pd.Series([rows[position][column] for position in table.index], table.index, dtype=object)
+    pairs = zip(table["keyword"], table["question"], table["answer"], strict=True)
+    table["foreign"] = [keyword is not None and is_foreign(keyword, *texts) for keyword, *texts in pairs]
     return table[COLUMNS]
 
 

@@ -24,12 +24,16 @@ from csp_utils.data.rle import encode_mask
 from csp_utils.models.grounding_dino import Detection, Detector, caption_of, detect, load_grounding_dino
 from csp_utils.models.sam import load_sam, segment, union
 from csp_utils.results.stage import WHOLE, Shard
+from csp_utils.words.keyword import KEYWORD_REASONS
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
-REASONS = ("benchmark_image", "no_keyword", "image_unreadable", "no_box", "empty_mask", "mask_too_large")
+REASONS = ("benchmark_image", *KEYWORD_REASONS, "image_unreadable", "no_box", "empty_mask", "mask_too_large")
 """Drop reasons, in the order of the checks."""
+
+CHECKED_ROWS = 200
+"""Rows from which on the commonest keyword says something about the model."""
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword")]
@@ -204,6 +208,21 @@ def mask_rows(
     results = pd.DataFrame([vars(done[row_id]) for row_id in mine["row_id"]], mine.index, COMPUTED)
     results = results.astype({"width": "Int32", "height": "Int32"})
     return pd.concat([mine[["row_id", "image_path", "question", "answer", "keyword"]], results], axis=1)
+
+
+def check_shares(keywords: pd.DataFrame, most_share: float) -> None:
+    """Check that no keyword has more than ``most_share`` of the rows; fewer than 200 rows are not checked.
+
+    A model that gives "answer" or "image" for half of the rows would cost hours of boxes for a word that names nothing.
+
+    Raises:
+        UserError: a keyword has a larger share.
+    """
+    counts = keywords["keyword"].value_counts()
+    if len(keywords) >= CHECKED_ROWS and len(counts) and counts.iloc[0] > most_share * len(keywords):
+        raise UserError(f"The keyword {counts.index[0]!r} has {counts.iloc[0] / len(keywords):.0%} of the rows of "
+                        f"keywords.parquet, and at most {most_share:.0%} is expected; look at its raw replies in "
+                        "notebook 01_extract, take another keyword_model, or raise most_share.")  # fmt: skip
 
 
 def funnel(masks: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ class Mask(Finder):
 
     rlaif_v: str | None = RLAIF_V
     batch_size: int = Field(8, ge=1, description="images a batch")
+    most_share: float = Field(0.2, gt=0, le=1, description="largest share of the rows that one keyword may have")
     shards: int = Field(1, ge=1, description=SHARDS)
     torch_dtype: Dtype = Field(
         "float32", description="in which SAM's image encoder multiplies; all weights, and GroundingDINO, are float32"
@@ -54,10 +55,12 @@ def open_shard(job: Job[Mask]) -> ComputeShard:
     """Open the data, load the models, and return the function that computes a shard."""
     from csp_utils.base.files import read_parquet
     from csp_utils.data.rlaif_v import read_rlaif_v
-    from csp_utils.models.masks import load_models, mask_rows
+    from csp_utils.models.masks import check_shares, load_models, mask_rows
 
     data = read_rlaif_v(job.p.rlaif_v or job.paths["data/rlaif_v/train.parquet"])
-    keywords, models = read_parquet(job.paths["keywords.parquet"]), load_models(job.p)
+    keywords = read_parquet(job.paths["keywords.parquet"])
+    check_shares(keywords, job.p.most_share)
+    models = load_models(job.p)
     return lambda shard, folder: mask_rows(keywords, data, models, job.p, job.progress, shard)
 
 

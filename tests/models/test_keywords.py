@@ -9,7 +9,8 @@ from stage_tools import rlaif_row
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
-from csp_utils.models.keyword_lm import COLUMNS, KeywordModel, clean_keyword, extract_keywords
+from csp_utils.models.keyword_lm import COLUMNS, KeywordModel, extract_keywords
+from csp_utils.models.vlm.reply import Decoded
 from csp_utils.words import prompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,20 +30,6 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def model() -> KeywordModel:
     return KeywordModel(SHIPPED, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("raw", "keyword"),
-    [("dog", "dog"), (" Dog.\n\nExample 4: cat", "dog"), ('"Potato chips"', "potato chips"), ("The dog.", "dog"),
-     ("a car", "car"), ("an umbrella!", "umbrella"), ("Keyword: star", "star"),
-     ("**Keyword:** 'the red star'", "red star"),
-     ("The most important keyword is: fruits", "fruits"), ("t-shirt", "t-shirt"), ("\n\nhorse", "horse"),
-     ("antenna", "antenna"), ("theater", "theater"), ("女", "女"), ("dog’s tail", "dog's tail"), ("7up", "7up"),
-     ("", None), ("  \n ", None), ("...", None), ("None", None), ("N/A", None), ("no keyword", None), ("42", None),
-     ("Keyword:", None), ("the", "the")],
-)  # fmt: skip
-def test_cleaning(raw, keyword):
-    assert clean_keyword(raw) == keyword
 
 
 def test_the_model_gets_the_papers_prompt(model):
@@ -83,6 +70,28 @@ def test_the_shared_beginning_changes_no_logit(model):
     torch.testing.assert_close(seen[1], whole, rtol=1e-4, atol=1e-4)  # seen[0] is the beginning itself
 
 
+def test_a_thinking_mode_is_switched_off(model):
+    """Qwen3's template thinks by default; formerly, every keyword of such a model was "think"."""
+    plain = model.tokenizer.chat_template
+    try:
+        model.tokenizer.chat_template = "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
+        assert model.prompt("a?", "b") == "no"
+    finally:
+        model.tokenizer.chat_template = plain
+
+
+def test_a_reply_that_the_budget_cuts_says_so(model):
+    prompt = model.prompt("Is there a star in the image?", "Yes")
+    (whole,) = model.answer([prompt])
+    assert whole == Decoded("star", True)
+    model.max_new_tokens, before = 1, model.max_new_tokens
+    try:
+        (cut,) = model.answer([prompt])
+    finally:
+        model.max_new_tokens = before
+    assert not cut.ended and whole.text.startswith(cut.text)
+
+
 def test_an_answer_ends_at_a_line_break(model):
     import torch
 
@@ -108,7 +117,8 @@ def test_table(model, tmp_path):
 
 def test_a_row_without_keyword_is_kept_and_marked(model, tmp_path, monkeypatch):
     write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1)])
-    monkeypatch.setattr(model, "answer", lambda asked, batch_size, shard: iter(["...", "kite"]))
+    said = [Decoded("...", True), Decoded("kite", True)]
+    monkeypatch.setattr(model, "answer", lambda asked, batch_size, shard: iter(said))
     table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model)
     assert table["keyword"].tolist() == [None, "kite"]
     assert table["drop_reason"].tolist() == ["no_keyword", None]
@@ -117,7 +127,8 @@ def test_a_row_without_keyword_is_kept_and_marked(model, tmp_path, monkeypatch):
 
 def test_a_row_with_an_image_of_the_benchmark_is_not_asked_about(model, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(model, "answer", lambda texts, *_: iter([asked.append(text) or "kite" for text in texts]))
+    monkeypatch.setattr(model, "answer",
+                        lambda texts, *_: iter([asked.append(text) or Decoded("kite", True) for text in texts]))
     write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1), rlaif_row(2)])
     held_out = pd.Series([False, True, False])
     table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model, held_out=held_out)

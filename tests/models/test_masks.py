@@ -210,3 +210,13 @@ def test_the_shipped_models_find_what_is_there(models):
             mine = rle.decode_mask(result.rle_counts, 112, 112) if result.rle_counts else np.zeros_like(truth)
             overlaps.append(iou(mine, truth))
     assert np.mean(overlaps) > 0.75
+
+
+def test_one_keyword_for_most_rows_stops_before_the_boxes():
+    """A model that gives "answer" for half of the rows; formerly, hours of boxes were computed for it."""
+    words = ["answer"] * 110 + [f"thing {i}" for i in range(90)]
+    keywords = pd.DataFrame({"keyword": words})
+    with pytest.raises(UserError, match="'answer' has 55% of the rows .* raise most_share"):
+        masks.check_shares(keywords, 0.2)
+    masks.check_shares(keywords, 0.6)
+    masks.check_shares(keywords.head(100), 0.2)  # few rows say nothing about a model

@@ -236,7 +236,8 @@ def write_parquet(table: Any, path: Path | str) -> None:
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
     elif not isinstance(table, pa.Table):
-        table = pa.Table.from_pylist(list(table))
+        # pyarrow takes the columns of the first dict alone: a log whose first update has no grad_norm would lose it
+        table = pa.Table.from_pandas(pd.DataFrame(list(table)), preserve_index=False)
     with whole_file(path) as temporary:
         pq.write_table(table, temporary)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -25,6 +24,10 @@ from csp_utils.words.prompts import keyword_prompt
 BENCHMARK_IMAGE = "benchmark_image"
 """Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
+MEDIA_TAG = "media_tag"
+"""Drop reason of a row whose question or answer says <image>, <video> or <audio>, which ms-swift reads as a file."""
+
+_TAG = r"<(?:image|video|audio)>"
 COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason", "foreign"]
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]] + [("foreign", pa.bool_())])
 
@@ -193,18 +196,21 @@ def extract_keywords(
 
     Returns:
         data frame indexed by position: row_id, image_path, question, answer, keyword (None if there is none), raw (the
-        model's words), drop_reason (None, "benchmark_image", or one of
+        model's words), drop_reason (None, "benchmark_image", "media_tag", or one of
         :data:`csp_utils.words.keyword.KEYWORD_REASONS`), all str or None; foreign (bool: the keyword is neither in the
         question nor in the answer).
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
-    out = np.zeros(len(table), bool) if held_out is None else held_out.to_numpy(bool)
-    complete = table[~out]
+    reasons = pd.Series(None, table.index, dtype=object)
+    reasons[table["question"].str.contains(_TAG) | table["answer"].str.contains(_TAG)] = MEDIA_TAG
+    if held_out is not None:
+        reasons[held_out.to_numpy(bool)] = BENCHMARK_IMAGE
+    complete = table[reasons.isna()]
     found = model.extract(list(zip(complete["question"], complete["answer"], strict=True)), batch_size, progress, shard)
     rows = {position: one
             for position, one in zip(complete.index, found, strict=True) if one is not None}  # fmt: skip
     if shard.index == 0:
-        rows |= {position: Keyword(None, None, BENCHMARK_IMAGE) for position in table.index[out]}
+        rows |= {position: Keyword(None, None, reason) for position, reason in reasons.dropna().items()}
     table = table.loc[sorted(rows)]
     for column, name in enumerate(("keyword", "raw", "drop_reason")):
         table[name] = pd.Series([rows[position][column] for position in table.index], table.index, dtype=object)

@@ -29,7 +29,8 @@ from csp_utils.words.keyword import KEYWORD_REASONS
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
-REASONS = ("benchmark_image", *KEYWORD_REASONS, "image_unreadable", "no_box", "empty_mask", "mask_too_large")
+REASONS = ("benchmark_image", "media_tag", *KEYWORD_REASONS, "image_unreadable", "no_box", "empty_mask",
+           "mask_too_large")  # fmt: skip
 """Drop reasons, in the order of the checks."""
 
 CHECKED_ROWS = 200

@@ -387,3 +387,10 @@ def test_readers_and_writers_do_not_depend_on_the_current_folder(tmp_path, monke
     assert files.portable("deep/x.json") == "deep/x.json" == files.portable(tmp_path / "deep" / "x.json")
     assert files.portable("/elsewhere/x") == "/elsewhere/x"
     shutil.rmtree(tmp_path / "deep")
+
+
+def test_a_row_may_have_a_column_that_the_first_row_lacks(tmp_path):
+    """The first log line of a float16 training has no grad_norm; formerly, the whole column was lost."""
+    files.write_parquet([{"step": 1}, {"step": 2, "grad_norm": 0.5}], tmp_path / "log.parquet")
+    found = files.read_parquet(tmp_path / "log.parquet")
+    assert found["step"].tolist() == [1, 2] and found["grad_norm"].tolist()[1] == 0.5 and found["grad_norm"].isna()[0]

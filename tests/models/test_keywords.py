@@ -136,6 +136,16 @@ def test_a_row_with_an_image_of_the_benchmark_is_not_asked_about(model, tmp_path
     assert table["drop_reason"].tolist() == [None, "benchmark_image", None]
 
 
+def test_a_text_that_names_a_file_of_the_chat_is_dropped_and_counted(model, tmp_path, monkeypatch):
+    """ms-swift reads <image> in a text as a second image; formerly, one such row stopped notebook 03 for all."""
+    monkeypatch.setattr(model, "answer", lambda texts, *_: iter([Decoded("kite", True) for _ in texts]))
+    rows = [rlaif_row(0, question="Is <image> a kite?"), rlaif_row(1), rlaif_row(2, chosen="See <video>.")]
+    write_rlaif_v(tmp_path / "train.parquet", rows)
+    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model)
+    assert table["drop_reason"].tolist() == ["media_tag", None, "media_tag"]
+    assert table["keyword"].tolist() == [None, "kite", None]
+
+
 @pytest.mark.parametrize(("question", "answer"), [(" ", "Yes"), ("Is it?", " \n")])
 def test_a_question_without_an_answer_is_one_sentence(model, question, answer):
     with pytest.raises(UserError, match="write one"):

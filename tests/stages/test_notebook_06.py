@@ -58,7 +58,7 @@ def test_the_example_is_asked_by_the_engine_of_the_parameters(notebook: Callable
     names = notebook(engine=engine)
     assert loaded == [engine, engine]  # for the example, and for all questions
     said = capsys.readouterr().out
-    assert f"engine {'plain' if engine == 'plain' else 'shared'}" in said and "internal: p(Yes) =" in said
+    assert f"engine {'plain' if engine == 'plain' else 'shared'}" in said and "internal confidence in Yes:" in said
     row, all_of_them = names["row"], names["responses"]
     of = all_of_them[all_of_them["split"] == row["split"]].set_index(["question", "candidate"])["raw"]
     assert [reply.text for reply in names["replies"][:2]] == [of[row["question"], c] for c in ("Yes", "No")]

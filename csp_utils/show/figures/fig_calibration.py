@@ -164,11 +164,15 @@ def token_probabilities(responses: pd.DataFrame, split: str) -> Figure:
     """
     part = likelier_answers(responses, split)
     part = part.assign(answer=part["label"].map(ANSWERS))
-    variants = style.variants_of(part)
+    variants = style.variants_of(responses[responses["split"] == split])  # also one that never begins with Yes or No
     figure, axes = plt.subplots(1, len(variants), figsize=(style.PAGE, 2.5), sharex=True, sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     for axis, variant in zip(axes[0], variants, strict=True):
         rows = part[part["variant"] == variant]
+        if rows.empty:
+            axis.text(0.75, 0.5, "no internal\nconfidence", ha="center", transform=axis.get_xaxis_transform())
+            axis.set(title=name_of(variant), xlabel="", xticks=[0.5, 0.75, 1])
+            continue
         sns.histplot(rows, x="internal", hue="answer", hue_order=list(ANSWERS.values())[::-1], multiple="stack",
                      palette=[style.STYLE["csp"][0], "#d4d4d4"], bins=np.linspace(0.5, 1, 21), alpha=1,
                      edgecolor="black", linewidth=0.4, legend=False, ax=axis)  # fmt: skip
@@ -187,7 +191,7 @@ def token_probabilities(responses: pd.DataFrame, split: str) -> Figure:
 def token_probabilities_caption(responses: pd.DataFrame, split: str) -> str:
     """Write the caption of :func:`token_probabilities`, with the means of right and of wrong answers."""
     part, means = likelier_answers(responses, split), []
-    for variant in style.variants_of(part):
+    for variant in style.variants_of(responses[responses["split"] == split]):
         rows = part[part["variant"] == variant]
         right, wrong = (rows.loc[rows["label"] == label, "internal"] for label in (1, 0))
         means.append(f"{name_of(variant)} {number(rows['internal'].mean())} ({len(right)} right: "

@@ -54,7 +54,7 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
         n: number of questions.
     """
     from csp_utils.asking.elicitation import elicit
-    from csp_utils.asking.tables import responses_table
+    from csp_utils.asking.tables import Rules, responses_table
     from csp_utils.data.benchmarks import find_images, read_pope
     from csp_utils.measures.metrics import Protocol, compute
     from csp_utils.models.vlm.load import ModelChoice, load_vlm
@@ -67,7 +67,7 @@ def vlm_quality(folder: Path, pope: Path, n_scenes: int, batch_size: int = 64) -
     questions["path"] = [str(paths[image]) for image in questions["image"]]
     vlm = load_vlm(ModelChoice(str(folder), "qwen2_vl", "qwen2_vl", SIZE * SIZE))
     replies = elicit(vlm, questions, Asking(batch_size, max_new_tokens=8))
-    table = compute(responses_table(replies, questions, "tiny", "base"), Protocol(), n_bootstrap=1)[0]
+    table = compute(responses_table(replies, questions, "base", Rules("tiny")), Protocol(), n_bootstrap=1)[0]
     value = table.set_index("metric")["value"]
     names = {"plain_acc": "plain_acc", "acc": "acc_by_confidence", "tie_rate": "tie_rate", "ece": "ece"}
     return {f"adversarial_{new}": _number(value[old]) for old, new in names.items()} | {"n": len(questions)}

@@ -29,7 +29,7 @@ DTYPES = {
     "method": "object",  # greedy, sampled, expected; first_token for p_true; blurred: the plain question, blurred image
     "draw": "Int64",  # 0.. of a sampled reply or of a blurred image, else null
     "raw": "object",  # the reply; null for expected and first_token, which use probabilities
-    "reason": "object",  # which pattern read raw, or why it was not read; null where nothing is read
+    "reason": "object",  # which pattern read raw, or why there is no value; null where nothing is read
     "ended": "boolean",  # whether the model ended raw; False if the token budget cut it
     "value": "float64",  # the confidence in percent, 0..100: read from raw, the distribution's mean, or 100 P(Yes) /
     # (P(Yes) + P(No)) of the first token; null if raw holds no clear one, the mass is too small, or none is asked for
@@ -39,6 +39,10 @@ DTYPES = {
     "probabilities": "object",  # of expected: 101 of them, array of float32, sum 1
 }
 """Columns of elicitations.parquet and their types."""
+
+
+SMALL_MASS = "small mass"
+"""Reason for which a confidence is null: the texts over which it is normalised are too improbable together."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def responses_table(replies: pd.DataFrame, questions: pd.DataFrame, variant: str
     Returns:
         the columns of :mod:`csp_utils.measures.metrics`; and reason (which pattern read raw, or why it was not read),
         ended (whether the model ended raw), mass (P(Yes) + P(No) as the first token of the plain answer, 0..1),
-        plain_raw and plain_ended (the reply to the question itself).
+        internal_reason (:data:`SMALL_MASS` where internal is null for it), plain_raw and plain_ended (the reply to the
+        question itself).
     """
     replies = replies[replies["name"].isin(["third_person", "plain"])]
     of = {(row.path, row.question, row.kind): row for row in replies.itertuples()}
@@ -115,7 +120,8 @@ def responses_table(replies: pd.DataFrame, questions: pd.DataFrame, variant: str
             rows.append(_question(q, rules, variant) | {
                 "label": int(q.label == candidate.lower()), "candidate": candidate, "raw": reply.raw,
                 "verbalized": read.value, "internal": rules.share(p, mass), "plain_answer": answer,
-                "reason": read.reason, "ended": bool(reply.ended), "mass": mass, "plain_raw": plain.raw,
+                "reason": read.reason, "ended": bool(reply.ended), "mass": mass,
+                "internal_reason": None if rules.share(p, mass) is not None else SMALL_MASS, "plain_raw": plain.raw,
                 "plain_ended": bool(plain.ended)})  # fmt: skip
     return pd.DataFrame(rows).astype({"label": "int64", "verbalized": "Int64", "internal": "float64"})
 
@@ -173,8 +179,8 @@ def _confidence_rows(row: Any, methods: Collection[str], rules: Rules) -> Iterat
     if reads == "yes_no":
         mass = row.p_yes + row.p_no
         share = rules.share(row.p_yes, mass)
-        yield about | {"candidate": row.kind, "method": "first_token", "mass": mass,
-                       "value": None if share is None else 100 * share}  # fmt: skip
+        yield about | {"candidate": row.kind, "method": "first_token", "mass": mass} | (
+            {"reason": SMALL_MASS} if share is None else {"value": 100 * share})
         return
 
     def reply_row(raw: str, ended: bool) -> dict[str, Any]:
@@ -194,6 +200,7 @@ def _confidence_rows(row: Any, methods: Collection[str], rules: Rules) -> Iterat
         if len(levels):
             mass = float(levels.sum())
             expected = distribution(levels) if rules.share(mass, mass) is not None else None
-            yield about | {"candidate": candidate, "method": "expected", "mass": mass} | (
-                {} if expected is None else {"value": expected.mean, "mode": expected.mode, "spread": expected.spread,
-                                             "probabilities": expected.probabilities.astype(np.float32)})
+            found = {"reason": SMALL_MASS} if expected is None else {
+                "value": expected.mean, "mode": expected.mode, "spread": expected.spread,
+                "probabilities": expected.probabilities.astype(np.float32)}  # fmt: skip
+            yield about | {"candidate": candidate, "method": "expected", "mass": mass} | found

@@ -63,7 +63,7 @@ def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
 def test_the_responses_table_keeps_its_contract(tmp_path: Path) -> None:
     table = questions(tmp_path)
     responses = responses_table(elicitation.elicit(Pretended(), table, Asking(4, 8)), table, "base", TINY)
-    more = ["reason", "ended", "mass", "plain_raw", "plain_ended"]
+    more = ["reason", "ended", "mass", "internal_reason", "plain_raw", "plain_ended"]
     assert list(responses.columns) == RESPONSE_COLUMNS + more and len(responses) == 6
     assert responses["reason"].tolist() == ["number first", "none"] * 3 and np.allclose(responses["mass"], 0.8)
     assert check_responses(responses) is responses
@@ -114,10 +114,12 @@ def test_below_the_least_mass_there_is_no_confidence(tmp_path: Path) -> None:
     asked = elicitation.elicit(Pretended(), table, Asking(4, 8), plan)
     responses = responses_table(asked, table, "base", rules)
     assert responses["internal"].isna().all() and np.allclose(responses["mass"], 0.8)
+    assert set(responses["internal_reason"]) == {"small mass"}
     for least, methods in ((0.01, {"expected"}), (0.81, {"expected", "first_token"})):
         found = elicitations_table(asked, table, "base", Rules("tiny", least), (plan.prompts, plan.methods))
         assert set(found.loc[found["value"].isna(), "method"]) == methods and found["mass"].notna().all()
         assert found.loc[found["value"].isna(), "probabilities"].isna().all()
+        assert set(found.loc[found["value"].isna(), "reason"]) == {"small mass"}
 
 
 class Cut(Pretended):

@@ -7,7 +7,7 @@
 #
 # Usage: ./run_tests.sh [unit | notebooks | e2e] [PYTEST OPTIONS]
 #
-#   ./run_tests.sh              all three
+#   ./run_tests.sh              all three, the last two beside each other
 #   ./run_tests.sh unit         style (ruff, import-linter), then the unit tests, the slow ones last
 #   ./run_tests.sh notebooks    notebooks 00 to 11 in order with their default parameters (nbval), into outputs/demo
 #   ./run_tests.sh e2e          the smallest whole run (params/smoke.yaml), twice: the second has nothing to do
@@ -71,9 +71,37 @@ e2e() {
     check "its second time: nothing to do" nothing_to_do
 }
 
-for part in $parts; do
-    "$part" "$@"
-done
+# Run the notebooks and the smallest whole run side by side: each needs one core for most of its time.
+notebooks_beside_e2e() {
+    local log child
+    log="$(mktemp)"
+    export OMP_NUM_THREADS=1
+    set -m # the child gets a process group of its own, which can be ended as a whole
+    (
+        summary="" failed=0
+        e2e "$@"
+        printf '%s' "$summary" >"$log.summary"
+        exit "$failed"
+    ) >"$log" 2>&1 &
+    child=$!
+    set +m
+    trap 'kill -TERM -- "-$child" 2>/dev/null; exit 130' INT TERM
+    notebooks "$@"
+    wait "$child" || failed=1
+    trap - INT TERM
+    cat "$log"
+    summary+="$(cat "$log.summary")"$'\n'
+    rm -f "$log" "$log.summary"
+}
+
+if [[ "$parts" == "unit notebooks e2e" ]]; then
+    unit "$@"
+    notebooks_beside_e2e "$@"
+else
+    for part in $parts; do
+        "$part" "$@"
+    done
+fi
 echo
 echo "$summary"
 if ((failed)); then

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from csp_utils.base.wording import VARIANTS, in_order, is_missing, name_of, number, percent
-from csp_utils.show.page import Table
+from csp_utils.show.page import Cell, Table
 
 
 def replies(responses: pd.DataFrame, model: str) -> Table:
@@ -29,14 +29,15 @@ def readings(counts: pd.DataFrame, rules: pd.DataFrame, masses: pd.DataFrame) ->
     """Show how the replies were read: shares not read, plain answers by rule, mass (asking.readings has the tables)."""
     unread = [[name_of(row.variant), *(percent(100 * share, 1) for share in (row.right, row.wrong, row.cut))]
               for row in counts.itertuples()]  # fmt: skip
-    by_rule = [[name_of(row.variant), name_of(row.split), row.rule, number(row.accuracy), number(row.f1),
-                percent(100 * row.differs, 1)] for row in rules.itertuples()]  # fmt: skip
+    by_rule = [[name_of(variant), name_of(split), *(
+        Cell(number(row.accuracy), f"F1 {number(row.f1)}; {percent(100 * row.differs, 1)} read otherwise")
+        for row in own.itertuples())] for (variant, split), own in rules.groupby(["variant", "split"], sort=False)]
     mass = [[name_of(row.variant), row.of, f"{row.median:.3f}", percent(100 * row.too_small, 1)]
             for row in masses.itertuples()]  # fmt: skip
     return [Table.of("Share of replies about a confidence from which none was read.", unread,
                      ["", "about right candidates", "about wrong candidates", "cut by the token budget"]),
-            Table.of("Plain answers by rule; the last column compares with the rule of the metrics.", by_rule,
-                     ["", "split", "rule", "accuracy", "F1", "answers read otherwise"], 3),
+            Table.of("Accuracy of the plain answers by rule, and the share of answers that the rule reads otherwise "
+                     "than the metrics.", by_rule, ["group", "", *rules["rule"].unique()]),
             Table.of("Probability mass that confidences are shares of; a small one describes rare replies.", mass,
                      ["", "confidence", "median mass", "left out"], 2)]  # fmt: skip
 

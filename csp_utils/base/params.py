@@ -138,7 +138,7 @@ class Protocol(Params):
     positive: Literal["yes", "no"] = Field("yes", description="F1's positive class")
 
 
-class Reading(Params):
+class Normalizing(Params):
     """When probabilities make a confidence."""
 
     min_mass: float = Field(

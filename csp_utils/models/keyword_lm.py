@@ -207,8 +207,7 @@ def extract_keywords(
         reasons[held_out.to_numpy(bool)] = BENCHMARK_IMAGE
     complete = table[reasons.isna()]
     found = model.extract(list(zip(complete["question"], complete["answer"], strict=True)), batch_size, progress, shard)
-    rows = {position: one
-            for position, one in zip(complete.index, found, strict=True) if one is not None}  # fmt: skip
+    rows = {position: one for position, one in zip(complete.index, found, strict=True) if one is not None}
     if shard.index == 0:
         rows |= {position: Keyword(None, None, reason) for position, reason in reasons.dropna().items()}
     table = table.loc[sorted(rows)]

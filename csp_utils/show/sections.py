@@ -175,13 +175,13 @@ def base(run: Saved) -> Values:
 def replies(run: Saved) -> Values:
     """Gather how the replies were read, why some were not, and what other rules would say."""
     counts = run.own(read_needed(run.paths["readings.parquet"], "how the replies were read"))
+    rules = run.own(read_needed(run.paths["answer_rules.parquet"], "how the replies were read"))
     own = run.own(run.responses)
     path, elicited = run.paths["elicitations.parquet"], None
     if path.is_file():  # without its distributions, which are large
         elicited = run.own(read_parquet(path, ["model", "variant", "prompt", "method", "mass", "value"]))
     unread = counts[~counts["read"]].groupby("reason")["n"].sum().sort_values(ascending=False)
-    shown = reply_tables.readings(readings.unread_share(counts), readings.answer_rules(own),
-                                  readings.masses(own, elicited))  # fmt: skip
+    shown = reply_tables.readings(readings.unread_share(counts), rules, readings.masses(own, elicited))
     return {"tables": shown, "reasons": [(name, int(n), REFUSALS.get(name, "")) for name, n in unread.items()],
             "examples": reply_tables.unread(readings.unread_examples(own))}  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from csp_utils.base.params import SHARDS, Compared, Named, Protocol, Reading, Resampling, with_parameters
+from csp_utils.base.params import SHARDS, Compared, Named, Normalizing, Protocol, Resampling, with_parameters
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Cost, Known, ask
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Eval(Compared, Resampling, Protocol, Reading, Named):
+class Eval(Compared, Resampling, Protocol, Normalizing, Named):
     """Parameters of notebook 06."""
 
     variants: list[Literal["base", "sft", "csp"]] = Field(

@@ -5,14 +5,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from csp_utils.base.params import Dtype, Finder, Level, Named, Reading, Resampling, with_parameters
+from csp_utils.base.params import Dtype, Finder, Level, Named, Normalizing, Resampling, with_parameters
 from csp_utils.base.run import RunPaths
 from csp_utils.models.vlm.variants import ENGINE_LIBRARIES, checkpoints_of
 from csp_utils.results.cost import Asked, Cost, Known, ask
 from csp_utils.results.stage import Inputs, Job, Stage
 
 
-class Stress(Resampling, Finder, Reading, Named):
+class Stress(Resampling, Finder, Normalizing, Named):
     """Parameters of notebook 08."""
 
     variants: list[Literal["base", "sft", "csp"]] = Field(

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from csp_utils.words.confidence_patterns import PATTERNS, RIGHT, SURE, N
-from csp_utils.words.stance import first_rejection, own_answer, rejects, stance
+from csp_utils.words.stance import against, first_rejection, rejects
 from csp_utils.words.text import plain
 
 REFUSALS = {
@@ -207,9 +207,7 @@ def _is_against(text: str, reply: str, response: str | None, found: _Found) -> b
 
     A low number that is followed by the reason ("5%. The answer is incorrect.") is a confidence in ``response``.
     """
-    if response is None or stance(text, reply, response) != "against":
-        return False
-    own = own_answer(text, reply)
-    if own is not None and own.strip().lower() != response.strip().lower():
-        return True
+    why = None if response is None else against(text, reply, response)
+    if why != "words":
+        return why == "answer"
     return found.value is None or found.value >= 50 or rejects(text[: found.start])

@@ -1,4 +1,4 @@
-"""Decide whether a reply speaks for the answer that it was asked to judge, against it, or neither.
+"""Decide whether a reply speaks against the answer that it was asked to judge.
 
 "I am 95% certain that there is no dog" is no confidence in the answer Yes. Only the reply and the answer are known
 here, not the image and not the question.
@@ -6,8 +6,6 @@ here, not the image and not the question.
 
 import re
 from typing import Literal
-
-Stance = Literal["for", "against", "open"]
 
 _EITHER = r"\W{0,3}(?:and|or|/)\W{0,3}(?:yes|no)\b"
 _LEAD = re.compile(rf"\W{{0,40}}(?:(?:answer|assistant)\s*:\s*)?(yes|no|yeah|yep|nope)\b(?!{_EITHER})(?!\s+(?:idea|"
@@ -95,26 +93,24 @@ def own_answer(text: str, reply: str) -> str | None:
     return {"yeah": "yes", "yep": "yes", "nope": "no"}.get(lead[1], lead[1]) if lead else None
 
 
-def stance(text: str, reply: str, response: str | None) -> Stance:
-    """Judge a whole reply: does it speak for ``response``, or against it?
+def against(text: str, reply: str, response: str) -> Literal["answer", "words"] | None:
+    """Say how a whole reply speaks against ``response``, the answer that it judges; None if it does not.
 
     Args:
         text: the plain text of the reply.
         reply: the reply as it is.
-        response: the answer that the reply judges; None if the reply judges an answer of its own.
 
     Returns:
-        "against" if the reply gives another answer, rejects the answer, or says the opposite about the image.
+        "answer" if the reply gives another answer itself; "words" if it calls the answer wrong, or says the opposite
+        about the image.
     """
-    if response is None:
-        return "open"
     wanted, own = _key(response), own_answer(text, reply)
     if own is not None and (_key(own) in ("yes", "no") or wanted not in ("yes", "no")):
         same = _key(own) == wanted or (len(wanted) > 12 and f"{_key(own)} ".startswith(f"{wanted} "))
-        return "for" if same and not rejects(text) else "against"
-    if rejects(text):
-        return "against"
-    seen = about_image(text) if wanted in ("yes", "no") else None
-    if seen is None:
-        return "open"
-    return "for" if seen.lower() == wanted else "against"
+        opposed = not same or rejects(text)
+    else:
+        seen = about_image(text) if wanted in ("yes", "no") else None
+        opposed = rejects(text) or (seen is not None and seen.lower() != wanted)
+    if not opposed:
+        return None
+    return "answer" if own is not None and own.strip().lower() != response.strip().lower() else "words"

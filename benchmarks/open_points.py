@@ -61,7 +61,7 @@ def masked(paths: RunPaths, n_rows: int) -> pd.DataFrame:
     models = masks.load_models(Mask())
     rows = []
     for name, setting in MASKS.items():
-        table = masks.mask_rows(keywords, data, models, Mask(**setting), silent)
+        table = masks.decide_rows(masks.find_boxes(keywords, data, models, Mask(**setting), silent), Mask(**setting))
         kept = table[table["drop_reason"].isna()]
         ious = []
         for row in kept.itertuples():

@@ -13,6 +13,7 @@ from csp_utils.base.params import PARAMETERS, recorded
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
+from csp_utils.data.image_keys import image_keys
 from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.measures import stress_curves
 from csp_utils.measures.methods import confidences_by_method
@@ -69,6 +70,7 @@ def make_run(folder: Path, name: str = "fake", scenes: int = 8, **how) -> RunPat
     truth = pd.read_parquet(paths["data/truth/keywords.parquet"]).set_index("row_id")["keyword"]
     keywords = data.rows[["row_id", "image_path", "question", "answer"]].copy()
     keywords["keyword"] = keywords["row_id"].map(truth)
+    keywords["image_sha1"] = image_keys(data, None)["image_sha1"]
     keywords["raw"], keywords["drop_reason"] = " " + keywords["keyword"], None
     write_parquet(keywords, paths["keywords.parquet"])
     write_parquet(_masks(keywords, things), paths["masks.parquet"])
@@ -125,8 +127,8 @@ def _masks(keywords: pd.DataFrame, things: list) -> pd.DataFrame:
         mask = np.logical_or.reduce([t.mask for t in found]) if found else None
         rows.append({
             "row_id": row.row_id, "image_path": row.image_path, "question": row.question, "answer": row.answer,
-            "keyword": row.keyword, "width": 112, "height": 112, "boxes": [list(t.box) for t in found],
-            "scores": [0.9] * len(found), "phrases": [row.keyword] * len(found),
+            "keyword": row.keyword, "image_sha1": row.image_sha1, "width": 112, "height": 112,
+            "boxes": [list(t.box) for t in found], "scores": [0.9] * len(found), "phrases": [row.keyword] * len(found),
             "rle_counts": rle.encode_mask(mask) if found else None,
             "area_fraction": float(mask.mean()) if found else None, "drop_reason": None if found else "no_box",
         })  # fmt: skip

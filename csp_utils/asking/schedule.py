@@ -15,7 +15,7 @@ from csp_utils.noise.diffusion import Diffusion
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.noise.training_rows import rows_with_masks
 from csp_utils.words.answers import stated
-from csp_utils.words.english import article
+from csp_utils.words.english import is_there
 from csp_utils.words.prompts import plain_question
 
 
@@ -24,11 +24,6 @@ def choose(masks: pd.DataFrame, n_rows: int | None, seed: int) -> pd.DataFrame:
     rows = rows_with_masks(masks).drop_duplicates(["image_path", "keyword"])
     order = [draw_seed(seed, "schedule", row_id) for row_id in rows["row_id"]]
     return rows.assign(order=order).sort_values("order").drop(columns="order").head(n_rows).reset_index(drop=True)
-
-
-def question(keyword: str) -> str:
-    """Return POPE's question about an object."""
-    return f"Is there {article(keyword)} in the image?"
 
 
 def ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, progress: Progress = silent) -> pd.DataFrame:
@@ -56,7 +51,7 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
         for signal in p.signals:
             # One step that leaves the signal: the same noise, drawn once for the row, at every signal.
             shown = path if signal == 1 else NoisyImage(path, 0, row.row_id, p.seed, Diffusion(1, 1 - signal), mask)
-            prompts.append(Prompt(shown, plain_question(question(row.keyword))))
+            prompts.append(Prompt(shown, plain_question(is_there(row.keyword))))
             keys.append((row.row_id, row.keyword, signal))
             facts.append((*keys[-1], row.rle_counts, prompts[-1].text))
 
@@ -68,5 +63,5 @@ def _ask(rows: pd.DataFrame, data: RlaifV, p: Any, folder: Path, images: Path, p
                           {"images": digest_of_files(images.iterdir())}, prompts[:9])  # fmt: skip
     (_, answers), = ask_variants(p, {"base": p.base_model}, questionnaire, folder)
     table = pd.DataFrame(keys, columns=["row_id", "keyword", "signal"])
-    texts = [plain_question(question(keyword)) for keyword in table["keyword"]]
+    texts = [plain_question(is_there(keyword)) for keyword in table["keyword"]]
     return table.assign(answer=[stated(raw, text) for raw, text in zip(answers["raw"], texts, strict=True)])

@@ -24,10 +24,10 @@ from csp_utils.data.benchmarks import find_images, read_pope
 from csp_utils.data.images import load_image
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
-from csp_utils.models.masks import MaskResult, load_models, mask_images
+from csp_utils.models.masks import MaskResult, decide, load_models, look
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
-from csp_utils.noise.diffusion import Diffusion, generator
+from csp_utils.noise.diffusion import Diffusion, generator, region_of
 from csp_utils.noise.noised_view import EncodedMask, NoisyImage
 from csp_utils.results.origin import Origin, code_and_libraries, plain, source_digest
 from csp_utils.results.produce import cached
@@ -35,8 +35,9 @@ from csp_utils.words.answers import stated
 from csp_utils.words.confidence import read_confidence
 from csp_utils.words.prompts import confidence_question, plain_question
 
-REGIONS = ("object", "elsewhere", "everywhere")
-"""Places of the noise: the object's mask, the same mask moved away from the object, the whole image."""
+REGIONS = ("object", "box", "elsewhere", "everywhere")
+"""Places of the noise: the object's mask, the rectangles around it, the mask moved away from it, the whole image. Noise
+in the mask alone leaves the object's outline; noise in the box does not."""
 CONDITIONS = (*REGIONS, "swapped", "removed")
 ANSWERS = {"Yes": "right", "No": "wrong"}
 """Whether a candidate is right about the unchanged image; about a swapped one it is the other way round."""
@@ -120,11 +121,12 @@ def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataF
         objects = read_objects(pope, p.n_images, p.seed)
         models, found = load_models(p), []
         for row in progress(list(objects.itertuples()), "boxes and masks", unit="image"):
-            found += mask_images(models, [load_image(row.path)], [[row.object]], p)[0]
+            (both,), = look(models, [load_image(row.path)], [[row.object]], p, p.box_threshold)
+            found.append(decide(both, p))
         write_parquet(with_masks(objects, found, p.seed), folder / "objects.parquet")
 
     table = pd.read_parquet(cached(paths["stress/objects"], origin, make) / "objects.parquet")
-    for name in ("other_path", "rle_counts", "drop_reason", "moved"):
+    for name in ("other_path", "rle_counts", "drop_reason", "boxed", "moved"):
         table[name] = table[name].astype(object).where(table[name].notna(), None)  # Parquet gives NaN for no text
     return table
 
@@ -134,17 +136,20 @@ def with_masks(objects: pd.DataFrame, found: Sequence[MaskResult], seed: int) ->
 
     Returns:
         the table with the columns rle_counts (COCO's run lengths), width, height (pixels), drop_reason (null if there
-        is a mask) and moved (the run lengths of :func:`moved_mask`, null if there is no place for it).
+        is a mask), boxed (run lengths of the mask with the rectangles of its boxes) and moved (run lengths of
+        :func:`moved_mask`, null if there is no place for it).
     """
     columns = {name: [getattr(one, name) for one in found] for name in ("rle_counts", "width", "height", "drop_reason")}
     objects = objects.assign(**columns)
-    moved = []
-    for row in objects.itertuples():
-        mask = None
+    boxed, moved = [], []
+    for row, one in zip(objects.itertuples(), found, strict=True):
+        regions = (None, None)
         if pd.isna(row.drop_reason):
-            mask = moved_mask(decode_mask(row.rle_counts, row.width, row.height), seed, row.row_id)
-        moved.append(None if mask is None else encode_mask(mask))
-    return objects.assign(moved=pd.Series(moved, dtype=object))
+            mask = decode_mask(row.rle_counts, row.width, row.height)
+            regions = (region_of(one, mask, "box"), moved_mask(mask, seed, row.row_id))
+        for column, region in zip((boxed, moved), regions, strict=True):
+            column.append(None if region is None else encode_mask(region))
+    return objects.assign(boxed=pd.Series(boxed, dtype=object), moved=pd.Series(moved, dtype=object))
 
 
 def objects_with_masks(objects: pd.DataFrame) -> pd.DataFrame:
@@ -170,7 +175,7 @@ def views(row: Any, moved: str | None, p: Any) -> dict[tuple[str, int | None], S
     """
     path = Path(row.path)
     masks = {region: counts and EncodedMask(counts, row.width, row.height)
-             for region, counts in (("object", row.rle_counts), ("elsewhere", moved), ("everywhere", None))}
+             for region, counts in zip(REGIONS, (row.rle_counts, row.boxed, moved, None), strict=True)}
     noise = (row.row_id, p.seed, Diffusion(p.t_max, p.gamma))
     shown: dict[tuple[str, int | None], Shown] = {("object", 100): path}
     for region in p.regions:

@@ -16,8 +16,8 @@ SPLITS = {
     "amber_attribute": "AMBER attribute", "amber_relation": "AMBER relation",
 }  # fmt: skip
 CONDITIONS = {
-    "object": "noise on the object", "elsewhere": "the same noise elsewhere", "everywhere": "noise everywhere",
-    "swapped": "other image", "removed": "no image",
+    "object": "noise on the object", "box": "noise in its box", "elsewhere": "the same noise elsewhere",
+    "everywhere": "noise everywhere", "swapped": "other image", "removed": "no image",
 }  # fmt: skip
 """What the stress test does to an image."""
 _RAISED = "chance alone raises it"

@@ -4,6 +4,7 @@ The size of this result is the coordinate frame of every box and mask of this pr
 rendered when it is opened, and so has no file, is opened by :func:`csp_utils.noise.rendered.open_image`.
 """
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from csp_utils.base.errors import UserError
+
+
+def image_key(file: bytes) -> str:
+    """Return the key by which an encoded image is known in every table: the hexadecimal SHA-1 of the file."""
+    return hashlib.sha1(file, usedforsecurity=False).hexdigest()
 
 
 def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:

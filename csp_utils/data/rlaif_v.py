@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from PIL import Image
 
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.files import whole_file
+from csp_utils.base.subset import subset
 from csp_utils.data.images import load_image
 
 RLAIF_V_SCHEMA = pa.schema(
@@ -37,6 +39,11 @@ class RlaifV:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def some(self, n_rows: int | None, seed: int) -> "RlaifV":
+        """Return ``n_rows`` of the rows, drawn by the seed (:func:`csp_utils.base.subset.subset`); None for all."""
+        at = subset(self.rows["row_id"].tolist(), n_rows, seed)
+        return RlaifV(self.rows.iloc[at].reset_index(drop=True), self._groups)
+
     def image_bytes(self, row_id: str) -> bytes:
         """Return the encoded image of a row.
 
@@ -59,6 +66,13 @@ class RlaifV:
     def image(self, row_id: str) -> Image.Image:
         """Decode the image of a row: PIL, RGB, upright (:func:`csp_utils.data.images.load_image`)."""
         return load_image(self.image_bytes(row_id), name=f"of row {row_id} ({self._groups[0][0].parent})")
+
+    def first_image(self, rows: pd.DataFrame) -> tuple[pd.Series, Image.Image]:
+        """Return the first of the rows whose image can be opened, and the image. Raises UserError if none can."""
+        for _, row in rows.iterrows():
+            with suppress(UserError):
+                return row, self.image(row["row_id"])
+        raise UserError(f"No image of the {len(rows)} rows can be opened; is {self._groups[0][0]} whole?")
 
 
 def read_rlaif_v(path: str | Path, n_rows: int | None = None) -> RlaifV:

@@ -15,7 +15,6 @@ import pyarrow as pa
 from csp_utils.base.devices import pick_device
 from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.memory import loads_once
-from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.models.vlm.reply import Decoded
 from csp_utils.results.stage import WHOLE, Shard
 from csp_utils.words.keyword import Keyword, is_foreign, read_keyword
@@ -28,8 +27,10 @@ MEDIA_TAG = "media_tag"
 """Drop reason of a row whose question or answer says <image>, <video> or <audio>, which ms-swift reads as a file."""
 
 _TAG = r"<(?:image|video|audio)>"
-COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason", "foreign"]
-SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]] + [("foreign", pa.bool_())])
+COLUMNS = ["row_id", "image_path", "question", "answer", "image_sha1", "in_benchmark", "keyword", "raw", "drop_reason",
+           "foreign"]  # fmt: skip
+SCHEMA = pa.schema([(name, pa.bool_() if name in ("in_benchmark", "foreign") else pa.string()) for name in COLUMNS])
+
 
 class KeywordModel:
     """A causal language model that replies to prompt A.1.
@@ -180,41 +181,40 @@ class KeywordModel:
 
 
 def extract_keywords(
-    data: RlaifV,
+    rows: pd.DataFrame,
     model: KeywordModel,
     batch_size: int = 32,
     progress: Callable[[Iterable, str], Iterable] | None = None,
-    held_out: pd.Series | None = None,
     shard: Shard = WHOLE,
 ) -> pd.DataFrame:
-    """Return the table ``keywords.parquet``, or a shard of it: one row for each row of ``data``, in its order.
+    """Return the table ``keywords.parquet``, or a shard of it: one row for each of ``rows``, in their order.
 
     Args:
-        held_out: bool for each row, in order: True where its image is a benchmark's
-            (:func:`csp_utils.data.rlaif_v.rows_with_benchmark_images`); None for no row.
+        rows: row_id, image_path, question, answer, image_sha1 (SHA-1 of the encoded image; null without one), and
+            in_benchmark (True if the image is a benchmark's; null if unknown).
         shard: the shard to compute. Rows about which nothing is asked belong to the first.
 
     Returns:
-        data frame indexed by position: row_id, image_path, question, answer, keyword (None if there is none), raw (the
-        model's words), drop_reason (None, "benchmark_image", "media_tag", or one of
+        data frame indexed by position: the columns of ``rows`` up to in_benchmark; keyword (None if there is none), raw
+        (the model's words), drop_reason (None, "benchmark_image", "media_tag", or one of
         :data:`csp_utils.words.keyword.KEYWORD_REASONS`), all str or None; foreign (bool: the keyword is neither in the
         question nor in the answer).
     """
-    table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
+    table = rows[COLUMNS[:6]].reset_index(drop=True)
     reasons = pd.Series(None, table.index, dtype=object)
     reasons[table["question"].str.contains(_TAG) | table["answer"].str.contains(_TAG)] = MEDIA_TAG
-    if held_out is not None:
-        reasons[held_out.to_numpy(bool)] = BENCHMARK_IMAGE
+    reasons[table["in_benchmark"].eq(True).fillna(False).to_numpy(bool)] = BENCHMARK_IMAGE
     complete = table[reasons.isna()]
-    found = model.extract(list(zip(complete["question"], complete["answer"], strict=True)), batch_size, progress, shard)
-    rows = {position: one for position, one in zip(complete.index, found, strict=True) if one is not None}
+    pairs = list(zip(complete["question"], complete["answer"], strict=True))
+    replies = model.extract(pairs, batch_size, progress, shard)
+    found = {position: one for position, one in zip(complete.index, replies, strict=True) if one is not None}
     if shard.index == 0:
-        rows |= {position: Keyword(None, None, reason) for position, reason in reasons.dropna().items()}
-    table = table.loc[sorted(rows)]
+        found |= {position: Keyword(None, None, reason) for position, reason in reasons.dropna().items()}
+    table = table.loc[sorted(found)]
     for column, name in enumerate(("keyword", "raw", "drop_reason")):
-        table[name] = pd.Series([rows[position][column] for position in table.index], table.index, dtype=object)
-    pairs = zip(table["keyword"], table["question"], table["answer"], strict=True)
-    table["foreign"] = [keyword is not None and is_foreign(keyword, *texts) for keyword, *texts in pairs]
+        table[name] = pd.Series([found[position][column] for position in table.index], table.index, dtype=object)
+    texts = zip(table["keyword"], table["question"], table["answer"], strict=True)
+    table["foreign"] = [keyword is not None and is_foreign(keyword, *both) for keyword, *both in texts]
     return table[COLUMNS]
 
 

@@ -15,21 +15,21 @@ of the rows nor their distribution over machines changes a pixel.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.run import missing
+from csp_utils.data.images import image_key, load_image
 from csp_utils.data.rle import decode_mask
 
-if TYPE_CHECKING:
-    from csp_utils.data.rlaif_v import RlaifV
-
 Sampler = Literal["closed_form", "chain"]
+NoiseRegion = Literal["mask", "box", "global"]
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,30 @@ def diffuse(
     v = np.asarray(v_0, np.float32)
     if steps == 0:
         return v.copy()
-    if sampler == "chain":
-        keep, add = np.float32((1.0 - gamma) ** 0.5), np.float32(gamma**0.5)
-        for _ in range(steps):
-            v = keep * v + add * rng.standard_normal(v.shape, dtype=np.float32)
-        return v
-    left = alpha_bar(steps, gamma)
-    return np.float32(left**0.5) * v + np.float32((1.0 - left) ** 0.5) * rng.standard_normal(v.shape, dtype=np.float32)
+    if sampler == "closed_form":
+        gamma, steps = 1.0 - alpha_bar(steps, gamma), 1
+    keep, add = np.float32((1.0 - gamma) ** 0.5), np.float32(gamma**0.5)
+    for _ in range(steps):
+        noise = rng.standard_normal(v.shape, dtype=np.float32)
+        noise *= add
+        noise += keep * v
+        v = noise
+    return v
+
+
+SCALED = np.arange(256, dtype=np.float32) / np.float32(127.5) - 1
+"""8-bit values on the scale of the diffusion, -1 .. 1."""
+
+STRIPE = 1 << 16
+"""Values that get their noise at once, so that a large image needs no multiple of its size in memory."""
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and the columns of the smallest rectangle around a mask, bool (H, W); empty without a pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def perturb(
@@ -117,9 +134,8 @@ def perturb(
 ) -> np.ndarray:
     """Add noise of confidence level ``c`` to the image inside ``mask``.
 
-    The noise is sampled for the whole image and then selected by the mask, so one generator gives a pixel the same
-    noise for every mask. The selection uses 8-bit values: outside the mask every pixel keeps its exact value, and
-    c = 100 returns the image unchanged.
+    The noise is sampled for the mask's bounding box alone, in row-major order. The mask selects among 8-bit values:
+    outside of it every pixel keeps its exact value, and c = 100 returns the image unchanged.
 
     Args:
         image: uint8, (H, W, 3).
@@ -135,12 +151,21 @@ def perturb(
         raise ValueError(f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)")
     if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
         raise ValueError(f"mask is {mask.dtype} {mask.shape}, not bool {image.shape[:2]}")
+    out = image.copy()
     steps = noise_steps(c, diffusion.t_max)
     if steps == 0:
-        return image.copy()
-    v = diffuse(image / np.float32(127.5) - 1, steps, diffusion.gamma, rng, diffusion.sampler)
-    noisy = np.rint((np.clip(v, -1, 1) + 1) * 127.5).astype(np.uint8)
-    return noisy if mask is None else np.where(mask[:, :, None], noisy, image)
+        return out
+    box = (slice(None), slice(None)) if mask is None else bounding_box(mask)
+    part, inside = out[box], np.broadcast_to(True, image.shape[:2]) if mask is None else mask[box]
+    high = max(1, STRIPE // max(1, part[:1].size))
+    for top in range(0, len(part), high):
+        some = slice(top, top + high)
+        v = diffuse(SCALED[part[some]], steps, diffusion.gamma, rng, diffusion.sampler)
+        np.clip(v, -1, 1, out=v)
+        v += 1
+        v *= np.float32(127.5)
+        np.copyto(part[some], np.rint(v, out=v).astype(np.uint8), where=inside[some, :, None])
+    return out
 
 
 def perturb_row(
@@ -155,28 +180,51 @@ def perturb_row(
     return perturb(image, mask, c, generator(seed, row_id, f"noise {c}"), diffusion)
 
 
-def image_and_mask(row: Any, data: "RlaifV") -> tuple[np.ndarray, np.ndarray]:
-    """Load the image, uint8 (H, W, 3), and the mask, bool (H, W), of a row of masks.parquet.
+def check_image(row: Any, file: bytes) -> None:
+    """Raise UserError if an encoded image is not the one in which the mask of the row was found."""
+    if image_key(file) != row.image_sha1:
+        raise UserError(f"The image of row {row.row_id} is not the one that its mask was found in (its SHA-1 differs), "
+                        "so rlaif_v has changed: run notebooks 01_extract and 02_mask again.")  # fmt: skip
 
-    Raises UserError if the image has another size than the mask, so that the data must have changed.
+
+def image_and_mask(row: Any, file: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Decode the image, uint8 (H, W, 3), and the mask, bool (H, W), of a row of masks.parquet.
+
+    Args:
+        file: the encoded image that the data hold for the row.
+
+    Raises UserError as :func:`check_image` does, or if the image is damaged.
     """
-    image = np.asarray(data.image(row.row_id))
-    if image.shape[:2] != (row.height, row.width):
-        raise UserError(
-            f"The image of row {row.row_id} has {image.shape[1]} x {image.shape[0]} pixels, but its "
-            f"mask has {row.width:.0f} x {row.height:.0f}; rlaif_v has changed: run notebook 02_mask again."
-        )
+    check_image(row, file)
+    image = np.asarray(load_image(file, name=f"of row {row.row_id}"))
     return image, decode_mask(row.rle_counts, row.width, row.height)
 
 
-def row_at(row: Any, data: "RlaifV", c: int, p: Any) -> np.ndarray:
+def region_of(row: Any, mask: np.ndarray, noise_region: NoiseRegion) -> np.ndarray | None:
+    """Return where the noise of a row of masks.parquet goes: bool (H, W), or None for the whole image.
+
+    The region ``box`` is the mask and the rectangles of its boxes. Noise in the mask alone leaves the object's outline,
+    by which the object may still be named at c = 0.
+    """
+    if noise_region != "box":
+        return None if noise_region == "global" else mask
+    region = mask.copy()
+    for x0, y0, x1, y1 in row.boxes:
+        region[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)] = True
+    return region
+
+
+def row_at(row: Any, file: bytes, c: int, p: Any) -> np.ndarray:
     """Perturb the image of a row of masks.parquet at level ``c``, with the parameters of notebook 03.
+
+    Args:
+        file: as for :func:`image_and_mask`.
 
     Returns:
         uint8, (H, W, 3).
     """
-    image, mask = image_and_mask(row, data)
-    region = None if p.noise_region == "global" else mask
+    image, mask = image_and_mask(row, file)
+    region = region_of(row, mask, p.noise_region)
     return perturb_row(image, region, c, row.row_id, p.seed, Diffusion(p.t_max, p.gamma, p.sampler))
 
 

@@ -1,11 +1,11 @@
 """Make the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3).
 
 The rows come from masks.parquet and RLAIF-V. ``outputs/<run>/perturbed`` gets the images, rows.parquet, the same rows
-in ms-swift's format for SFT and for SimPO, and the same rows as a Hugging Face data set.
+in ms-swift's format for SFT and for SimPO and, with ``dataset: true``, as a Hugging Face data set.
 
 Images are PNG files. PNG is lossless; JPEG would smear the noise and touch pixels outside the mask. With
-``images: drawn`` no image is written. The folder then holds the recipe by which :mod:`csp_utils.noise.rendered` makes
-the same pixels whenever an image is opened.
+``images: drawn`` no perturbed image is written. The folder then holds the recipe by which
+:mod:`csp_utils.noise.rendered` makes the same pixels whenever an image is opened.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from csp_utils.base.run import RunPaths
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at
 from csp_utils.noise.rendered import image_name, write_recipe
-from csp_utils.results.stage import Shard
+from csp_utils.results.stage import Job, Shard
 from csp_utils.words import prompts
 
 if TYPE_CHECKING:
@@ -138,13 +138,13 @@ def perturb_rows(
     images, table = folder / IMAGES, {}
     if p.images == "files":
         images.mkdir(exist_ok=True)
-    for number, row in progress(shard.share(list(enumerate(rows.itertuples()))), "perturb"):
+    for number, row in progress(shard.block(list(enumerate(rows.itertuples()))), "perturb"):
         levels = [100] if original else draw_levels(p.seed, row.row_id, draws, p.levels)
         for draw, c in enumerate(levels):
             name = image_name(row.row_id, c)
             if p.images == "files":
                 # Noise does not compress; level 1 is several times faster than the default and hardly larger.
-                Image.fromarray(row_at(row, data, c, p)).save(images / name, compress_level=1)
+                Image.fromarray(row_at(row, data.image_bytes(row.row_id), c, p)).save(images / name, compress_level=1)
             path = portable(paths["perturbed/images"] / name)
             if original:
                 sample, pair = original_rows(row.question, row.answer, preferred[row.row_id], path)
@@ -154,7 +154,7 @@ def perturb_rows(
     return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS))
 
 
-def write_rows(whole: pa.Table, paths: RunPaths, p: Any, folder: Path) -> None:
+def write_rows(whole: pa.Table, source: Source, job: Job, folder: Path) -> None:
     """Write the rows in the formats of all their readers: all of ``outputs/<run>/perturbed`` but the image files.
 
     With ``answers: original`` (an ablation) the rows are RLAIF-V's own, about unchanged images. The images' paths in
@@ -162,16 +162,19 @@ def write_rows(whole: pa.Table, paths: RunPaths, p: Any, folder: Path) -> None:
 
     Args:
         whole: rows.parquet, of all shards.
-        p: as for :func:`perturb_rows`.
+        source: as for :func:`perturb_rows`.
+        job: its parameters are those of :func:`perturb_rows`.
         folder: takes sft.jsonl, simpo.jsonl, rows.parquet and dataset/; holds images/.
     """
+    p = job.p
     if p.images == "drawn":
-        write_recipe(folder / IMAGES, paths, p)
+        write_recipe(folder / IMAGES, rows_with_masks(source.masks, p.leave_out), source.data, p, job.progress)
     samples = [_samples(row["q_c"], row["r_c"], row["rejected"], row["image"]) for row in whole.to_pylist()]
     write_jsonl([sft for sft, _ in samples], folder / "sft.jsonl")
     write_jsonl([pair for _, pair in samples if pair], folder / "simpo.jsonl")
     write_parquet(whole, folder / "rows.parquet")
-    _save_dataset(whole.to_pylist(), folder / IMAGES, folder / "dataset", p)
+    if p.dataset:
+        _save_dataset(whole.to_pylist(), folder / IMAGES, folder / "dataset", p)
 
 
 def _table_row(row_id: str, c: int, sample: dict[str, Any], pair: dict[str, Any] | None, p: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ IMAGE_PIXELS = 640 * 480
 """Pixels of an image of RLAIF-V and of most images of COCO."""
 PNG_BYTES = 1.62
 """Bytes per pixel of a perturbed image (benchmarks/image_size.py)."""
+ORIGINAL_BYTES = 170_000
+"""Bytes of an encoded image of RLAIF-V: 14 GB by 83,132 rows."""
 IMAGE_SECONDS = 0.04
 """Seconds to render and write one perturbed image on one core (benchmarks/image_size.py)."""
 TEXT_TOKENS = {"keyword": 120, "training": 200, "question": 100}

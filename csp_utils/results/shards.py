@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
-from csp_utils.results.origin import RECORD, Origin, read_record
+from csp_utils.results.origin import RECORD, Origin, code_and_libraries, read_record
 from csp_utils.results.produce import cached
 from csp_utils.results.stage import Job, Shard
 
@@ -31,14 +31,44 @@ def shard_folder(paths: RunPaths, stage: str, shard: Shard) -> Path:
     return paths["shards"] / stage / shard.name
 
 
+def rows_origin(job: Job) -> Origin:
+    """Return the origin of a stage's rows: that of its results or, where rows are kept, without what decides later."""
+    stage, origin = job.stage, job.origin
+    if not stage.keeps:
+        return origin
+    parameters = {name: value for name, value in origin.parameters.items() if name not in stage.decides}
+    code, libraries = code_and_libraries(stage.functions[1:], stage.files, stage.libraries)  # without compute
+    return Origin(f"{stage.name}, rows", parameters, origin.inputs, code, libraries)
+
+
 def _origin(job: Job, shard: Shard) -> Origin:
-    return job.origin.but(f"{job.stage.name}, shard {shard.name}", shard=shard.name)
+    return rows_origin(job).but(f"{job.stage.name}, shard {shard.name}", shard=shard.name)
+
+
+def _kept(job: Job) -> bool:
+    recorded = read_record(job.paths[job.stage.keeps] / RECORD) if job.stage.keeps else None
+    return recorded is not None and not recorded[0].differences(rows_origin(job))
+
+
+def kept_rows(job: Job) -> "pa.Table":
+    """Return the rows of a stage that keeps them; they are computed only if the kept ones have another origin."""
+    import pyarrow.parquet as pq
+
+    if _kept(job):
+        job.say(f"The rows in {job.paths[job.stage.keeps]} are used again; only what is decided about them is new.")
+
+    def make(folder: Path) -> None:
+        write_parquet(gather(job, folder), folder / TABLE)
+
+    return pq.read_table(cached(job.paths[job.stage.keeps], rows_origin(job), make, job.say) / TABLE)
 
 
 def write_shard(job: Job, shard: Shard) -> Path:
-    """Compute one shard, unless it is current, and return its folder."""
+    """Compute one shard, unless it is current, and return its folder; nothing is computed where rows are kept."""
     assert job.stage.open_shard and job.stage.schema
     open_shard, schema = job.stage.open_shard, job.stage.schema()
+    if _kept(job):
+        return job.paths[job.stage.keeps]
 
     def make(folder: Path) -> None:
         write_parquet(_as_arrow(open_shard(job)(shard, folder), schema), folder / TABLE)

@@ -38,6 +38,11 @@ class Shard(NamedTuple):
         """Return this shard's items, every ``of``-th one; together the shards have all items."""
         return list(items[self.index :: self.of])
 
+    def block(self, items: Sequence[T]) -> list[T]:
+        """Return this shard's items, which follow each other, so that a shard reads its own part of a file."""
+        n = len(items)
+        return list(items[n * self.index // self.of : n * (self.index + 1) // self.of])
+
     @property
     def name(self) -> str:
         """Name in messages and of folders: 3of7."""
@@ -93,6 +98,9 @@ class Stage(Generic[P]):
         also_makes: results outside the run's folder, which ``compute`` writes itself.
         open_shard: loads data and models, and returns the function that computes a shard; None: no shards.
         schema: pyarrow schema of the rows of a shard.
+        keeps: folder in the run's folder in which the rows of all shards are kept after the stage has ended, so that
+            ``compute`` can decide about them again in seconds; "": they are not kept.
+        decides: the parameters by which ``compute`` decides about kept rows; the rows do not depend on them.
         gpu: True if it uses a GPU on a machine that has one.
         cost: its cost, for --plan; adds the number of its result rows to ``known``.
         libraries: distributions that take part without an import.
@@ -111,6 +119,8 @@ class Stage(Generic[P]):
     also_makes: Callable[[P, RunPaths], list[Path]] = lambda p, paths: []  # noqa: E731
     open_shard: Callable[[Job[P]], ComputeShard] | None = None
     schema: Callable[[], "pa.Schema"] | None = None
+    keeps: str = ""
+    decides: tuple[str, ...] = ()
     gpu: bool = False
     cost: Callable[[P, RunPaths, Known], Cost] = _tables_only
     libraries: tuple[str, ...] = ()

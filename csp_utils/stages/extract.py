@@ -11,14 +11,17 @@ from csp_utils.results.cost import BYTES, OVERHEAD_GB, STEP_SECONDS, TEXT_TOKENS
 from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
+
+    from csp_utils.data.rlaif_v import RlaifV
 
 
 class Extract(Params):
     """Parameters of notebook 01."""
 
     rlaif_v: str | None = RLAIF_V
-    n_rows: int | None = Field(24, ge=1, description="first rows to use; null for all")
+    n_rows: int | None = Field(24, ge=1, description="rows to use, drawn by the seed; null for all")
     pope: str | None = Field(
         None, description="POPE's folder: rows that show one of its images are left out; null looks at none"
     )
@@ -58,17 +61,44 @@ def schema() -> "pa.Schema":
     return SCHEMA
 
 
+def image_table(job: Job[Extract], data: "RlaifV") -> "pd.DataFrame":
+    """Return the content keys of all rows' images (:func:`csp_utils.data.image_keys.image_keys`).
+
+    The table is kept in ``outputs/<run>/images``. One process makes it and reads every image once.
+    """
+    from csp_utils.base.files import read_parquet, write_parquet
+    from csp_utils.data.image_keys import image_keys
+    from csp_utils.results.origin import Origin, code_and_libraries
+    from csp_utils.results.produce import cached
+
+    inputs = {role: job.origin.inputs[role] for role in ("rlaif_v", "pope") if role in job.origin.inputs}
+    code, libraries = code_and_libraries([f"{__name__}:image_table"])
+    parameters = {name: job.origin.parameters[name] for name in ("n_rows", "seed")}
+
+    def make(folder: Path) -> None:
+        from csp_utils.data.overlap import BenchmarkImages
+
+        benchmark = BenchmarkImages.of(job.p.pope) if job.p.pope else None
+        write_parquet(image_keys(data, benchmark, job.progress), folder / "table.parquet")
+
+    origin = Origin("keys of the images", parameters, inputs, code, libraries)
+    table = read_parquet(cached(job.paths["images"], origin, make, job.say) / "table.parquet")
+    if job.p.pope and (undecided := int(table["in_benchmark"].isna().sum())):
+        job.say(f"For {undecided} of {len(table)} rows it cannot be told whether their image is one of POPE's, because "
+                "it cannot be opened; notebook 02_mask drops them.")  # fmt: skip
+    return table
+
+
 def open_shard(job: Job[Extract]) -> ComputeShard:
     """Open the data, load the model, and return the function that computes a shard."""
-    from csp_utils.data.benchmarks import read_pope
-    from csp_utils.data.rlaif_v import read_rlaif_v, rows_with_benchmark_images
+    from csp_utils.data.rlaif_v import read_rlaif_v
     from csp_utils.models.keyword_lm import extract_keywords, load_keyword_model
 
     p = job.p
-    data = read_rlaif_v(p.rlaif_v or job.paths["data/rlaif_v/train.parquet"], p.n_rows)
-    held_out = rows_with_benchmark_images(data.rows, read_pope(p.pope)) if p.pope else None
+    data = read_rlaif_v(p.rlaif_v or job.paths["data/rlaif_v/train.parquet"]).some(p.n_rows, p.seed)
+    rows = data.rows.merge(image_table(job, data), on="row_id", validate="one_to_one")
     model = load_keyword_model(p.keyword_model, p.device, p.max_new_tokens, p.torch_dtype)
-    return lambda shard, folder: extract_keywords(data, model, p.batch_size, job.progress, held_out, shard)
+    return lambda shard, folder: extract_keywords(rows, model, p.batch_size, job.progress, shard)
 
 
 def compute(job: Job[Extract]) -> None:

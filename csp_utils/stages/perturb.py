@@ -1,6 +1,7 @@
 """Stage 03: make the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3)."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,11 +9,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from csp_utils.base.params import MASKS_FILE, RLAIF_V, SHARDS, Level, Params
 from csp_utils.base.run import RunPaths
-from csp_utils.results.cost import IMAGE_PIXELS, IMAGE_SECONDS, PNG_BYTES, Cost, Known
+from csp_utils.results.cost import IMAGE_PIXELS, IMAGE_SECONDS, ORIGINAL_BYTES, PNG_BYTES, Cost, Known
 from csp_utils.results.stage import ComputeShard, Inputs, Job, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from csp_utils.noise.training_rows import Source
 
 
 class Perturb(Params):
@@ -29,7 +32,9 @@ class Perturb(Params):
     schedule_file: str | None = Field(
         None, description="schedule.json of notebook 10, whose t_max and gamma take the place of these; null: none"
     )
-    noise_region: Literal["mask", "global"] = Field("mask", description="where the noise goes (global: an ablation)")
+    noise_region: Literal["mask", "box", "global"] = Field(
+        "mask", description="where the noise goes; box: also in the rectangles around the mask; global: an ablation"
+    )
     leave_out: list[str] = Field(
         [], description="words; rows that speak of one are not used (does what is taught carry over to it?)"
     )
@@ -38,6 +43,7 @@ class Perturb(Params):
     images: Literal["files", "drawn"] = Field(
         "files", description="perturbed images: written as PNG files, or rendered anew whenever they are opened"
     )
+    dataset: bool = Field(True, description="write the rows as a Hugging Face data set too, with the images once more")
     shards: int = Field(1, ge=1, description=SHARDS)
 
     @field_validator("leave_out")
@@ -64,14 +70,16 @@ def reads(p: Perturb, paths: RunPaths) -> Inputs:
 
 
 def cost(p: Perturb, paths: RunPaths, known: Known) -> Cost:
-    """Count an image for each row and level, stored twice: as a file, and in the Hugging Face data set."""
-    images = known.of(p.masks_file or paths["masks.parquet"]) * (1 if p.answers == "original" else p.draws_per_row)
+    """Count an image for each row and level as a file, and once more in the Hugging Face data set if there is one."""
+    rows = known.of(p.masks_file or paths["masks.parquet"])
+    images = rows * (1 if p.answers == "original" else p.draws_per_row)
     for name in ("perturbed/sft.jsonl", "perturbed/simpo.jsonl"):
         known.rows[str(paths[name])] = images
     work = f"{images:,} images"
     if p.images == "drawn":
-        return Cost(f"{work}, drawn when opened", disk=images * 2000 / 1e9)
-    return Cost(work, cpu_hours=images * IMAGE_SECONDS / 3600, disk=2 * images * IMAGE_PIXELS * PNG_BYTES / 1e9)
+        return Cost(f"{work}, drawn when opened", disk=rows * ORIGINAL_BYTES / 1e9)
+    return Cost(work, cpu_hours=images * IMAGE_SECONDS / 3600,
+                disk=(1 + p.dataset) * images * IMAGE_PIXELS * PNG_BYTES / 1e9)  # fmt: skip
 
 
 def schema() -> "pa.Schema":
@@ -81,17 +89,23 @@ def schema() -> "pa.Schema":
     return SCHEMA
 
 
-def open_shard(job: Job[Perturb]) -> ComputeShard:
-    """Open the data, and return the function that computes a shard."""
+def _source(job: Job[Perturb]) -> "Source":
     from csp_utils.base.files import read_parquet
     from csp_utils.data.rlaif_v import read_rlaif_v
-    from csp_utils.noise.diffusion import scheduled
-    from csp_utils.noise.training_rows import Source, perturb_rows
+    from csp_utils.noise.training_rows import Source
 
-    p, paths = scheduled(job.p), job.paths
-    source = Source(read_parquet(p.masks_file or paths["masks.parquet"]),
-                    read_rlaif_v(p.rlaif_v or paths["data/rlaif_v/train.parquet"]))  # fmt: skip
-    return lambda shard, folder: perturb_rows(source, paths, p, job.progress, shard, folder)
+    p, paths = job.p, job.paths
+    return Source(read_parquet(p.masks_file or paths["masks.parquet"]),
+                  read_rlaif_v(p.rlaif_v or paths["data/rlaif_v/train.parquet"]))  # fmt: skip
+
+
+def open_shard(job: Job[Perturb]) -> ComputeShard:
+    """Open the data, and return the function that computes a shard."""
+    from csp_utils.noise.diffusion import scheduled
+    from csp_utils.noise.training_rows import perturb_rows
+
+    p, source = scheduled(job.p), _source(job)
+    return lambda shard, folder: perturb_rows(source, job.paths, p, job.progress, shard, folder)
 
 
 def compute(job: Job[Perturb]) -> None:
@@ -102,7 +116,7 @@ def compute(job: Job[Perturb]) -> None:
 
     folder = job.out / "perturbed"
     (folder / IMAGES).mkdir(parents=True)
-    write_rows(gather(job, folder), job.paths, scheduled(job.p), folder)
+    write_rows(gather(job, folder), _source(job), replace(job, p=scheduled(job.p)), folder)
 
 
 STAGE = Stage("03_perturb", Perturb, compute, makes=("perturbed",), reads=reads, open_shard=open_shard, schema=schema,

@@ -23,9 +23,10 @@ class Stress(Resampling, Finder, Normalizing, Named):
     t_max: int = Field(1000, ge=1, description="T_max, the diffusion steps of confidence 0")
     gamma: float = Field(0.005, gt=0, lt=1, description="variance that each step adds")
     levels: list[Level] = Field([100, 75, 50, 25, 0], min_length=2, description="levels of c to show, in percent")
-    regions: list[Literal["object", "elsewhere", "everywhere"]] = Field(
-        ["object", "elsewhere"], min_length=1, description="where the noise goes: the mask, the moved mask, all over"
-    )
+    regions: list[Literal["object", "box", "elsewhere", "everywhere"]] = Field(
+        ["object", "box", "elsewhere"], min_length=1,
+        description="where the noise goes: the mask, the rectangles around it, the moved mask, all over"
+    )  # fmt: skip
     torch_dtype: Dtype = Field("float32", description="of the weights; in it, SAM's image encoder multiplies")
 
 

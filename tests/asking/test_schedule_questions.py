@@ -57,8 +57,3 @@ def test_every_signal_is_shown_with_the_same_noise(tmp_path: Path, monkeypatch: 
     signal = lambda alpha: 127.5 * (alpha**0.5 * (90 / 127.5 - 1) + 1)  # noqa: E731
     little, more = (first[1][inside] - signal(0.9), first[2][inside] - signal(0.6))
     assert np.corrcoef(little.ravel(), more.ravel())[0, 1] > 0.9  # but for what is clipped
-
-
-def test_popes_question_has_its_article() -> None:
-    assert schedule.question("anchor") == "Is there an anchor in the image?"
-    assert schedule.question("gear") == "Is there a gear in the image?"

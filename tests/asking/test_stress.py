@@ -1,7 +1,6 @@
 """The stress test: which objects and which noise, and what its tables say of models whose behaviour is known."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,12 +15,13 @@ from csp_utils.base.errors import UserError
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import open_shown
 from csp_utils.measures import stress_curves
+from csp_utils.models import masks
 from csp_utils.models.vlm.reply import Reply
 from csp_utils.show import style
 from csp_utils.show.figures import fig_stress
 from csp_utils.stages.stress import Stress
 
-P = Stress(levels=[100, 75, 25, 0], regions=["object", "elsewhere", "everywhere"])
+P = Stress(levels=[100, 75, 25, 0], regions=["object", "box", "elsewhere", "everywhere"])
 
 
 def questions(folder: Path) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def objects(folder: Path) -> pd.DataFrame:
     chosen = stress.choose(questions(folder), None, 0)
     mask = np.zeros((40, 60), dtype=bool)
     mask[5:20, 5:25] = True
-    found = SimpleNamespace(rle_counts=encode_mask(mask), width=60, height=40, drop_reason=None)
+    found = masks.MaskResult(60, 40, [[4.0, 4.0, 26.0, 20.0]], rle_counts=encode_mask(mask))
     return stress.with_masks(chosen, [found] * len(chosen), 0)
 
 
@@ -88,11 +88,14 @@ def test_the_noise_is_where_its_condition_says(tmp_path: Path) -> None:
     image = np.asarray(open_shown(shown["object", 100]))
     inside = decode_mask(row.rle_counts, 60, 40)
     for c in (75, 25, 0):
-        noised, elsewhere, everywhere = (np.asarray(open_shown(shown[region, c])) for region in stress.REGIONS)
+        noised, box, elsewhere, everywhere = (np.array(open_shown(shown[region, c])) for region in stress.REGIONS)
         assert np.array_equal(noised[~inside], image[~inside]) and (noised[inside] != image[inside]).any()
         moved = decode_mask(row.moved, 60, 40)
         assert np.array_equal(elsewhere[~moved], image[~moved]) and (elsewhere[moved] != image[moved]).any()
-        assert np.array_equal(everywhere[inside], noised[inside])  # one draw of noise, whatever the mask
+        assert (everywhere != image).any(axis=2).mean() > 0.9
+        assert (box[4:20, 4:26] != image[4:20, 4:26]).any(axis=2).mean() > 0.9  # no outline of the mask is left
+        box[4:20, 4:26] = image[4:20, 4:26]
+        assert np.array_equal(box, image)
     assert open_shown(shown["removed", None]) is None and shown["swapped", None] == Path(row.other_path)
     assert {c for region, c in shown if region == "object"} == {100, 75, 25, 0}
     assert not any(region == "elsewhere" for region, _ in stress.views(row, None, P))
@@ -100,7 +103,7 @@ def test_the_noise_is_where_its_condition_says(tmp_path: Path) -> None:
 
 def test_objects_without_a_mask_are_counted_by_reason(tmp_path: Path) -> None:
     chosen = stress.choose(questions(tmp_path), 2, 0)
-    nothing = SimpleNamespace(rle_counts=None, width=60, height=40, drop_reason="no_box")
+    nothing = masks.MaskResult(60, 40, drop_reason="no_box")
     table = stress.with_masks(chosen, [nothing] * 2, 0)
     with pytest.raises(UserError, match=r"No object of POPE's images has a mask \(2 no_box\)"):
         stress.objects_with_masks(table)
@@ -193,7 +196,7 @@ def test_the_order_of_rows_does_not_matter(asked: pd.DataFrame) -> None:
 def test_the_figure_and_its_caption(asked: pd.DataFrame, tmp_path: Path) -> None:
     curves, correlations = stress_curves.curves(asked, 20, 0), stress_curves.correlations(asked, 20, 0)[0]
     figure = fig_stress.curves(curves)
-    assert [axis.get_title() for axis in figure.axes[:3]] == list(fig_stress.REGIONS.values())
+    assert [axis.get_title() for axis in figure.axes[:4]] == list(fig_stress.REGIONS.values())
     text = fig_stress.caption(curves, correlations)
     assert "on 5 images" in text and "on the object, right answer +1.00" in text
     assert "unchanged 100 %, hidden most 0 %" in text and "no image –" in text

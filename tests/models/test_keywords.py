@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from stage_tools import rlaif_row
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
+from csp_utils.data.image_keys import image_keys
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.models.keyword_lm import COLUMNS, KeywordModel, extract_keywords
 from csp_utils.models.vlm.reply import Decoded
@@ -103,11 +103,17 @@ def test_an_answer_ends_at_a_line_break(model):
     assert stop(leading, None).tolist() == [False]  # a line break before the first word ends nothing
 
 
+def rows_of(folder):
+    """The rows as stage 01 gives them to the model."""
+    data = read_rlaif_v(folder / "train.parquet")
+    return data.rows.merge(image_keys(data, None), on="row_id")
+
+
 def test_table(model, tmp_path):
     pairs = [("Is there a star in the image?", "Yes"), ("What color is the crown?", "It is red.")]
     rows = [rlaif_row(i, question=q, chosen=a) for i, (q, a) in enumerate(pairs)]
     write_rlaif_v(tmp_path / "train.parquet", rows)
-    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model)
+    table = extract_keywords(rows_of(tmp_path), model)
     assert list(table.columns) == COLUMNS
     assert table["row_id"].tolist() == ["000000", "000001"]
     assert table["keyword"].tolist() == ["star", "crown"]
@@ -119,7 +125,7 @@ def test_a_row_without_keyword_is_kept_and_marked(model, tmp_path, monkeypatch):
     write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1)])
     said = [Decoded("...", True), Decoded("kite", True)]
     monkeypatch.setattr(model, "answer", lambda asked, batch_size, shard: iter(said))
-    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model)
+    table = extract_keywords(rows_of(tmp_path), model)
     assert table["keyword"].tolist() == [None, "kite"]
     assert table["drop_reason"].tolist() == ["no_keyword", None]
     assert table["raw"].tolist() == ["...", "kite"]
@@ -130,8 +136,7 @@ def test_a_row_with_an_image_of_the_benchmark_is_not_asked_about(model, tmp_path
     monkeypatch.setattr(model, "answer",
                         lambda texts, *_: iter([asked.append(text) or Decoded("kite", True) for text in texts]))
     write_rlaif_v(tmp_path / "train.parquet", [rlaif_row(0), rlaif_row(1), rlaif_row(2)])
-    held_out = pd.Series([False, True, False])
-    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model, held_out=held_out)
+    table = extract_keywords(rows_of(tmp_path).assign(in_benchmark=[False, True, None]), model)
     assert len(asked) == 2 and table["keyword"].tolist() == ["kite", None, "kite"]
     assert table["drop_reason"].tolist() == [None, "benchmark_image", None]
 
@@ -141,7 +146,7 @@ def test_a_text_that_names_a_file_of_the_chat_is_dropped_and_counted(model, tmp_
     monkeypatch.setattr(model, "answer", lambda texts, *_: iter([Decoded("kite", True) for _ in texts]))
     rows = [rlaif_row(0, question="Is <image> a kite?"), rlaif_row(1), rlaif_row(2, chosen="See <video>.")]
     write_rlaif_v(tmp_path / "train.parquet", rows)
-    table = extract_keywords(read_rlaif_v(tmp_path / "train.parquet"), model)
+    table = extract_keywords(rows_of(tmp_path), model)
     assert table["drop_reason"].tolist() == ["media_tag", None, "media_tag"]
     assert table["keyword"].tolist() == [None, "kite", None]
 

@@ -16,6 +16,7 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
+from csp_utils.data.images import image_key
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.models import masks
 from csp_utils.models.grounding_dino import Detection
@@ -41,7 +42,8 @@ def write_inputs(paths: RunPaths, rows: list[tuple[bytes, str | None]]) -> None:
     words = [word for _, word in rows]
     reasons = [None if word else "no_keyword" for word in words]
     write_parquet(data[["row_id", "image_path", "question", "answer"]].assign(
-        keyword=words, raw="", drop_reason=reasons), paths["keywords.parquet"])  # fmt: skip
+        image_sha1=[image_key(image) for image, _ in rows], keyword=words, raw="", drop_reason=reasons),
+        paths["keywords.parquet"])  # fmt: skip
 
 
 @pytest.fixture
@@ -165,6 +167,50 @@ def test_nothing_is_loaded_or_looked_at_where_nothing_changed(paths, fake, monke
         go(paths)
 
 
+def test_other_thresholds_are_a_second_look(paths, fake, monkeypatch):
+    """Formerly another threshold cost hours of GPU: only the mask of the boxes above the old one was kept."""
+    write_inputs(paths, [(png(1), "cat 0,0,10,10 20,0,30,10"), (png(2), "sky 0,0,40,20"), (png(3), None)])
+    first, _ = go(paths)
+    assert first["drop_reason"].fillna("").tolist() == ["", "mask_too_large", "no_keyword"]
+    monkeypatch.setattr(masks, "load_models", lambda p: pytest.fail("a model was loaded"))
+    strict, _ = go(paths, box_threshold=0.6, max_area_fraction=1.0)  # the fake scores are 0.9 and 0.5
+    assert strict["drop_reason"].fillna("").tolist() == ["", "", "no_keyword"]
+    assert [len(boxes) for boxes in strict["boxes"]] == [1, 1, 0]
+    assert rle.decode_mask(strict["rle_counts"][0], 40, 20).sum() == 100
+    none, counts = go(paths, box_threshold=0.95)
+    assert counts.set_index("reason").n["no_box"] == 2 and none["rle_counts"].isna().all()
+    pd.testing.assert_frame_equal(go(paths)[0], first)
+    with pytest.raises(pytest.fail.Exception):
+        go(paths, text_threshold=0.3)  # it changes what the models return
+    with pytest.raises(ValueError, match="above box_threshold, 0.1"):
+        Mask(box_threshold=0.1)
+
+
+@pytest.mark.parametrize("change", ["another image of the same size", "another order", "another answer"])
+def test_rows_that_are_not_what_they_were_are_noticed(paths, fake, change):
+    """Formerly every mask landed on another image, in silence."""
+    write_inputs(paths, [(png(1), "cat 0,0,5,5"), (png(2), "dog 0,0,5,5")])
+    if change == "another answer":
+        rows = [rlaif_row(0, png(1)), rlaif_row(1, png(2), chosen="No.")]
+        expected = "Row 000001 has another question or answer"
+    else:
+        images = (png(9), png(2)) if "same size" in change else (png(2), png(1))
+        rows = [rlaif_row(i, image) for i, image in enumerate(images)]
+        expected = "image of row 000000 is not the one that notebook 01_extract read"
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], rows)
+    with pytest.raises(UserError, match=expected):
+        go(paths)
+    assert not paths["masks.parquet"].exists()
+
+
+def test_the_commonest_keywords_of_each_reason_are_listed():
+    table = pd.DataFrame({"keyword": ["cat", "cat", "dog", "sky", None], "drop_reason": [None, None, None, "no_box",
+                                                                                        "no_keyword"]})  # fmt: skip
+    listed = masks.commonest(table).set_index("reason")
+    assert listed["commonest keywords"].to_dict() == {"kept": "cat (2), dog (1)", "no_box": "sky (1)", "no_keyword": ""}
+    assert listed["rows"].tolist() == [3, 1, 1]
+
+
 def test_no_row_with_a_keyword_is_no_error(paths, fake):
     write_inputs(paths, [(png(1), None), (png(2), None)])
     _, counts = go(paths)
@@ -189,7 +235,7 @@ def test_photographs_pass_through_the_tiny_models(paths, models, monkeypatch):
     rows = [(file.read_bytes(), word) for file in photographs() for word in ("star", "person")]
     write_inputs(paths, [*rows, (narrow, "sky")])
     monkeypatch.setattr(masks, "load_models", lambda p: models)
-    table, counts = go(paths, box_threshold=0.0)  # all boxes, so that SAM is asked as well
+    table, counts = go(paths, box_threshold=0.0, least_score=0.0)  # all boxes, so that SAM is asked as well
     assert set(table["drop_reason"].dropna()) <= {"mask_too_large", "empty_mask"}
     for row in table.itertuples():
         assert 0 <= np.min(list(row.boxes)) and np.max(list(row.boxes)) <= max(row.width, row.height)
@@ -204,8 +250,8 @@ def test_the_shipped_models_find_what_is_there(models):
     pictures = [Image.fromarray(scene.image) for scene in scenes]
     wanted = [scene.nouns for scene in scenes]
     overlaps = []
-    for scene, results in zip(scenes, masks.mask_images(models, pictures, wanted, Mask()), strict=True):
-        for noun, result in zip(scene.nouns, results, strict=True):
+    for scene, results in zip(scenes, masks.look(models, pictures, wanted, Mask(), 0.35), strict=True):
+        for noun, result in zip(scene.nouns, (masks.decide(one, Mask()) for one in results), strict=True):
             truth = np.any([t.mask for t in scene.find(noun)], axis=0)
             mine = rle.decode_mask(result.rle_counts, 112, 112) if result.rle_counts else np.zeros_like(truth)
             overlaps.append(iou(mine, truth))

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from stage_tools import run_stage
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_parquet
 from csp_utils.base.run import RunPaths
+from csp_utils.data.images import image_key
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.data.rle import decode_mask
 from csp_utils.noise import diffusion as P
@@ -95,9 +97,58 @@ def test_outside_the_mask_nothing_changes(height, width, c, seed, density, sampl
     assert np.array_equal(out[~mask], before[~mask])
     assert np.array_equal(image, before)  # the input is not written to
     everywhere = P.perturb_row(image, None, c, "row", seed, P.Diffusion(30, sampler=sampler))
-    assert np.array_equal(out[mask], everywhere[mask])  # a pixel's noise does not depend on the mask
+    rows, columns = P.bounding_box(mask)
+    alone = P.perturb_row(image[rows, columns], mask[rows, columns], c, "row", seed, P.Diffusion(30, sampler=sampler))
+    assert np.array_equal(out[rows, columns], alone)  # noise is drawn for the bounding box alone
     if c == 100:
         assert np.array_equal(everywhere, before)
+
+
+@pytest.mark.parametrize("sampler", ["closed_form", "chain"])
+def test_stripes_change_nothing_but_the_memory(sampler, monkeypatch):
+    """In closed form the same numbers; in the chain other ones of the same distribution."""
+    image = np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
+    whole = P.perturb_row(image, None, 50, "row", 0, P.Diffusion(20, 0.05, sampler=sampler))
+    monkeypatch.setattr(P, "STRIPE", 1000)
+    striped = P.perturb_row(image, None, 50, "row", 0, P.Diffusion(20, 0.05, sampler=sampler))
+    if sampler == "closed_form":
+        assert np.array_equal(whole, striped)
+    assert stats.ks_2samp(whole.ravel(), striped.ravel()).pvalue > 1e-3
+
+
+def test_the_noise_of_a_large_image_takes_little_memory():
+    """Formerly 16 bytes for each byte of the image; the copy that is returned is one of them."""
+    import tracemalloc
+
+    image = np.zeros((2000, 1500, 3), np.uint8)
+    tracemalloc.start()
+    P.perturb_row(image, None, 50, "row", 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * image.nbytes
+
+
+def test_random_numbers_are_drawn_for_the_bounding_box_alone():
+    class Counting(np.random.Generator):
+        drawn = 0
+
+        def standard_normal(self, size=None, dtype=np.float64, out=None):
+            Counting.drawn += int(np.prod(size))
+            return super().standard_normal(size, dtype, out)
+
+    mask = np.zeros((200, 300), bool)
+    mask[20:60, 100:180] = True
+    P.perturb(np.zeros((200, 300, 3), np.uint8), mask, 50, Counting(np.random.Philox(1)))
+    assert Counting.drawn <= 1.5 * 40 * 80 * 3
+
+
+def test_noise_in_the_box_leaves_no_outline():
+    mask = np.zeros((40, 60), bool)
+    mask[10:20, 12:30] = np.tri(10, 18, 4, dtype=bool)
+    row = SimpleNamespace(boxes=[[11.4, 9.7, 30.2, 20.0], [-3.0, 0.0, 2.0, 1.0]])
+    region = P.region_of(row, mask, "box")
+    assert region[9:20, 11:31].all() and region[0:1, 0:2].all() and region.sum() == 11 * 20 + 2
+    assert P.region_of(row, mask, "mask") is mask and P.region_of(row, mask, "global") is None
 
 
 def test_every_grey_value_survives_the_change_of_range():
@@ -159,6 +210,7 @@ def world(tmp_path, n=6, size=(20, 16)):
         masks.append({"row_id": f"{i:06d}", "question": f"Q{i}?", "answer": f"A{i}.", "keyword": "k",
                       "width": None if last else size[0], "height": None if last else size[1],
                       "rle_counts": None if last else coco.encode(mask)["counts"].decode(),
+                      "boxes": [] if last else [[5.0, 4.0, 15.0, 12.0]], "image_sha1": image_key(path.read_bytes()),
                       "drop_reason": "no_box" if last else None})  # fmt: skip
     write_rlaif_v(tmp_path / "train.parquet", rows)
     return read_rlaif_v(tmp_path / "train.parquet"), pd.DataFrame(masks)
@@ -218,8 +270,8 @@ def test_global_noise_reaches_every_corner(tmp_path):
 
 def test_nothing_half_written_when_it_fails(tmp_path):
     _, masks = world(tmp_path)
-    masks.loc[3, "width"] = 99
-    with pytest.raises(UserError, match=r"000003.*20 x 16 pixels.*99 x 16.*02_mask"):
+    masks.loc[3, "image_sha1"] = "0" * 40
+    with pytest.raises(UserError, match=r"image of row 000003 is not the one .*02_mask"):
         perturbed(masks, tmp_path)
     left = [file.name for file in (tmp_path / "outputs" / "r").rglob("*") if file.is_file()]
     assert sorted(left) == ["03_perturb.lock", "masks.parquet"]

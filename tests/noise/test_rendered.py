@@ -5,15 +5,16 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from stage_tools import run_stage
+from stage_tools import rlaif_row, run_stage
 from test_perturbation import world
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import read_parquet, write_parquet
 from csp_utils.base.run import RunPaths
+from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.models.masks import SCHEMA
 from csp_utils.noise import training_rows
-from csp_utils.noise.rendered import RECIPE, is_rendered, open_image
+from csp_utils.noise.rendered import MASKS, ORIGINALS, RECIPE, _source, is_rendered, open_image
 from csp_utils.stages.perturb import Perturb
 
 
@@ -40,7 +41,7 @@ def test_every_image_has_the_pixels_of_its_file(both):
     (files, table), (drawn, other) = both
     assert table.equals(other) and len(table) == 10
     assert files["perturbed/sft.jsonl"].read_bytes() == drawn["perturbed/sft.jsonl"].read_bytes()
-    assert [file.name for file in drawn["perturbed/images"].iterdir()] == [RECIPE]
+    assert {file.name for file in drawn["perturbed/images"].iterdir()} == {RECIPE, MASKS, ORIGINALS}
     for name in (path.split("/")[-1] for path in table["image"]):
         assert is_rendered(drawn["perturbed/images"] / name) and not is_rendered(files["perturbed/images"] / name)
         expected = np.asarray(Image.open(files["perturbed/images"] / name))
@@ -55,19 +56,34 @@ def test_the_hugging_face_data_set_holds_images_or_their_names(both):
     assert load_from_disk(drawn["perturbed/dataset"])["image"][:] == table["image"].tolist()
 
 
-def test_an_image_of_no_row_and_data_that_changed_are_one_sentence(both, tmp_path):
-    (_, table), (drawn, _) = both
+def test_an_image_of_no_row_is_one_sentence(both):
+    _, (drawn, _) = both
     with pytest.raises(UserError, match="no image that .*RECIPE.json can draw"):
         open_image(drawn["perturbed/images"] / "999999_c050.png")
     with pytest.raises(UserError, match="is missing"):
         open_image(drawn["perturbed/images"] / "000000_c050.jpg")
-    (tmp_path / "bigger").mkdir()
-    world(tmp_path / "bigger", size=(24, 16))
-    (tmp_path / "train.parquet").write_bytes((tmp_path / "bigger" / "train.parquet").read_bytes())
-    recipe = drawn["perturbed/images"] / RECIPE
-    recipe.write_text(recipe.read_text() + "\n")  # opened anew
-    with pytest.raises(UserError, match="rlaif_v has changed"):
-        open_image(drawn["perturbed/images"] / table["image"][0].split("/")[-1])
+
+
+def test_the_folder_depends_on_nothing_else(both, tmp_path):
+    """Formerly the masks and the data were read when an image was opened, and a second look changed its pixels."""
+    (_, table), (drawn, _) = both
+    path = drawn["perturbed/images"] / table["image"][0].split("/")[-1]
+    before = np.asarray(open_image(path))
+    (tmp_path / "train.parquet").unlink()
+    (tmp_path / "masks.parquet").unlink()
+    _source.cache_clear()
+    assert np.array_equal(np.asarray(open_image(path)), before)
+
+
+@pytest.mark.parametrize("images", ["files", "drawn"])
+def test_other_images_of_the_same_size_are_noticed(both, tmp_path, images):
+    """Formerly only another size was noticed, and COCO is full of 640 x 480."""
+    rows = read_rlaif_v("train.parquet")
+    files = [rows.image_bytes(row_id) for row_id in rows.rows["row_id"]]
+    write_rlaif_v("train.parquet", [rlaif_row(i, file) for i, file in enumerate(files[1:] + files[:1])])
+    with pytest.raises(UserError, match="image of row 000000 is not the one"):
+        run_stage(Perturb(rlaif_v="train.parquet", masks_file="masks.parquet", images=images),
+                  RunPaths("other", tmp_path))  # fmt: skip
 
 
 @pytest.mark.slow

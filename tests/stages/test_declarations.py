@@ -15,6 +15,8 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import WHERE_ONLY, Params
 from csp_utils.base.run import RunPaths, makers
+from csp_utils.data.image_keys import image_keys
+from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.data.rle import encode_mask
 from csp_utils.models import keyword_lm
 from csp_utils.noise import training_rows
@@ -98,8 +100,9 @@ def perturbed(tmp_path: Path) -> RunPaths:
     paths = RunPaths("r", tmp_path)
     write_data(paths["data/rlaif_v/train.parquet"], 2)
     mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
-            "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
-    write_parquet(pd.DataFrame([{"row_id": f"{i:06d}"} | mask for i in range(2)]), paths["masks.parquet"])
+            "boxes": [[0, 0, 112, 112]], "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
+    keys = image_keys(read_rlaif_v(paths["data/rlaif_v/train.parquet"]), None)[["row_id", "image_sha1"]]
+    write_parquet(pd.DataFrame([key | mask for key in keys.to_dict("records")[:2]]), paths["masks.parquet"])
     run_stage(Perturb(), paths)
     return paths
 

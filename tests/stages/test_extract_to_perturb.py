@@ -63,7 +63,7 @@ def run(images: list[tuple[bytes, str, str]], folder: Path, threshold: float) ->
     assert funnel["n"].iloc[0] == len(images) and len(table) == found["drop_reason"].isna().sum()
     for row in table.itertuples():
         (source,) = found[found["row_id"] == row.row_id].itertuples()
-        before, mask = diffusion.image_and_mask(source, data)
+        before, mask = diffusion.image_and_mask(source, data.image_bytes(source.row_id))
         after = np.asarray(load_image(paths["perturbed/images"] / f"{row.row_id}_c030.png"))
         assert after.shape == before.shape == (source.height, source.width, 3)
         assert np.array_equal(after[~mask], before[~mask]) and not np.array_equal(after, before)

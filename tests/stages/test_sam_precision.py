@@ -34,8 +34,9 @@ def scenes():
 def results_of(torch_dtype: str, scenes) -> list[masks.MaskResult]:
     """What the stage finds for the objects of the scenes."""
     images, words = [Image.fromarray(scene.image) for scene in scenes], [scene.nouns for scene in scenes]
-    results = masks.mask_images(models(torch_dtype), images, words, Mask(torch_dtype=torch_dtype))
-    return [one for of_image in results for one in of_image]
+    p = Mask(torch_dtype=torch_dtype)
+    results = masks.look(models(torch_dtype), images, words, p, p.box_threshold)
+    return [masks.decide(one, p) for of_image in results for one in of_image]
 
 
 def test_float32_is_segment_anything_untouched_bit_by_bit(scenes):

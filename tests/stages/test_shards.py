@@ -17,7 +17,8 @@ from stage_tools import job_of, rlaif_row, run_stage
 from csp_utils.base.files import sha256
 from csp_utils.base.params import Params
 from csp_utils.base.run import RunPaths
-from csp_utils.data.rlaif_v import write_rlaif_v
+from csp_utils.data.image_keys import image_keys
+from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.data.rle import encode_mask
 from csp_utils.noise import training_rows
 from csp_utils.results.produce import origin_of
@@ -36,6 +37,9 @@ def test_the_shares_of_all_shards_are_all_items(items, n):
     shares = [Shard(i, n).share(items) for i in range(n)]
     assert sorted(item for share in shares for item in share) == sorted(items)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    blocks = [Shard(i, n).block(items) for i in range(n)]
+    assert [item for block in blocks for item in block] == items
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
 
 
 # --------------------------------------------------------------------------------------------- stages 01 to 03
@@ -106,9 +110,10 @@ def test_a_fitted_schedule_uses_the_finished_shards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "train.parquet", 2)
     paths, masks = RunPaths("r"), []
+    keys = image_keys(read_rlaif_v("train.parquet"), None)["image_sha1"].tolist()
     for i in range(3):
         masks.append({"row_id": f"{i:06d}", "question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112,
-                      "height": 112, "drop_reason": None,
+                      "height": 112, "drop_reason": None, "boxes": [[0, 0, 112, 112]], "image_sha1": keys[i],
                       "rle_counts": encode_mask(np.eye(112) > 0)})  # fmt: skip
     paths.root.mkdir(parents=True)
     pd.DataFrame(masks).to_parquet(paths["masks.parquet"])

@@ -104,7 +104,7 @@ def examples(paths: RunPaths, data: RlaifV, n: int) -> Iterator[Example]:
 
 def example(row: Any, paths: RunPaths, data: RlaifV) -> Example:
     """Load the images of one row. Raises UserError if the row's image is missing or is not the masked one."""
-    pixels, mask = diffusion.image_and_mask(row, data)
+    pixels, mask = diffusion.image_and_mask(row, data.image_bytes(row.row_id))
     image = Image.fromarray(pixels)
     labels = [f"{phrase} {score:.2f}" for phrase, score in zip(row["phrases"], row["scores"], strict=True)]
     boxes = np.stack([np.asarray(box, float) for box in row["boxes"]])

@@ -13,7 +13,7 @@ QUANTITIES = {
     "wrong": "confidence in the\nwrong answer (%)",
     "plain_yes": "plain answers that\nare Yes (%)",
 }
-REGIONS = {name: CONDITIONS[name] for name in ("object", "elsewhere", "everywhere")}
+REGIONS = {name: CONDITIONS[name] for name in ("object", "box", "elsewhere", "everywhere")}
 """Where the noise goes."""
 CONTROLS = ("swapped", "removed")
 """The conditions without a level."""
@@ -124,12 +124,13 @@ def _unread(curves: pd.DataFrame) -> int:
 
 
 def _others(curves: pd.DataFrame) -> str:
-    texts = {"elsewhere": ", the same noise where the object is not", "everywhere": ", noise everywhere"}
+    texts = {"box": ", in the box around it, which hides its outline too",
+             "elsewhere": ", the same noise where the object is not", "everywhere": ", noise everywhere"}  # fmt: skip
     return "".join(text for region, text in texts.items() if (curves["condition"] == region).any())
 
 
 def _place(region: str) -> str:
-    return {"object": "on the object", "elsewhere": "elsewhere", "everywhere": "everywhere"}[region]
+    return {"object": "on the object", "box": "in its box"}.get(region, region)
 
 
 def _rho(row) -> str:

@@ -25,21 +25,23 @@ def save(figure: Figure, path: Path) -> Figure:
     return figure
 
 
-def show_images(images: Mapping[str, np.ndarray], columns: int = 6) -> Figure:
+def show_images(images: Mapping[str, np.ndarray], columns: int = 6, side: float = 2) -> Figure:
     """Draw images side by side under their titles.
 
     Args:
         images: title -> uint8 (H, W, 3), or bool (H, W) for a mask.
         columns: images in a row of the figure.
+        side: width of an image, inches.
     """
     rows = -(-len(images) // columns)
     columns = min(columns, len(images))
-    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.25 * rows), squeeze=False, layout="constrained")
+    size = (side * columns, (side + 0.25) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, image) in zip(axes.flat, images.items(), strict=False):
         axis.imshow(image, cmap="gray", interpolation="nearest")
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=9 if side >= 2 else 7)
     return figure
 
 

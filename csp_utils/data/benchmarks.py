@@ -14,13 +14,15 @@ kind          str   pope: existence; amber: state, number, action, relation
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_jsonl
+from csp_utils.data.untrusted import file_name_problem, read_text
 
 POPE_KINDS = ("random", "popular", "adversarial")
 AMBER_KINDS = ("attribute", "relation")
@@ -40,23 +42,19 @@ AMBER_TYPES = {
 
 
 def read_pope(folder: str | Path) -> pd.DataFrame:
-    """Read POPE's three question files (``coco_pope_<kind>.json``, JSON lines) as one table.
+    """Read POPE's three question files (``coco_pope_<kind>.json``, JSON lines or one JSON array) as one table.
 
     Raises:
-        UserError: a file is missing, empty, or holds a line that is not a POPE question.
+        UserError: a file is missing, empty, no Unicode text, or holds a line that is not a POPE question.
     """
     tables = []
     for kind in POPE_KINDS:
         path = Path(folder) / f"coco_pope_{kind}.json"
         rows = []
-        # split("\n"), because splitlines() also splits at U+2028, which a question may contain
-        for number, line in enumerate(_text(path, "pope").split("\n"), start=1):
-            if not line.strip():
-                continue
-            where = f"line {number} of {path}"
-            row = _json(line, where)
-            identity, image, question = (_field(row, name, where) for name in ("question_id", "image", "text"))
-            rows.append((f"pope_{kind}", str(identity), image, question, _label(row, "label", where), "existence"))
+        for where, row in _records(path, "pope"):
+            identity, image, question = (_identity(row, "question_id", where),
+                                         *(_text(row, name, where) for name in ("image", "text")))  # fmt: skip
+            rows.append((f"pope_{kind}", identity, image, question, _label(row, "label", where), "existence"))
         tables.append(_table(rows, path))
     return pd.concat(tables, ignore_index=True)
 
@@ -82,28 +80,45 @@ def write_pope(folder: str | Path, questions: pd.DataFrame) -> None:
 def read_amber(folder: str | Path) -> pd.DataFrame:
     """Read AMBER's attribute and relation questions as one table.
 
-    The truth of question ``id`` is entry id - 1 of ``annotations.json``.
+    The truth of question ``id`` is entry id - 1 of ``annotations.json``, or its entry with the key ``id`` if the file
+    is a table by id.
 
     Raises:
-        UserError: a file is missing or empty, or a question has no annotation of its own type.
+        UserError: a file is missing, empty or no Unicode text, or a question has no annotation of its own type.
     """
     folder = Path(folder)
-    truths = _json(_text(folder / "annotations.json", "amber"), str(folder / "annotations.json"))
+    truths = _annotations(folder / "annotations.json")
     tables = []
     for kind in AMBER_KINDS:
         path = folder / f"query_discriminative-{kind}.json"
         rows = []
-        for query in _json(_text(path, "amber"), str(path)):
-            number = _field(query, "id", str(path))
+        for place, query in _records(path, "amber"):
+            number = _identity(query, "id", place)
             where = f"question {number} of {path}"
-            truth = truths[number - 1] if 1 <= number <= len(truths) else {}
-            if truth.get("id") != number or truth.get("type") not in AMBER_TYPES:
+            truth = truths.get(number, {})
+            found = AMBER_TYPES.get(str(truth.get("type")))
+            if found is None or (found == "relation") != (kind == "relation"):
                 raise UserError(f"{where} has no {kind} annotation at its place in annotations.json; fetch both again")
-            image, question = (_field(query, name, where) for name in ("image", "query"))
-            label = _label(truth, "truth", where)
-            rows.append((f"amber_{kind}", str(number), image, question, label, AMBER_TYPES[truth["type"]]))
+            image, question = (_text(query, name, where) for name in ("image", "query"))
+            rows.append((f"amber_{kind}", number, image, question, _label(truth, "truth", where), found))
         tables.append(_table(rows, path))
     return pd.concat(tables, ignore_index=True)
+
+
+def _annotations(path: Path) -> dict[str, Mapping]:
+    """Read AMBER's annotations as id -> annotation. Raises UserError if they are neither a list nor a table by id."""
+    truths = _json(_content(path, "amber"), str(path))
+    if isinstance(truths, list):
+        truths = {str(number): truth for number, truth in enumerate(truths, start=1)}
+    if not isinstance(truths, Mapping):
+        raise UserError(f"{path} is {_kind(truths)}, and not the list of AMBER's annotations; fetch it again")
+    found = {}
+    for number, truth in truths.items():
+        if not isinstance(truth, Mapping):
+            raise UserError(f"annotation {number} of {path} is {_kind(truth)}, and not an annotation; fetch it again")
+        if _identity({"id": number} | dict(truth), "id", f"annotation {number} of {path}") == _number(number):
+            found[_number(number)] = truth
+    return found
 
 
 def write_amber(folder: str | Path, questions: pd.DataFrame) -> None:
@@ -138,10 +153,11 @@ def find_images(folder: str | Path, questions: pd.DataFrame) -> dict[str, Path]:
     """Find the images of all questions: file name -> path, in ``folder/images`` or, without that, in ``folder``.
 
     Raises:
-        UserError: images are missing. The message has their number and the first names.
+        UserError: images are missing (the message has their number and the first names), or the name of one leads out
+            of the folder.
     """
     folder = Path(folder)
-    names = questions["image"].unique()
+    names = image_names(folder, questions)
     base = folder / "images" if (folder / "images").is_dir() else folder
     missing = [name for name in names if not (base / name).is_file()]
     if missing:
@@ -150,34 +166,100 @@ def find_images(folder: str | Path, questions: pd.DataFrame) -> dict[str, Path]:
     return {name: base / name for name in names}
 
 
-def _text(path: Path, parameter: str) -> str:
+def image_names(folder: str | Path, questions: pd.DataFrame) -> list[str]:
+    """Return the file names of the questions' images, each once; ``folder`` is named in the error message.
+
+    Raises UserError for a name that leads out of the images folder or is no file name.
+    """
+    named = questions.drop_duplicates("image")
+    for row in named.itertuples():
+        if problem := file_name_problem(row.image):
+            where = f"Question {row.question_id} of {row.split} in {folder}"
+            raise UserError(f"{where} names the image {row.image!r}, which {problem}; correct the question file")
+    return list(named["image"])
+
+
+def _content(path: Path, parameter: str) -> str:
     """Read a benchmark's file; ``parameter`` is the one that names its folder, for the error message."""
     if not path.is_file():
         raise UserError(f"{path} is missing; point {parameter} to the folder of the benchmark's own files")
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
+
+
+def _records(path: Path, parameter: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield (place, record) of a file of JSON lines, or of one JSON array; ``place`` is for error messages."""
+    text = _content(path, parameter)
+    if text.lstrip().startswith("["):
+        found = ((f"entry {number} of {path}", row) for number, row in enumerate(_json(text, str(path)), start=1))
+    else:
+        # not splitlines(), which also splits at U+2028 and other characters that a question may contain
+        lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
+        named = ((f"line {number} of {path}", line) for number, line in lines if line.strip())
+        found = ((where, _json(line, where)) for where, line in named)
+    for where, row in found:
+        if not isinstance(row, Mapping):
+            raise UserError(f"{where} is {_kind(row)}, and not a question; fetch the file again")
+        yield where, row
 
 
 def _json(text: str, where: str):
     """Parse JSON; ``where`` names the place in error messages."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}); fetch the file again") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "too many brackets")
+        raise UserError(f"{where} is not JSON ({reason}); fetch the file again") from error
+
+
+def _kind(value: object) -> str:
+    """Name what a JSON value is, for error messages."""
+    names = {bool: "true or false", dict: "a table", list: "a list", str: "a text", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _field(row: Mapping, name: str, where: str):
     """Return a field. Raises UserError if it is missing or empty."""
-    if not isinstance(row, Mapping) or row.get(name) in (None, ""):
+    if row.get(name) in (None, ""):
         raise UserError(f"{where} lacks {name}; fetch the file again")
     return row[name]
 
 
-def _label(row: Mapping, name: str, where: str) -> str:
-    """Return a field that is "yes" or "no". Raises UserError if it is anything else."""
+def _text(row: Mapping, name: str, where: str) -> str:
+    """Return a field that is a text. Raises UserError if it is anything else, or blank."""
     value = _field(row, name, where)
-    if value not in ("yes", "no"):
-        raise UserError(f"{where} has the label {value!r}, which is neither yes nor no")
+    if not isinstance(value, str):
+        raise UserError(f"{where} has {_kind(value)} as {name}, and not a text; correct the file")
+    if not value.strip():
+        raise UserError(f"{where} lacks {name}; fetch the file again")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{where} has half a character (a lone surrogate) in {name}; correct the file")
     return value
+
+
+def _number(value: object) -> str:
+    """Return an id as text: 7, 7.0, "7" and "7.0" are the same id. Returns "" for what is no id."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return ""
+    text = str(value).strip()
+    return str(int(whole[1])) if (whole := re.fullmatch(r"([0-9]{1,18})(\.0*)?", text)) else text
+
+
+def _identity(row: Mapping, name: str, where: str) -> str:
+    """Return a field that is an id. Raises UserError if it is a list, a fraction or another thing."""
+    value = _field(row, name, where)
+    found = _number(value)
+    if not found or isinstance(value, float) and not found.isdigit():
+        raise UserError(f"{where} has {value!r} as {name}, which is no number or text; correct the file")
+    return found
+
+
+def _label(row: Mapping, name: str, where: str) -> str:
+    """Return a field that is "yes" or "no" in any case. Raises UserError if it is anything else."""
+    value = _field(row, name, where)
+    label = value.strip().lower() if isinstance(value, str) else value
+    if label not in ("yes", "no"):
+        raise UserError(f"{where} has the label {value!r}, which is neither yes nor no")
+    return label
 
 
 def _table(rows: list[tuple], path: Path) -> pd.DataFrame:

@@ -1,12 +1,13 @@
 """Download data and weights (:mod:`csp_utils.data.sources`) from the Hugging Face hub and from plain URLs.
 
-An interrupted download is resumed where it stopped. A file with a wrong SHA-256 is removed. A source counts as present
-only when all of it is.
+An interrupted download is resumed where it stopped. A source counts as present only when all of it is. Only what this
+module has made is ever removed: its own downloads and links in the source's folder. The hub's cache is the user's, and
+nothing is deleted there.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from urllib.parse import urlsplit
 
 from csp_utils.base.errors import UserError, disk_full, first_line
 from csp_utils.base.files import sha256, write_json
-from csp_utils.data.sources import RECORD, Source
+from csp_utils.base.lock import locked
+from csp_utils.data.sources import RECORD, Source, cache
+from csp_utils.data.space import takes, too_full
 
 TRIES = 3
 """Attempts to download one file before we give up."""
@@ -48,8 +51,10 @@ def fetch(source: Source, say: Say = print) -> Path:
     if source.here:
         return source.folder
     check_disk(source)
+    waiting = f"{source.name} is being fetched by another process; waiting for it."
     try:
-        return _fetch(source, say)
+        with locked(cache() / f".{source.name}.lock", waiting, say):
+            return source.folder if source.here else _fetch(source, say)
     except OSError as error:
         advice = "free some space (or set CSP_CACHE and HF_HOME to another disk)"
         if sentence := disk_full(error, f"{source.name} was not fetched to its end", advice):
@@ -59,26 +64,50 @@ def fetch(source: Source, say: Say = print) -> Path:
 
 def _fetch(source: Source, say: Say) -> Path:
     say(f"{source.name}: {source.what}, about {source.gigabytes:g} GB, {source.licence}")
-    record = []
+    before = source.record.get("files") or {}
+    (source.folder / RECORD).unlink(missing_ok=True)  # not whole from here to the end
+    came: list[dict[str, Any]] = []
+    names: set[str] = set()
     for part in source.parts:
         if "repo" in part:
-            record.append(_repo(source, part))
+            got, files = _repo(source, part)
         elif "url" in part:
-            record.append(_file(source.folder / part["name"], part["url"], part.get("sha256"), source.name))
+            digest = _digests(part, [part["name"]], source.name).get(part["name"])
+            got, files = _file(source.folder / part["name"], part["url"], digest, source.name), [part["name"]]
         elif "coco_images_of" in part:
-            record.append(_coco_images(source, part["coco_images_of"], say))
+            got, files = _coco_images(source, part["coco_images_of"], say)
         else:
-            record.append(_vlmevalkit(source, part["vlmevalkit"]))
-    write_json({"name": source.name, "licence": source.licence, "parts": record}, source.folder / RECORD)
+            got, files = _vlmevalkit(source, part["vlmevalkit"])
+        came.append(got)
+        names |= set(files)
+    _remove_stale(source.folder, before, names)
+    write_json({"name": source.name, "licence": source.licence, "asked": source.parts, "parts": came,
+                "files": {name: (source.folder / name).stat().st_size for name in sorted(names)}},
+               source.folder / RECORD)  # fmt: skip
     return source.folder
 
 
+def _remove_stale(folder: Path, before: Iterable[str], names: set[str]) -> None:
+    """Remove what an earlier fetch has made and this one does not ask for.
+
+    That is the files of its record, and links into the hub's cache. Other files in the folder are the user's.
+    """
+    links = [path for path in folder.rglob("*") if path.is_symlink() and _leads_to_hub(path)]
+    for path in {*links, *(folder / name for name in before)}:
+        if path.relative_to(folder).as_posix() not in names and (path.is_file() or path.is_symlink()):
+            path.unlink()
+
+
+def _leads_to_hub(link: Path) -> bool:
+    """Tell whether a link leads into a cache of the Hugging Face hub, wherever that is or was."""
+    return link.is_symlink() and any(part.startswith(("models--", "datasets--", "spaces--"))
+                                     for part in link.readlink().parts)  # fmt: skip
+
+
 def check_disk(source: Source) -> None:
-    """Raise UserError if the disk has less than 1.1 times the source's size free."""
-    place = next(folder for folder in (source.folder, *source.folder.parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    if free < 1.1 * source.gigabytes:
-        raise UserError(f"The source {source.name} takes {source.gigabytes:g} GB and {place} has {free:.1f} GB free; "
+    """Raise UserError if a disk has less than 1.1 times free of what the source writes there."""
+    for place, gigabytes, free in too_full((place, 1.1 * size) for place, size in takes(source).items()):
+        raise UserError(f"The source {source.name} takes {gigabytes / 1.1:g} GB and {place} has {free:.1f} GB free; "
                         "free some, or set CSP_CACHE (and HF_HOME) to another disk.")  # fmt: skip
 
 
@@ -110,25 +139,56 @@ def _hub(source: Source, name: str, revision: str | None) -> Iterator[None]:
         raise _failed(f"{name} cannot be fetched from the hub", error, own) from error
 
 
-def _repo(source: Source, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Download a repository of the hub into its cache, and link its files into the source's folder."""
-    from huggingface_hub import snapshot_download
+def _repo(source: Source, part: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Download files of a repository into the hub's cache, and link them into the source's folder.
 
-    name, revision = part["repo"], part.get("revision")
-    with _hub(source, name, revision):
-        snapshot = Path(snapshot_download(name, repo_type=part.get("type"), revision=revision,
-                                          allow_patterns=part.get("files")))  # fmt: skip
-    files = sorted(file for file in snapshot.rglob("*") if file.is_file())
-    if not files:
-        raise UserError(f"{name} holds none of {part.get('files')}; correct `files` of the source {source.name}.")
-    for file in files:
-        link = source.folder / part.get("into", "") / file.relative_to(snapshot)
+    Only the files that the part asks for are looked at: the cache may hold others of the same revision, which are the
+    user's. Returns the part's record, and the names of the links.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    repo, kind, patterns = part["repo"], part.get("type"), part.get("files")
+    with _hub(source, repo, part.get("revision")):
+        # the list of the hub, because without a network snapshot_download returns what the cache happens to hold
+        info = HfApi().repo_info(repo, repo_type=kind, revision=part.get("revision"), timeout=60)
+        every = [file.rfilename for file in info.siblings or []]
+        names = sorted(filter_repo_objects(every, allow_patterns=patterns))
+        if not names:
+            raise UserError(f"{repo} holds none of {patterns}; correct `files` of the source {source.name}.")
+        digests = _digests(part, names, source.name)
+        snapshot = Path(snapshot_download(repo, repo_type=kind, revision=info.sha, allow_patterns=patterns))
+    links = [(Path(part.get("into", "")) / name).as_posix() for name in names]
+    for name, place in zip(names, links, strict=True):
+        link, file = source.folder / place, snapshot / name
+        if link.is_symlink():
+            link.unlink()
+        if not file.is_file():
+            raise UserError(f"{name} of {repo} did not come from the hub; run the same command again.")
+        if link.exists():
+            raise UserError(f"{link} is a file of your own, and {name} of the source {source.name} belongs there; move "
+                            "it away and run the same command again.")  # fmt: skip
+        if name in digests and sha256(file) != digests[name]:
+            raise UserError(f"{file}, in the hub's cache, is not the file {name} that the source {source.name} lists "
+                            "(its SHA-256 differs); delete it there, or set HF_HOME to another folder, and run the "
+                            "same command again.")  # fmt: skip
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())
-        if part.get("sha256"):
-            _check(link, part["sha256"], source.name)
-    return {"repo": name, "revision": snapshot.name, "files": len(files)}
+    return {"repo": repo, "revision": info.sha, "files": len(names)}, links
+
+
+def _digests(part: Mapping[str, Any], names: list[str], source: str) -> dict[str, str]:
+    """Return file name -> SHA-256 of a part whose files are ``names``; a single hash is that of a single file."""
+    given = part.get("sha256") or {}
+    if isinstance(given, str):
+        if len(names) != 1:
+            raise UserError(f"A part of the source {source} gives one sha256 for {len(names)} files; give one by name: "
+                            "sha256: {FILE: HASH}.")  # fmt: skip
+        return {names[0]: given}
+    if unknown := set(given) - set(names):
+        raise UserError(f"A part of the source {source} gives the sha256 of {min(unknown)}, which it does not fetch; "
+                        "correct the name.")  # fmt: skip
+    return dict(given)
 
 
 def ask(source: Source) -> None:
@@ -176,49 +236,46 @@ def _file(path: Path, url: str, digest: str | None, name: str) -> dict[str, Any]
                     with partial.open("ab" if got.status_code == 206 else "wb") as file:
                         for chunk in got.iter_content(1 << 20):
                             file.write(chunk)
+            if digest and sha256(partial) != digest:
+                partial.unlink()
+                raise UserError(f"{path.name} of the source {name} is not the file that assets/sources.yaml lists (its "
+                                "SHA-256 differs); it was removed: run the same command again.")  # fmt: skip
             os.replace(partial, path)
         except requests.RequestException as error:
             if attempt == TRIES - 1:
                 raise _failed(f"{url} cannot be fetched", error, own_folders(name)) from error
-    if digest:
-        _check(path, digest, name)
-    return {"url": url, "sha256": sha256(path)}
+    found = sha256(path)
+    if digest and found != digest:
+        raise UserError(f"{path} is not the file that the source {name} lists (its SHA-256 differs), and was there "
+                        "before; move it away and run the same command again.")  # fmt: skip
+    return {"url": url, "sha256": found}
 
 
-def _check(path: Path, digest: str, name: str) -> None:
-    if sha256(path) != digest:
-        if path.is_symlink():
-            path.resolve().unlink(missing_ok=True)  # in the hub's cache, or it would be linked again
-        path.unlink(missing_ok=True)
-        raise UserError(f"{path.name} of the source {name} is not the file that assets/sources.yaml lists (its SHA-256 "
-                        "differs); it was removed: run the same command again.")  # fmt: skip
+def _coco_images(source: Source, base: str, say: Say) -> tuple[dict[str, Any], list[str]]:
+    """Download every image that POPE's questions name; return the part's record and the files' names."""
+    from csp_utils.data import benchmarks  # here, because it imports pandas: the pipeline starts without
 
-
-def _coco_images(source: Source, base: str, say: Say) -> dict[str, Any]:
-    """Download every image that POPE's questions name."""
-    from csp_utils.data.benchmarks import read_pope  # here, because it imports pandas: the pipeline starts without
-
-    names = sorted(read_pope(source.folder)["image"].unique())
+    names = sorted(benchmarks.image_names(source.folder, benchmarks.read_pope(source.folder)))
     for number, image in enumerate(names):
         _file(source.folder / "images" / image, base + image, None, source.name)
         if number % 100 == 99:
             say(f"{source.name}: {number + 1} of {len(names)} images")
-    return {"images": len(names), "from": base}
+    return {"images": len(names), "from": base}, [f"images/{name}" for name in names]
 
 
-def _vlmevalkit(source: Source, name: str) -> dict[str, Any]:
-    """Convert VLMEvalKit's file into the benchmark's own files, beside it."""
+def _vlmevalkit(source: Source, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Convert VLMEvalKit's file into the benchmark's own files, beside it; return the part's record and their names."""
     from csp_utils.data.vlmevalkit import convert  # here, because it imports pandas
 
     work = source.folder / "own"
     shutil.rmtree(work, ignore_errors=True)
     table = convert(source.folder / name, work)
-    for file in sorted(work.iterdir()):
-        target = source.folder / file.name
-        shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
-        os.replace(file, target)
-    work.rmdir()
-    return {"vlmevalkit": name, "questions": len(table)}
+    names = [file.relative_to(work).as_posix() for file in work.rglob("*") if file.is_file()]
+    for file in names:
+        (source.folder / file).parent.mkdir(exist_ok=True)
+        os.replace(work / file, source.folder / file)
+    shutil.rmtree(work)
+    return {"vlmevalkit": name, "questions": len(table)}, names
 
 
 def own_folders(*names: str) -> str:

@@ -34,6 +34,21 @@ def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
         UserError: the file is missing, empty, truncated, not an image, or larger than Pillow's limit against
             decompression bombs.
     """
+    return _load(source, name)
+
+
+def load_small(source: bytes | str | Path, side: int, name: str | None = None) -> np.ndarray:
+    """Decode an image and scale it to a square, whatever its shape: uint8 (side, side, 3), RGB.
+
+    A JPEG file is decoded at the smallest of its own scales that suits, several times as fast as the whole image.
+    Arguments and errors as those of :func:`load_image`.
+    """
+    image = _load(source, name, 3 * side)  # with fewer pixels, the values depend on the scale at which it is decoded
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _load(source: bytes | str | Path, name: str | None, side: int | None = None) -> Image.Image:
+    """Decode as :func:`load_image`; with ``side``, a JPEG image may be smaller, but no side below that number."""
     name = name or (f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
         path = Path(source)
@@ -46,7 +61,7 @@ def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
     if not source:
         raise UserError(f"image {name} is empty (0 bytes); fetch it again")
     try:
-        image = _decode(source)
+        image = _decode(source, side)
         return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise UserError(f"image {name} is not an image that Pillow knows; fetch it again or remove its row") from error
@@ -56,13 +71,19 @@ def load_image(source: bytes | str | Path, name: str | None = None) -> Image.Ima
         raise UserError(f"image {name} is damaged or truncated ({error}); fetch it again or remove its row") from error
 
 
-def _decode(data: bytes) -> Image.Image:
-    """Open and decode. A truncated file is an error even where a library has set Pillow's LOAD_TRUNCATED_IMAGES."""
+def _decode(data: bytes, side: int | None) -> Image.Image:
+    """Open and decode; with ``side``, at the smallest scale of a JPEG image that has so many pixels.
+
+    A truncated file is an error even where a library has set Pillow's LOAD_TRUNCATED_IMAGES.
+    """
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data))
+        drafted = image.draft(None, (side, side)) if side else None
         image.load()
+        if drafted and drafted[1][2:] != image.size:  # rounded up: the last row and column reach beyond the image
+            image = image.resize(image.size, Image.Resampling.BILINEAR, box=drafted[1])
         return image
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient

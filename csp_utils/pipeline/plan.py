@@ -5,14 +5,13 @@ Every run makes the same check before its first download, and stops if it is cer
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csp_utils.base.errors import UserError
-from csp_utils.data import fetching, sources
+from csp_utils.data import fetching, sources, space
 from csp_utils.models import families
 from csp_utils.pipeline import gpus
 from csp_utils.results.cost import Cost, Known
@@ -92,19 +91,11 @@ def _smaller(job: Job) -> str:
 
 
 def _disk(todo: Sequence[Job], used: Sequence[sources.Source]) -> Iterator[str]:
-    places: dict[int, tuple[Path, float]] = {}
-    wanted = [(source.folder, source.gigabytes) for source in used if not source.here]
+    wanted = [place for source in used if not source.here for place in space.takes(source).items()]
     wanted += [(job.step.paths.root, job.cost.disk) for job in todo if not Path(job.step.copy).exists()]
-    for place, gigabytes in wanted:
-        there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-        disk = there.stat().st_dev
-        places[disk] = (there, places.get(disk, (there, 0.0))[1] + gigabytes)
-    for place, gigabytes in places.values():
-        free = shutil.disk_usage(place).free / 1e9
-        if free < gigabytes:
-            yield (f"The disk of {place.absolute()} has {free:.0f} GB free, and downloads and results take about "
-                   f"{gigabytes:.0f} GB; free some, set CSP_CACHE and HF_HOME to another disk, or set images: drawn "
-                   "in 03_perturb.")  # fmt: skip
+    for place, gigabytes, free in space.too_full(wanted):
+        yield (f"The disk of {place} has {free:.0f} GB free, and downloads and results take about {gigabytes:.0f} GB; "
+               "free some, set CSP_CACHE and HF_HOME to another disk, or set images: drawn in 03_perturb.")  # fmt: skip
 
 
 def refuse(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool = False) -> None:

@@ -16,6 +16,7 @@ from csp_utils.base.lock import try_lock
 from csp_utils.base.process import die_with_parent, kill_after
 from csp_utils.base.run import PROJECT, project_root
 from csp_utils.data.fetching import fetch
+from csp_utils.data.sources import of_run
 from csp_utils.pipeline import params_file, slurm
 from csp_utils.pipeline import plan as outlook
 from csp_utils.pipeline.graph import ELSEWHERE, Step, gpu_count, only_wanted, steps, why_stale, write_plan, written
@@ -145,7 +146,8 @@ def run(path: str, options: list[str]) -> int:
     """Check the params file, run the stale notebooks, and print how the run ended; return the exit status."""
     start = time.monotonic()
     plan = steps(path)
-    used = params_file.sources(path)
+    record = plan[0].paths["sources.json"]
+    used = of_run.as_recorded(params_file.sources(path), record)
     elsewhere = slurm.executor(slurm.options_with_profile(options, Path.cwd())) != "local"
     if "--plan" in options:
         print(outlook.written(path, outlook.jobs(plan, used), used, elsewhere))
@@ -163,6 +165,7 @@ def run(path: str, options: list[str]) -> int:
     if "--anyway" not in options:
         outlook.refuse(outlook.jobs(plan, used), used, elsewhere)
     _fetch([source for source in used if not source.here])
+    of_run.write(used, record)
     print(f"{path}: {len(plan)} notebooks, results in {plan[0].paths.root}; {len(stale)} have to run", flush=True)
     options = [option for option in options if option != "--anyway"]
     before = [written(step.copy) for step in plan]

@@ -1,9 +1,13 @@
 """The data sets' own file formats: what is written comes back; the official files are read as they are."""
 
+import base64
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -233,3 +237,178 @@ def test_the_parquet_schema_is_rlaif_vs_own(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "t.parquet").names == [
         "ds_name", "image", "question", "chosen", "rejected", "origin_dataset", "origin_split", "idx", "image_path",
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------- the same in other people's forms
+
+BREAKS = "Is\u2028there\u2029a\x85d\u00f6g?"  # line breaks to str.splitlines, legal in JSON and Parquet
+
+
+def pope_of(folder: Path, content: bytes) -> pd.DataFrame:
+    for kind in benchmarks.POPE_KINDS:
+        (folder / f"coco_pope_{kind}.json").write_bytes(content)
+    return benchmarks.read_pope(folder)
+
+
+def pope_lines(**changes) -> str:
+    rows = [{"question_id": i, "image": f"{i}.jpg", "text": BREAKS, "label": "yes"} | changes for i in (1, 2)]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("content", [
+    *(pope_lines().encode(encoding) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32")),
+    *(pope_lines().replace("\n", end).encode() for end in ("\r\n", "\r")),
+    json.dumps([json.loads(line) for line in pope_lines().split("\n") if line], indent=1).encode(),
+    pope_lines(label="Yes").encode(), pope_lines(label=" YES ").encode(),
+    pope_lines().replace('"question_id": 1', '"question_id": "1"').encode(),
+    pope_lines().replace('"question_id": 1', '"question_id": 1.0').encode(),
+])  # fmt: skip
+def test_pope_is_read_in_every_unambiguous_form(content: bytes, tmp_path: Path) -> None:
+    table = pope_of(tmp_path, content)
+    assert table["question_id"].tolist() == ["1", "2"] * 3 and table["image"].tolist() == ["1.jpg", "2.jpg"] * 3
+    assert set(table["question"]) == {BREAKS} and set(table["label"]) == {"yes"}
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (pope_lines().encode("latin-1", "replace"), "line 1 of .*random.json is not text in UTF-8"),
+    (gzip.compress(pope_lines().encode()), r"random.json is compressed \(gzip\)"),
+    (lzma.compress(pope_lines().encode()), r"random.json is compressed \(xz\)"),
+    (pope_lines(text=["Is it?"]).encode(), "line 1 of .* has a list as text"),
+    (pope_lines(text=5).encode(), "line 1 of .* has a number as text"),
+    (pope_lines(text="  ").encode(), "line 1 of .* lacks text"),
+    (pope_lines(image={"path": "a"}).encode(), "line 1 of .* has a table as image"),
+    (pope_lines(label=True).encode(), "line 1 of .* neither yes nor no"),
+    (pope_lines(label=["yes"]).encode(), "line 1 of .* neither yes nor no"),
+    (pope_lines(question_id=1.5).encode(), "line 1 of .* has 1.5 as question_id"),
+    (pope_lines(question_id=[1]).encode(), "line 1 of .* as question_id"),
+    (pope_lines(question_id=None).encode(), "line 1 of .* lacks question_id"),
+    (b"null", "line 1 of .* is null, and not a question"), (b"[1]", "entry 1 of .* is a number, and not a question"),
+    (b"[" * 100_000, "is not JSON"), (b'{"text": "\\ud800"}', "lacks question_id"),
+    (pope_lines().replace(BREAKS, "\\ud800").encode(), "line 1 of .* has half a character"),
+])  # fmt: skip
+def test_other_forms_of_pope_are_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        pope_of(tmp_path, content)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", r"..\x.jpg", r"C:\x.jpg", "x\0.jpg", "..",
+                                  "x" * 300])  # fmt: skip
+def test_images_outside_their_folder_are_one_sentence(name: str, tmp_path: Path) -> None:
+    table = pope_of(tmp_path, pope_lines(image=name).encode())
+    with pytest.raises(UserError, match="Question 1 of pope_random in .* names the image"):
+        benchmarks.find_images(tmp_path, table)
+
+
+def test_images_in_a_subfolder_are_found(tmp_path: Path) -> None:
+    (tmp_path / "images/val").mkdir(parents=True)
+    (tmp_path / "images/val/x.jpg").write_bytes(png())
+    assert benchmarks.find_images(tmp_path, pope_of(tmp_path, pope_lines(image="val/x.jpg").encode()))
+
+
+QUERY = {"id": 1, "image": "a.jpg", "query": BREAKS}
+TRUTH = {"id": 1, "type": "discriminative-attribute-state", "truth": "yes"}
+RELATION = {"id": 2, "type": "relation", "truth": "No"}
+
+
+def amber_of(folder: Path, query: object, truths: object, encoding: str = "utf-8") -> pd.DataFrame:
+    for name, content in (("annotations", truths), ("query_discriminative-attribute", query),
+                          ("query_discriminative-relation", [QUERY | {"id": 2}])):  # fmt: skip
+        (folder / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    return benchmarks.read_amber(folder)
+
+
+@pytest.mark.parametrize(("query", "truths", "encoding"), [
+    ([QUERY], [TRUTH, RELATION], "utf-8"), ([QUERY], [TRUTH, RELATION], "utf-8-sig"),
+    ([QUERY], [TRUTH, RELATION], "utf-16"),
+    ([QUERY | {"id": "1"}], [TRUTH | {"id": "1"}, RELATION], "utf-8"),
+    ([QUERY | {"id": 1.0}], [TRUTH, RELATION | {"id": "2.0"}], "utf-8"),
+    ([QUERY], {"1": TRUTH, "2": RELATION}, "utf-8"),
+    ([QUERY], {"2": RELATION, "1": {k: v for k, v in TRUTH.items() if k != "id"}}, "utf-8"),
+    ([QUERY], [TRUTH | {"truth": "Yes"}, RELATION], "utf-8"),
+    (QUERY, [TRUTH, RELATION], "utf-8"),
+])  # fmt: skip
+def test_amber_is_read_in_every_unambiguous_form(query, truths, encoding: str, tmp_path: Path) -> None:
+    table = amber_of(tmp_path, query, truths, encoding)
+    assert table["question_id"].tolist() == ["1", "2"] and table["label"].tolist() == ["yes", "no"]
+    assert set(table["question"]) == {BREAKS} and table["kind"].tolist() == ["state", "relation"]
+
+
+@pytest.mark.parametrize(("query", "truths", "message"), [
+    ([QUERY], [None, None], "annotation 1 of .* is null"), (None, [TRUTH, RELATION], "is null, and not a question"),
+    ([None], [TRUTH, RELATION], "entry 1 of .* is null"), ([QUERY], None, "annotations.json is null"),
+    ([QUERY], 5, "annotations.json is a number"), ([QUERY | {"id": None}], [TRUTH, RELATION], "lacks id"),
+    ([QUERY | {"id": 1.5}], [TRUTH, RELATION], "has 1.5 as id"), ([QUERY | {"id": True}], [TRUTH, RELATION], "as id"),
+    ([QUERY | {"id": "x"}], [TRUTH, RELATION], "question x of .* has no attribute annotation"),
+    ([QUERY], {"1": TRUTH | {"id": 3}, "2": RELATION}, "question 1 of .* has no attribute annotation"),
+    ([QUERY], [RELATION | {"id": 1}, RELATION], "question 1 of .* has no attribute annotation"),
+    ([QUERY | {"query": ["Is?"]}], [TRUTH, RELATION], "question 1 of .* has a list as query"),
+    ([QUERY], [TRUTH | {"truth": None}, RELATION], "question 1 of .* lacks truth"),
+    ([QUERY], [TRUTH | {"truth": []}, RELATION], "question 1 of .* neither yes nor no"),
+])  # fmt: skip
+def test_other_forms_of_amber_are_one_sentence(query, truths, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        amber_of(tmp_path, query, truths)
+
+
+def rlaif_of(folder: Path, column: str, kind: pa.DataType, value: object) -> rlaif_v.RlaifV:
+    """One row, of which one column has another type."""
+    schema = pa.schema([pa.field(f.name, kind if f.name == column else f.type) for f in rlaif_v.RLAIF_V_SCHEMA])
+    pq.write_table(pa.Table.from_pylist([rlaif_row(**{column: value})], schema=schema), folder / "t.parquet")
+    return rlaif_v.read_rlaif_v(folder / "t.parquet")
+
+
+@pytest.mark.parametrize(("kind", "value"), [
+    (pa.binary(), png((7, 0, 0))), (pa.large_binary(), png((7, 0, 0))), (pa.string(), "in/x.png"),
+    (pa.large_string(), "in/x.png"), (pa.struct([("bytes", pa.binary())]), {"bytes": png((7, 0, 0))}),
+    (pa.struct([("path", pa.string())]), {"path": "in/x.png"}),
+    (pa.struct([("path", pa.string()), ("bytes", pa.binary())]), {"bytes": png((7, 0, 0)), "path": "../gone.png"}),
+])  # fmt: skip
+def test_images_of_rlaif_v_are_read_in_every_unambiguous_form(kind, value, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.png").write_bytes(png((7, 0, 0)))
+    assert rlaif_of(tmp_path, "image", kind, value).image("000000").getpixel((0, 0)) == (7, 0, 0)
+
+
+LONG = base64.b64encode(png() + bytes(200)).decode()
+
+
+@pytest.mark.parametrize(("column", "kind", "value", "message"), [
+    ("image", pa.list_(rlaif_v.RLAIF_V_SCHEMA.field("image").type), [{"bytes": png(), "path": "a"}],
+     "The column image of .* holds list<.*, and not bytes, the path"),
+    ("image", pa.int64(), 3, "The column image of .* holds int64"),
+    ("image", pa.struct([("url", pa.string())]), {"url": "x"}, "The column image of .* holds struct"),
+    ("image", pa.string(), LONG, "holds base64 text, and not bytes"),
+    ("image", pa.string(), f"data:image/png;base64,{LONG}", "holds base64 text, and not bytes"),
+    ("question", pa.int64(), 5, "The column question of .* holds int64, and not text"),
+    ("question", pa.binary(), b"What?", "The column question of .* holds binary, and not text"),
+    ("question", pa.list_(pa.string()), ["What?"], "The column question of .* holds list<.*, and not text"),
+    ("chosen", pa.float64(), 0.5, "The column chosen of .* holds double"),
+    ("rejected", pa.binary(), b"No", "The column rejected of .* holds binary"),
+    ("image_path", pa.int64(), 5, "The column image_path of .* holds int64"),
+    ("question", pa.null(), None, "row 000000 of .* has no question"),
+])  # fmt: skip
+def test_other_columns_of_rlaif_v_are_one_sentence(column, kind, value, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        rlaif_of(tmp_path, column, kind, value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("gone.png", "row 000000 of .* names the image 'gone.png', which is not in"),
+    ("../x.png", "names the image '../x.png', which leads out of its folder"), ("/x.png", "leads out of its folder"),
+])  # fmt: skip
+def test_a_path_that_names_no_image_beside_the_file_names_its_row(name: str, message: str, tmp_path: Path) -> None:
+    for kind, value in ((pa.string(), name), (rlaif_v.RLAIF_V_SCHEMA.field("image").type, {"path": name})):
+        with pytest.raises(UserError, match=message):
+            rlaif_of(tmp_path, "image", kind, value).image("000000")
+
+
+def test_categories_and_line_breaks_of_rlaif_v_are_text(tmp_path: Path) -> None:
+    row = rlaif_row(question=BREAKS, chosen=BREAKS, rejected=BREAKS)
+    table = pa.Table.from_pylist([row], schema=rlaif_v.RLAIF_V_SCHEMA)
+    index = table.schema.get_field_index("question")
+    table = table.set_column(index, "question", table["question"].dictionary_encode())
+    pq.write_table(table, tmp_path / "t.parquet")
+    rows = rlaif_v.read_rlaif_v(tmp_path / "t.parquet").rows
+    assert (rows[["question", "answer", "rejected"]] == BREAKS).all(axis=None)

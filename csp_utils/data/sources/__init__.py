@@ -4,10 +4,12 @@
     python -m csp_utils.data.sources fetch NAME ...      download sources; an interrupted download is resumed
 
 A downloaded source is a folder, ``$CSP_CACHE/NAME`` (default ``~/.cache/csp``). Files from the Hugging Face hub are
-stored in the hub's cache, and the folder links to them. SOURCE.json records the download and is written last, so a
-folder that holds it is complete. :mod:`csp_utils.data.fetching` downloads.
+stored in the hub's cache, and the folder links to them. SOURCE.json records the download and is written last: what was
+asked for, what came (repository and revision, or SHA-256), and the size of every file.
+:mod:`csp_utils.data.fetching` downloads.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from typing import Any
 import yaml
 
 from csp_utils.base.errors import UserError, nearest
+from csp_utils.data.untrusted import file_name_problem
 
 CATALOGUE = Path(__file__).resolve().parents[3] / "assets" / "sources.yaml"
 PREFIX = "source:"
@@ -44,9 +47,41 @@ class Source:
         return self.path or cache() / self.name
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The content of SOURCE.json: name, licence, asked (the parts), parts (what came), files (name -> bytes).
+
+        {} if nothing was fetched to its end, or for the user's own folder.
+        """
+        try:
+            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8")) if self.path is None else {}
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
     def here(self) -> bool:
-        """True if the source is complete on this machine."""
-        return self.path is not None or (self.folder / RECORD).is_file()
+        """True if the source is complete on this machine: its parts as they are asked for now, and all their files."""
+        if self.path is not None:
+            return True
+        record = self.record
+        asked, came, files = (record.get(key) for key in ("asked", "parts", "files"))
+        return bool(asked and came and files) and len(asked) == len(came) == len(self.parts) and all(
+            _fits(part, then, got) for part, then, got in zip(self.parts, asked, came, strict=True)
+        ) and all(_bytes(self.folder / name) == size for name, size in files.items())  # fmt: skip
+
+
+def _fits(part: Mapping[str, Any], then: Mapping[str, Any], got: Mapping[str, Any]) -> bool:
+    """Tell whether a part is the one that was fetched; without a revision of its own, whatever revision came."""
+    known = (None, then.get("revision"), got.get("revision"))
+    return {**part, "revision": None} == {**then, "revision": None} and part.get("revision") in known
+
+
+def _bytes(file: Path) -> int | None:
+    """Return the size of a file, or of the file to which a link leads; None if it is gone."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def cache() -> Path:
@@ -75,10 +110,15 @@ def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params
     found = {name: Source(name, **{**entry, "path": Path(entry["path"]) if entry.get("path") else None})
              for name, entry in entries.items()}  # fmt: skip
     for source in found.values():
+        if problem := file_name_problem(source.name) or ("has a folder" if "/" in source.name else ""):
+            raise UserError(f"The name of the source {source.name!r} in {where} {problem}; give it another.")
         for part in source.parts:
             if unknown := set(part) - PART_KEYS:
                 raise UserError(f"A part of the source {source.name} has the key {sorted(unknown)[0]!r}; "
                                 f"it may have: {', '.join(sorted(PART_KEYS))}.")  # fmt: skip
+            for key in ("name", "into"):
+                if problem := file_name_problem(str(part.get(key) or "x")):
+                    raise UserError(f"{key} of a part of the source {source.name} is {part[key]!r}, which {problem}.")
         if source.path is not None and not source.path.exists():
             raise UserError(f"{source.path}, the path of the source {source.name} in {where}, does not exist.")
     return found

@@ -10,8 +10,10 @@ from typing import Any
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.process import stream
+from csp_utils.base.run import RunPaths
 from csp_utils.colab import DEFAULT
 from csp_utils.data import fetching
+from csp_utils.data.sources.of_run import as_recorded
 from csp_utils.pipeline import params_file
 from csp_utils.pipeline.graph import needed, steps, why_stale
 from csp_utils.stages import stages
@@ -52,7 +54,7 @@ def prepare(file: str, name: str, values: Mapping[str, Any], say: Callable[[str]
 
 def _fetch(file: str, values: Mapping[str, Any]) -> None:
     """Fetch the sources that the parameters name."""
-    for source in params_file.sources(file):
+    for source in as_recorded(params_file.sources(file), RunPaths(values["run"])["sources.json"]):
         if not source.here and str(source.folder) in values.values():
             fetching.fetch(source)
 

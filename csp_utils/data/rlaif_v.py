@@ -1,7 +1,6 @@
 """Read and write RLAIF-V, the training data. Images are decoded only when they are requested."""
 
 import base64
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -196,18 +195,3 @@ def write_rlaif_v(path: str | Path, rows: Iterable[Mapping]) -> None:
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=RLAIF_V_SCHEMA)
     with whole_file(path) as temporary:
         pq.write_table(table, temporary, row_group_size=256)  # small row groups: random access reads a whole group
-
-
-def rows_with_benchmark_images(rows: pd.DataFrame, questions: pd.DataFrame) -> pd.Series:
-    """Find the training rows whose image is also a benchmark image: RLAIF-V and POPE both use COCO.
-
-    Images are compared by COCO's 12-digit number, which is part of every COCO file name (COCO_val2014_000000310196.jpg,
-    000000310196.jpg).
-
-    Returns:
-        bool Series with the index of ``rows``: True where the row's image is one of the images of ``questions``.
-    """
-    number = re.compile(r"(\d{12})(?=\.\w+$)")
-    held_out = {match[0] for name in questions["image"].unique() if (match := number.search(name))}
-    found = rows["image_path"].fillna("").map(lambda name: number.search(name))
-    return found.map(lambda match: match is not None and match[0] in held_out).astype(bool)

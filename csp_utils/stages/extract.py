@@ -76,9 +76,10 @@ def image_table(job: Job[Extract], data: "RlaifV") -> "pd.DataFrame":
     parameters = {name: job.origin.parameters[name] for name in ("n_rows", "seed")}
 
     def make(folder: Path) -> None:
+        from csp_utils.data.benchmarks import read_pope
         from csp_utils.data.overlap import BenchmarkImages
 
-        benchmark = BenchmarkImages.of(job.p.pope) if job.p.pope else None
+        benchmark = BenchmarkImages(job.p.pope, read_pope(job.p.pope)) if job.p.pope else None
         write_parquet(image_keys(data, benchmark, job.progress), folder / "table.parquet")
 
     origin = Origin("keys of the images", parameters, inputs, code, libraries)

@@ -102,14 +102,6 @@ def test_no_image_and_a_truncated_image_name_their_row(tmp_path: Path) -> None:
             data.image(row_id)
 
 
-def test_coco_images_of_the_benchmark_are_found_in_the_training_rows() -> None:
-    rows = pd.DataFrame(
-        {"image_path": ["train2014/000000310196.jpg", "COCO_val2014_000000000001.jpg", "other/310196.jpg", None]}
-    )
-    questions = pd.DataFrame({"image": ["COCO_val2014_000000310196.jpg"]})
-    assert rlaif_v.rows_with_benchmark_images(rows, questions).tolist() == [True, False, False, False]
-
-
 # --------------------------------------------------------------------------------------------------- POPE and AMBER
 
 

@@ -177,9 +177,12 @@ def test_the_plan_and_the_shared_engine_mean_the_same_models():
     assert shared.SUPPORTED == cost.SHARES_PREFIXES
 
 
-def test_drawn_pictures_take_next_to_no_disk():
-    files, drawn = (cost_of("03_perturb", 83132, Perturb(images=images)).disk for images in ("files", "drawn"))
-    assert 50 < files < 120 and drawn < files / 100
+def test_the_disk_of_the_perturbed_images():
+    def disk(**parameters):
+        return cost_of("03_perturb", 83132, Perturb(**parameters)).disk
+
+    assert 50 < disk() < 120 and disk(dataset=False) == disk() / 2
+    assert disk(images="drawn") == disk(images="drawn", draws_per_row=5) == pytest.approx(14, abs=0.5)  # the originals
 
 
 def test_the_facts_of_qwen2_vl_are_those_of_its_code():

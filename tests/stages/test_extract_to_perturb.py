@@ -4,12 +4,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from stage_tools import photographs, rlaif_row, run_stage
 
 from csp_utils.base.files import read_parquet
 from csp_utils.base.run import RunPaths
+from csp_utils.data.benchmarks import QUESTION_COLUMNS, write_pope
 from csp_utils.data.images import load_image
 from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
 from csp_utils.noise import diffusion
@@ -68,6 +70,31 @@ def run(images: list[tuple[bytes, str, str]], folder: Path, threshold: float) ->
         assert after.shape == before.shape == (source.height, source.width, 3)
         assert np.array_equal(after[~mask], before[~mask]) and not np.array_equal(after, before)
     return keywords, found, table
+
+
+def test_a_training_image_of_pope_is_found_by_its_content(tmp_path):
+    """Another name, another size and another encoding; formerly only COCO's number in the name was compared."""
+    scenes = [Image.fromarray(draw_scene("test", 7100 + i).image) for i in range(3)]
+    questions = pd.DataFrame([("pope_random", str(i + 1), f"COCO_val2014_{i:012d}.jpg", "Is there a dog in the image?",
+                               "no", "existence") for i in range(2)], columns=QUESTION_COLUMNS)  # fmt: skip
+    every = [questions.assign(split=f"pope_{kind}") for kind in ("random", "popular", "adversarial")]
+    write_pope(tmp_path / "pope", pd.concat(every))
+    (tmp_path / "pope" / "images").mkdir()
+    for i, scene in enumerate(scenes[:2]):
+        (tmp_path / "pope" / "images" / f"COCO_val2014_{i:012d}.jpg").write_bytes(encode(scene, "JPEG", quality=90))
+    files = [encode(scenes[1].resize((200, 200)), "JPEG", quality=60), encode(scenes[2], "PNG"), b"no image"]
+    names = ["any_name", "COCO_val2014_000000000000.jpg", "x.png"]  # the second has the number of another image
+    paths = RunPaths("r", tmp_path)
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], [
+        rlaif_row(i, file, image_path=name, question="Is there a star in the image?", chosen="Yes, there is a star.")
+        for i, (file, name) in enumerate(zip(files, names, strict=True))
+    ])  # fmt: skip
+    p = Extract(n_rows=None, pope=str(tmp_path / "pope"), keyword_model=str(ASSETS / "keyword_lm"), device="cpu")
+    said = run_stage(p, paths)
+    table = read_parquet(paths["keywords.parquet"])
+    assert table["drop_reason"].fillna("").tolist() == ["benchmark_image", "", ""]
+    assert [None if pd.isna(x) else x for x in table["in_benchmark"]] == [True, False, None]
+    assert any("For 1 of 3 rows it cannot be told" in line for line in said)
 
 
 @pytest.mark.slow

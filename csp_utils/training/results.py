@@ -9,6 +9,8 @@ from csp_utils.results.stage import Inputs
 
 WORK = ".work"
 UNCHECKED = "checkpoint.unchecked"
+TENSORBOARD = "tensorboard"
+"""Folder of the events for TensorBoard, beside the results; it is kept."""
 FILES = ("checkpoint", "command.txt", "args.json", "log.parquet", "swift.log", "summary.json")
 """What a training leaves in ``outputs/<run>/sft`` or ``simpo``."""
 

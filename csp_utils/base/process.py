@@ -33,9 +33,10 @@ class Ended(UserError):
 def signal_of(status: int) -> signal.Signals | None:
     """Return the signal that an exit status stands for, or None.
 
-    It is -N from Python; 128 + N from a shell, and 256 - N from a launcher that passes -N on.
+    It is -N from Python; 128 + N from a shell, and 256 - N from a launcher that passes -N on (but 255 is also -1).
     """
-    number = -status if status < 0 else status - 128 if 128 < status < 160 else 256 - status if status > 224 else 0
+    number = -status if status < 0 else status - 128 if status in range(129, 160) else 0
+    number = 256 - status if status in range(225, 255) else number
     return signal.Signals(number) if number in {*signal.Signals} else None
 
 

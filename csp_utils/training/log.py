@@ -102,9 +102,9 @@ def why_it_ended(text: str, sign: signal.Signals | None = None) -> str | None:
     if cause is None:
         return f"{ended_by(sign)}; {AGAIN}" if sign else None
     if GPU_FULL.search(cause):
-        return (f"stopped: the GPU has too little memory ({cause.partition('. ')[0][:300]}); set batch_size to a "
-                "smaller number (and gradient_accumulation_steps to a larger one), gradient_checkpointing: true, a "
-                "smaller max_pixels, tuner_type: lora, or use more GPUs (processes, deepspeed: zero2 or zero3).")  # fmt: skip
+        return (f"stopped: the GPU has too little memory ({cause.partition('. ')[0][:300]}); lower batch_size (and "
+                "raise gradient_accumulation_steps) or max_pixels, set gradient_checkpointing: true or tuner_type: "
+                "lora, or use more GPUs (processes, deepspeed: zero2 or zero3).")  # fmt: skip
     if SHARED_FULL.search(cause):
         return (f"stopped: {cause[:300]}; the memory that processes share (/dev/shm) is too small: set "
                 "dataloader_workers: 0, or enlarge it (docker run --shm-size).")  # fmt: skip

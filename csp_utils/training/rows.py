@@ -1,10 +1,13 @@
 """Choose the rows of a training: which are held out, and which of the others train.
 
 The choice is a function of the seed and the image's file name, never of the order of the rows. So notebooks 04 and 05,
-whose rows show the same images, hold out the same images, and a larger ``n_rows`` contains the smaller.
+whose rows show the same images, choose the same ones, and a larger ``n_rows`` contains the smaller. Images of one row
+of RLAIF-V at several levels (``draws_per_row`` in notebook 03) are chosen together: a held-out image whose question and
+object were trained at another level would not be held out.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -21,8 +24,9 @@ class Chosen(NamedTuple):
 
 
 def place(seed: int, image: str, purpose: str) -> float:
-    """Return a number in [0, 1) for an image: SHA-256 of seed, file name (without folders) and purpose."""
-    text = f"{seed}\n{PurePath(image).name}\n{purpose}"
+    """Return a number in [0, 1) for an image: SHA-256 of seed, file name (without folders and level) and purpose."""
+    name = re.sub(r"_c\d{3}\.png$", ".png", PurePath(image).name)  # as csp_utils/noise/rendered.py names an image
+    text = f"{seed}\n{name}\n{purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48  # exact in float64
 
 

@@ -199,12 +199,12 @@ def load_vlm(choice: ModelChoice, engine: EngineName = "auto", batch_size: int =
             comes with code that is neither known nor allowed.
     """
     model = choice.model
-    choice = replace(choice, revision=remote_code.check(model, choice.revision, choice.trust_remote_code)
-                     or choice.revision)  # fmt: skip
     if engine == "vllm":
         vlm_swift.refuse_vllm(model, choice.device)
     base = adapter_base(model)
     families.check(choice.model_type, base or model)
+    looked_at = remote_code.check(model, choice.revision, choice.trust_remote_code)
+    choice = replace(choice, revision=looked_at or choice.revision)  # what was looked at is what is loaded
     if base is None and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no config.json, so no model; make it again or correct the path")
     check_max_pixels(model, choice.max_pixels)

@@ -111,7 +111,7 @@ def train(job: Job, show: Callable[[str], str | None] | None = None) -> None:
         shutil.rmtree(unchecked, ignore_errors=True)
         os.replace(folder / WORK, unchecked)
     try:
-        _check_and_keep(p, unchecked, job.out / p.folder, text, chosen)
+        _check_and_keep(p, unchecked, job.out / p.folder, text, chosen, words[words.index("--model") + 1])
     except BaseException as error:
         job.say(f"The weights are safe in {unchecked}, but unchecked.")
         if isinstance(error, UserError):
@@ -145,13 +145,26 @@ def _run(job: Job, origin: Origin, words: list[str], variables: dict[str, str], 
         write_jsonl(chosen.training, folder / TRAIN)
     if chosen.held_out:
         write_jsonl(chosen.held_out, folder / HELD_OUT)
-    words = [*words, *(["--resume_from_checkpoint", str(resume)] if resume else [])]
+    words = resuming(p, words, resume) if resume else words
     try:
         _stream(words, work / "swift.log", variables | _meeting_point(p), show, folder / "swift.failed.log")
     except BaseException:  # Ctrl-C as well
         if _resumable(work) is None:
             shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def resuming(p: Training, words: list[str], checkpoint: Path) -> list[str]:
+    """Return the command that goes on from a checkpoint with the optimizer's state.
+
+    A whole model is loaded from the checkpoint. transformers' Trainer would load the start model and then the weights
+    of the checkpoint by name, but Qwen2-VL's have other names in files than in the module: it warns about missing keys
+    and goes on with the weights of the start model.
+    """
+    words = [*words, "--resume_from_checkpoint", str(checkpoint)]
+    if p.tuner_type == "full":
+        words[words.index("--model") + 1] = str(checkpoint)
+    return words
 
 
 def _goes_on(work: Path, origin: Origin, say: Callable[[str], object]) -> bool:
@@ -203,13 +216,15 @@ def _stream(words: list[str], log: Path, variables: dict[str, str], show: Callab
         raise UserError(f"ms-swift {cause} Its whole log is {failed}.") from None
 
 
-def _check_and_keep(p: Training, work: Path, out: Path, text: str, chosen: Chosen) -> None:
+def _check_and_keep(p: Training, work: Path, out: Path, text: str, chosen: Chosen, model: str) -> None:
     """Check the results of a finished training in ``work`` and write them to ``out``.
 
     The weights are linked, not moved: after any later error, ``work`` still has them.
     """
     checkpoint = max(work.glob("checkpoint-*"), key=_step)
     args = read_args(work / "args.json")
+    if args.get("resume_from_checkpoint"):
+        args["model"] = model  # the start model, and not the checkpoint in the work folder, which is deleted
     training.recorded(args, p)
     log, n_rows = work / "swift.log", len(chosen.training)
     given = re.search(r"train_dataset: Dataset\(\{.*?num_rows: (\d+)", log.read_text(encoding="utf-8"), re.DOTALL)

@@ -220,6 +220,7 @@ def test_an_interrupted_training_goes_on(swift, interrupted):
     said = run_stage(Sft(device="cpu"), interrupted)
     resume = str(interrupted["sft"] / WORK / "checkpoint-1")
     assert swift.commands[1][-2:] == ["--resume_from_checkpoint", resume]
+    assert swift.commands[1][swift.commands[1].index("--model") + 1] == resume  # or the start model would be trained
     assert "--resume_from_checkpoint" not in interrupted["sft/command.txt"].read_text()
     assert any("is continued" in line for line in said) and published(interrupted) == "weights of training 2"
 

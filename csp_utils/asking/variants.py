@@ -49,6 +49,8 @@ class Settings(Protocol):
     max_new_tokens: int
     engine: EngineName
     device: str
+    revision: str | None
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ def ask_variants(p: Settings, checkpoints: Mapping[str, str], questionnaire: Que
     for variant, checkpoint in checkpoints.items():
         began = time.monotonic()
         base = adapter_base(checkpoint)
-        inputs = {"model": source_digest(checkpoint), **questionnaire.inputs}
-        inputs |= {"base": source_digest(base)} if base else {}
+        inputs = {"model": source_digest(checkpoint, p.revision), **questionnaire.inputs}
+        inputs |= {"base": source_digest(base, p.revision)} if base else {}
         facts = plain(settings | dict(questionnaire.facts) | {"shard": shard.name})
         origin = Origin(f"replies of {variant}{part}", facts, inputs, code, libraries)
 
@@ -220,7 +222,8 @@ def load_example(p: Any, checkpoint: str, say: Callable[[str], object] = print) 
 
 
 def _choice(p: Settings, checkpoint: str, device: str) -> ModelChoice:
-    return ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device)
+    return ModelChoice(checkpoint, p.model_type, p.template, p.max_pixels, p.torch_dtype, device, p.revision,
+                       p.trust_remote_code)  # fmt: skip
 
 
 def _ask_one(p: Settings, checkpoint: str, variant: str, questionnaire: Questionnaire, device: str

@@ -2,7 +2,12 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
+
+GPU_FULL = re.compile("OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+                      "No available memory for the cache blocks|less than desired GPU memory utilization")  # fmt: skip
+"""What torch (which this module does not import), CUDA's libraries and vLLM say about a GPU without enough memory."""
 
 
 class UserError(Exception):
@@ -26,12 +31,12 @@ def disk_full(error: BaseException, what: str = "", advice: str = "free some spa
 
 
 def gpu_full(error: BaseException, batch_size: int | None = None) -> UserError | None:
-    """Return the sentence about a GPU without enough memory if ``error`` is torch's OutOfMemoryError, else None.
+    """Return the sentence about a GPU without enough memory if that is what ``error`` says, else None.
 
     Args:
         batch_size: in use, if there is one.
     """
-    if type(error).__name__ != "OutOfMemoryError":  # of torch, which this module does not import
+    if type(error).__name__ != "OutOfMemoryError" and not GPU_FULL.search(str(error)):
         return None
     smaller = "set batch_size to a smaller number"
     if batch_size is not None:

@@ -4,6 +4,7 @@ A notebook's class lies with its stage (``csp_utils/stages``). Fields and defaul
 parameters cell (a test compares them), so that JupyterLab, papermill and a params file all check the same thing.
 """
 
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,8 +28,9 @@ LEAST_RESAMPLES = 40
 """Fewest resamples of a 95 % interval: with fewer, not even one lies in each 2.5 % outside of it, so that the interval
 would be the range of all resamples and claim more than they show."""
 
-WHERE_ONLY = frozenset({"run", "device", "shards"})
-"""Parameters that say where something is computed; they change no result, and no origin holds them."""
+WHERE_ONLY = frozenset({"run", "device", "shards", "trust_remote_code", "save_steps", "report_to",
+                        "dataloader_workers"})  # fmt: skip
+"""Parameters that say where and how something is computed; they change no result, and no origin holds them."""
 PARAMETERS = "parameters"
 """Key of a table's attrs (the metadata of its Parquet file) under which it keeps the parameters that made it."""
 
@@ -36,11 +38,11 @@ PARAMETERS = "parameters"
 class Params(BaseModel):
     """What every notebook has: strict types, no unknown keys."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100,
                      description="results go to outputs/<run>")  # fmt: skip
-    seed: int = Field(0, ge=0, description="seed of every random draw")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of every random draw")  # numpy takes no larger one
 
     @field_validator("*")
     @classmethod
@@ -51,6 +53,10 @@ class Params(BaseModel):
             raise ValueError("one stands in it twice")
         return value
 
+    def conflicts(self) -> list[str]:
+        """Return a sentence for each pair of parameters that cannot work together; [] if there is none."""
+        return []
+
 
 class Vlm(Params):
     """How a vision-language model is loaded."""
@@ -60,6 +66,19 @@ class Vlm(Params):
     max_pixels: int | None = Field(12544, ge=784, description="ms-swift's MAX_PIXELS; null for its default")
     torch_dtype: Dtype = Field("float32", description="of the weights")
     device: str = DEVICE
+    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w./-]*$",
+                                 description="commit, tag or branch of a hub id; null for the newest")  # fmt: skip
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the weights of a model outside assets/sources.yaml"
+    )
+
+    def conflicts(self) -> list[str]:
+        """Refuse a revision where the model is a folder, which has none."""
+        named = [getattr(self, name) for name in ("model", "base_model") if getattr(self, name, None) is not None]
+        if self.revision is None or not named or any(map(is_hub_id, named)):
+            return []
+        return [f"revision is {self.revision!r}, and the model is the folder {named[0]}; only a hub id "
+                "(organisation/model) has revisions: remove it, or name the model by its id"]  # fmt: skip
 
 
 class Asking(Vlm):
@@ -102,7 +121,10 @@ class Finder(Params):
 class Training(Vlm):
     """How ms-swift trains (notebooks 04 and 05)."""
 
-    n_rows: int | None = Field(32, ge=1, description="training rows; null for all")
+    n_rows: int | None = Field(32, ge=1, description="training rows, drawn by the seed; null for all")
+    eval_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows, drawn by the seed, that is held out for a validation loss"
+    )
     tuner_type: Literal["full", "lora"] = Field("full", description="what is trained")
     learning_rate: float = Field(1.0e-5, gt=0, allow_inf_nan=False, description="peak of the cosine schedule")
     epochs: int = Field(1, ge=1, description="passes over the rows")
@@ -111,6 +133,15 @@ class Training(Vlm):
         None, description="ZeRO: zero2 divides gradients and Adam's state among processes, zero3 weights too"
     )
     gradient_checkpointing: bool = Field(True, description="recompute activations")
+    save_steps: int | None = Field(
+        None, ge=1, description="updates between checkpoints from which an interrupted training resumes; null for none"
+    )
+    report_to: Literal["none", "tensorboard", "wandb", "swanlab", "trackio"] = Field(
+        "none", description="what else shows the log: tensorboard reads <training's folder>/tensorboard"
+    )
+    dataloader_workers: int = Field(
+        0, ge=0, description="processes that read images, for each training process; 0: the training process reads them"
+    )
     extra_args: list[str] = Field([], description="further arguments of ms-swift's command, as they are")
 
     command: ClassVar[str] = "sft"
@@ -123,6 +154,23 @@ class Training(Vlm):
     def objective(self) -> dict[str, Any]:
         """Return the options of ms-swift's command that say what is optimised, by name."""
         return {}
+
+    def conflicts(self) -> list[str]:
+        """Refuse what ms-swift would refuse only after hours of other notebooks, and a logger that is not installed."""
+        found = super().conflicts()
+        if self.processes > 1 and self.device.startswith("cuda:"):
+            found.append(f"processes is {self.processes} and device is {self.device!r}, which is one GPU; set device: "
+                         "auto (and CUDA_VISIBLE_DEVICES to choose GPUs), or processes: 1")  # fmt: skip
+        if self.torch_dtype == "float16" and self.device == "cpu":
+            found.append("torch_dtype is 'float16', in which nothing can be trained on a CPU; set torch_dtype: float32")
+        elif self.torch_dtype == "float16" and self.tuner_type == "full" and self.deepspeed is None:
+            found.append("torch_dtype is 'float16' and tuner_type is 'full', and gradients of float16 weights cannot "
+                         "be rescaled (Attempting to unscale FP16 gradients); set torch_dtype: bfloat16 or float32, or "
+                         "tuner_type: lora")  # fmt: skip
+        if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
+            found.append(f"report_to is {self.report_to!r}, and the package {self.report_to} is not installed; install "
+                         f"it by `uv pip install {self.report_to}`, or set report_to: none")  # fmt: skip
+        return found
 
     def recorded_objective(self) -> dict[str, Any]:
         """Return the same as ms-swift records it in args.json."""
@@ -232,4 +280,12 @@ def build(model: type[Params], values: Mapping[str, Any], where: str,
     """Return the checked parameters. Raises UserError with all :func:`problems`, one a line."""
     if found := problems(model, values, where, others):
         raise UserError("\n".join(found))
-    return model.model_validate(dict(values))
+    p = model.model_validate(dict(values))
+    if found := conflicts(p, where):
+        raise UserError("\n".join(found))
+    return p
+
+
+def conflicts(p: Params, where: str) -> list[str]:
+    """Return a sentence for each conflict between valid parameters that are written in ``where``."""
+    return [f"In {where}, {sentence}." for sentence in p.conflicts()]

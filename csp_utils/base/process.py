@@ -16,6 +16,42 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.files import whole_file
 
 
+class Ended(UserError):
+    """A subprocess failed.
+
+    Attributes:
+        signal: the signal that ended it from outside, such as SIGKILL; None if it ended by itself.
+    """
+
+    def __init__(self, name: str, status: int, log: Path, last: Iterable[str]):
+        self.signal = signal_of(status)
+        how = f"ended with status {status}" if self.signal is None else ended_by(self.signal)
+        lines = "\n".join(last)
+        super().__init__(f"{name} {how}; its whole log is {log}" + (f"; its last lines:\n{lines}" if lines else "."))
+
+
+def signal_of(status: int) -> signal.Signals | None:
+    """Return the signal that an exit status stands for, or None.
+
+    It is -N from Python; 128 + N from a shell, and 256 - N from a launcher that passes -N on (but 255 is also -1).
+    """
+    number = -status if status < 0 else status - 128 if status in range(129, 160) else 0
+    number = 256 - status if status in range(225, 255) else number
+    return signal.Signals(number) if number in {*signal.Signals} else None
+
+
+def ended_by(sign: signal.Signals) -> str:
+    """Say what a signal that ended a process most often means, as the end of a sentence."""
+    if sign == signal.SIGKILL:
+        return ("was killed from outside (SIGKILL), most often by the operating system because the machine's memory, "
+                "or that of the job or container, was used up (`dmesg` then says \"Out of memory: Killed process\")")
+    if sign == signal.SIGTERM:
+        return ("was ended from outside (SIGTERM): by somebody, by the time or memory limit of a cluster's job, or by "
+                "a guard such as systemd-oomd because the machine's memory was used up")  # fmt: skip
+    more = ": /dev/shm, the memory that processes share, may be too small" if sign == signal.SIGBUS else ""
+    return f"was ended by the signal {sign.name}{more}"
+
+
 def die_with_parent() -> None:
     """Ask Linux, in the child, to end it when its parent dies, so that a killed kernel leaves no training behind."""
     if sys.platform == "linux":
@@ -64,7 +100,7 @@ def stream(
             (carriage return) is printed at most every five seconds.
         failed: log of a command that fails; None for ``<name>.failed.log`` beside ``log_path``.
 
-    Raises UserError with the last 15 lines if the command fails.
+    Raises Ended, with the last 15 lines, if the command fails.
     """
     log_path = Path(log_path)
     failed = Path(failed) if failed else log_path.with_suffix(".failed.log")
@@ -76,8 +112,7 @@ def stream(
                 status = _run(command, env, log, show, last)
             if status:
                 os.replace(temporary, failed)
-                raise UserError(f"{' '.join(command[:2])} ended with status {status}; its whole log is {failed}; "
-                                "its last lines:\n" + "\n".join(last))
+                raise Ended(" ".join(command[:2]), status, failed, last)
     finally:
         sys.stdout.flush()
     failed.unlink(missing_ok=True)

@@ -26,6 +26,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from csp_utils.base.errors import UserError
+from csp_utils.base.params import is_hub_id
+from csp_utils.models import remote_code
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,19 @@ def problems_of(stages: Iterable[Any]) -> list[str]:
         if hasattr(p, "model_type"):
             model = getattr(p, "model", None) or getattr(p, "base_model", None) or ""
             found |= dict.fromkeys(problems(p.model_type, model))
+            found |= dict.fromkeys(_refused(model, p))
     return list(found)
+
+
+def _refused(model: str, p: Any) -> list[str]:
+    """Return the sentence about a model whose code may not run (csp_utils/models/remote_code.py); [] if it may."""
+    if is_hub_id(model):  # is looked at when it is loaded: a plan does not wait for the hub
+        return []
+    try:
+        remote_code.check(model, p.revision, p.trust_remote_code)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _missing_code(folder: Path) -> list[str]:

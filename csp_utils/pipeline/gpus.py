@@ -6,39 +6,20 @@ it is killed.
 """
 
 import os
-import subprocess
+import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from csp_utils.base.devices import installed, name_of, visible
 from csp_utils.base.errors import UserError
 from csp_utils.base.lock import try_lock
+from csp_utils.data.sources import cache
 
-
-def visible() -> list[str]:
-    """Return the GPUs, by number or UUID, that CUDA would show to a program started here; [] if there is none.
-
-    CUDA_VISIBLE_DEVICES decides if it is set (as in a cluster job), else nvidia-smi.
-    """
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.replace(" ", "").split(",") if name and not name.startswith("-")]
-    return [name for name, _ in installed()]
-
-
-@cache
-def installed() -> list[tuple[str, float]]:
-    """Return the number and the memory (GiB) of each GPU that nvidia-smi lists; [] without one."""
-    query = ["nvidia-smi", "--query-gpu=index,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = [line.split(",") for line in output.splitlines() if line.count(",") == 1]
-    return [(number.strip(), float(memory) / 1024) for number, memory in lines if memory.strip().isdigit()]
+__all__ = ["held", "installed", "visible"]
 
 
 @contextmanager
@@ -58,9 +39,7 @@ def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
         yield names
         return
     if device.startswith("cuda:"):
-        index = int(device.partition(":")[2])
-        names = names[index : index + 1]
-        number = 1
+        names, number = [name_of(device)], 1
     if number > len(names):
         raise UserError(f"{number} GPUs are wanted and {len(names)} can be used here; set `processes` to as many as "
                         "there are (and gradient_accumulation_steps so that the batch stays the same).")  # fmt: skip
@@ -78,12 +57,56 @@ def held(number: int | None, device: str = "auto") -> Iterator[list[str]]:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
+def lock_folder() -> Path:
+    """Return the folder of the GPUs' lock files, which only this user can write; it is made if it does not exist.
+
+    It is in the user's runtime folder (XDG_RUNTIME_DIR), else in the cache (``CSP_CACHE``, else ~/.cache/csp), else, if
+    neither can be written, in the shared temporary folder. There it has a name that others can guess, so it is used
+    only if it is a folder of this user that nobody else can write.
+
+    Raises UserError if there is no such folder.
+    """
+    user, own = os.getuid(), _own_folders()
+    for folder in own:
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _private(folder) and os.access(folder, os.W_OK):
+                return folder
+    shared = Path(tempfile.gettempdir()) / f"csp-gpus-{user}"
+    try:
+        shared.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        tried = ", ".join(map(str, [*own, shared]))
+        raise UserError(f"The GPUs' locks can be written to none of {tried} ({error.strerror}); set CSP_CACHE to a "
+                        "folder that you can write.") from error  # fmt: skip
+    if not _private(shared):
+        raise UserError(f"{shared} is not a folder that only you can write, and the GPUs' locks would be in it; have "
+                        "it removed, or set CSP_CACHE to a folder that you can write.")  # fmt: skip
+    return shared
+
+
+def _own_folders() -> list[Path]:
+    """Return the places for the locks that no other user can write, the best one first."""
+    user = os.getuid()
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
+    found = []
+    with suppress(OSError):
+        if runtime.is_absolute() and runtime.stat().st_uid == user:
+            found.append(runtime / "csp-gpus")
+    with suppress(RuntimeError):  # a user without a home
+        found.append(cache() / f"gpus-{socket.gethostname()}-{user}")  # machines that share a home have a GPU 0 each
+    return found
+
+
+def _private(folder: Path) -> bool:
+    """Return True for a folder, and no link to one, that belongs to this user and that nobody else can write."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
 def _take(names: list[str], number: int, taken: ExitStack) -> list[str]:
     """Lock ``number`` of the GPUs, or none if too few are free, so that two waiting processes cannot deadlock."""
-    folder = Path(tempfile.gettempdir()) / f"csp-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder} belongs to another user, and the GPUs' locks would be in it; have it removed.")
+    folder = lock_folder()
     while True:
         with ExitStack() as tried:
             mine = []

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from csp_utils.base.errors import UserError, nearest
-from csp_utils.base.params import Params, is_hub_id, problems
+from csp_utils.base.params import Params, conflicts, is_hub_id, problems
 from csp_utils.base.run import RunPaths, maker_of
 from csp_utils.data import sources as catalogue
 from csp_utils.pipeline import branches
@@ -151,6 +151,7 @@ def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, lis
         found += wrong
         if not wrong:
             parameters[name] = stages[name].params.model_validate(values)
+            found += conflicts(parameters[name], f"section {name} of {path}")
     return parameters, found
 
 

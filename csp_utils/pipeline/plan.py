@@ -93,9 +93,12 @@ def _smaller(job: Job) -> str:
 def _disk(todo: Sequence[Job], used: Sequence[sources.Source]) -> Iterator[str]:
     wanted = [place for source in used if not source.here for place in space.takes(source).items()]
     wanted += [(job.step.paths.root, job.cost.disk) for job in todo if not Path(job.step.copy).exists()]
+    largest = max(todo, key=lambda job: job.cost.scratch, default=None)
+    wanted += [(largest.step.paths.root, largest.cost.scratch)] if largest else []
     for place, gigabytes, free in space.too_full(wanted):
         yield (f"The disk of {place} has {free:.0f} GB free, and downloads and results take about {gigabytes:.0f} GB; "
-               "free some, set CSP_CACHE and HF_HOME to another disk, or set images: drawn in 03_perturb.")  # fmt: skip
+               "free some, set CSP_CACHE and HF_HOME to another disk, set images: drawn in 03_perturb, or save_steps: "
+               "null in 04_sft and 05_simpo.")  # fmt: skip
 
 
 def refuse(todo: Sequence[Job], used: Sequence[sources.Source], elsewhere: bool = False) -> None:
@@ -161,6 +164,8 @@ def written(path: str, todo: Sequence[Job], used: Sequence[sources.Source], else
     if unknown := [job.step.title for job in todo if job.cost.gpu_hours is None]:
         lines.append(f"  ?: nothing tells how large the models of {', '.join(unknown)} are; they are not in the sums.")
     lines += [f"  {job.step.title}: {job.cost.warning}" for job in todo if job.cost.warning]
+    if (scratch := max((job.cost.scratch for job in todo), default=0)) > 0:
+        lines.append(f"  While a training runs, its checkpoints (save_steps) take up to {_figure(scratch)} GB more.")
     lines += [f"  On 4 GPUs at least {_figure(hours(todo, 4)) or '0'} hours, on one {_figure(hours(todo, 1)) or '0'}."]
     cards = ", ".join(f"{gb:.0f} GiB" for _, gb in gpus.installed())
     here = f"{len(gpus.visible()) or 'no'} GPU{'s' * (len(gpus.visible()) != 1)}" + (f" ({cards})" if cards else "")

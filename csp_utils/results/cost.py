@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from csp_utils.results.updates import shares, updates
+
 PEAK = {"float32": 19.5e12, "bfloat16": 312e12, "float16": 312e12}
 """Floating-point operations per second of an A100 (NVIDIA's data sheet, dense)."""
 TRAINING_SHARE, FORWARD_SHARE = 0.35, 0.30
@@ -51,6 +53,7 @@ class Cost:
         gpu_hours: hours of an A100; None if the size of a model is not known.
         cpu_hours: hours of one core, if they matter.
         disk: size of the results in GB.
+        scratch: GB that it takes while it runs, besides its results.
         gpu_memory: GB on each GPU that it uses; 0 for none, None if not known.
         parallel: maximum number of GPUs that can share the work.
         weights: weights of its largest model, as far as known.
@@ -61,6 +64,7 @@ class Cost:
     gpu_hours: float | None = 0.0
     cpu_hours: float = 0.0
     disk: float = 0.0
+    scratch: float = 0.0
     gpu_memory: float | None = 0.0
     parallel: int = 1
     weights: float = 0.0
@@ -167,9 +171,11 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
 
     For each token, a weight costs 2 operations forward, 4 backward, and 2 again if activations are recomputed.
     """
-    used = rows if p.n_rows is None else min(rows, p.n_rows)
-    update = p.batch_size * p.gradient_accumulation_steps * p.processes
-    work = f"{used * p.epochs:,} rows, {-(-used * p.epochs // update):,} updates of {update}"
+    used, held_out = shares(p, rows)
+    all_updates = updates(p, used)
+    work = f"{used * p.epochs:,} rows, {all_updates.total:,} updates of {all_updates.size}"
+    work += f", {held_out:,} rows held out" if held_out else ""
+    work += f", {p.dataloader_workers * p.processes} processes read images" if p.dataloader_workers else ""
     size, known_tokens = billions(model), model.get("tokens")
     if size is None or known_tokens is None:
         return Cost(work, None, gpu_memory=None, parallel=p.processes)
@@ -180,9 +186,17 @@ def train(rows: int, model: dict[str, Any], p: Any, answers: int) -> Cost:
     operations = used * p.epochs * answers * (a_weight * size[0] * tokens + 2 * size[1] * known_tokens["vision"])
     bytes_ = BYTES[p.torch_dtype]
     saved = sum(size) * bytes_ / 1e9 if p.tuner_type == "full" else 0.2
-    return Cost(work, hours(operations, p.torch_dtype, TRAINING_SHARE), disk=saved,
+    kept = 2 * (saved + _optimizer_state(size[0], bytes_, p)) if p.save_steps else 0.0  # the new one, then not the old
+    return Cost(work, hours(operations, p.torch_dtype, TRAINING_SHARE), disk=saved, scratch=kept,
                 gpu_memory=sum(size) * bytes_ / 1e9 + _training_state(size[0], bytes_, p) + OVERHEAD_GB,
                 parallel=p.processes, weights=sum(size))  # fmt: skip
+
+
+def _optimizer_state(weights: float, bytes_: int, p: Any) -> float:
+    """Return the GB of AdamW's state in a checkpoint: of DeepSpeed, the weights and both moments in float32."""
+    if p.tuner_type == "lora":
+        return 0.4
+    return weights * (2 * bytes_ if p.deepspeed is None else 12) / 1e9
 
 
 def _training_state(weights: float, bytes_: int, p: Any) -> float:

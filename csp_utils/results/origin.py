@@ -12,6 +12,7 @@ It does not hold times or paths, and it does not depend on any order.
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -84,26 +85,35 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def source_digest(source: Path | str) -> str:
-    """Return the digest of a file or folder, or the commit of a model on the hub; "missing" if it does not exist."""
+def source_digest(source: Path | str, revision: str | None = None) -> str:
+    """Return the digest of a file or folder, or the commit of a model on the hub; "missing" if it does not exist.
+
+    Args:
+        revision: of a model on the hub; None for the newest.
+    """
     if isinstance(source, str) and is_hub_id(source):
-        return f"{source}@{hub_commit(source)}"
+        return f"{source}@{hub_commit(source, revision)}"
     return digest(source) if Path(source).exists() else "missing"
 
 
-def hub_commit(model: str) -> str:
+def hub_commit(model: str, revision: str | None = None) -> str:
     """Return the commit of a hub model in the local cache, else the commit that would be fetched from the hub.
 
-    Returns "not fetched" if neither is known, for example without a network.
+    Args:
+        revision: a commit, which is returned as it is, a tag or a branch; None for the newest commit.
+
+    Returns "not fetched" if none is known, for example without a network.
     """
     from huggingface_hub import HfApi, constants
 
-    reference = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / "main"
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    reference = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / (revision or "main")
     if reference.is_file():
         return reference.read_text().strip()
     if not constants.HF_HUB_OFFLINE:
         with suppress(Exception):  # no network, no such model, no access: loading it will report the reason
-            return str(HfApi().model_info(model, timeout=10).sha)
+            return str(HfApi().model_info(model, revision=revision, timeout=10).sha)
     return "not fetched"
 
 

@@ -39,7 +39,8 @@ def origin_of(stage: Stage, p: Params, paths: RunPaths) -> Origin:
     values = {name: value for name, value in p.model_dump(mode="json").items()
               if name not in WHERE_ONLY and name not in inputs}  # fmt: skip
     code, libraries = code_and_libraries(stage.functions, stage.files, stage.libraries)
-    digests = {role: source_digest(source) for role, source in inputs.items()}
+    revision = getattr(p, "revision", None)
+    digests = {role: source_digest(source, revision) for role, source in inputs.items()}
     return Origin(stage.name, plain(values), digests, code, libraries)
 
 

@@ -22,15 +22,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.devices import pick_device
+from csp_utils.base.devices import name_of, pick_device
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import portable
 from csp_utils.base.params import Training, is_hub_id
 from csp_utils.models import checkpoints, families
-from csp_utils.training.results import DEEPSPEED_CPU, PLUGIN_FILES
+from csp_utils.results.updates import updates
+from csp_utils.training.results import DEEPSPEED_CPU, PLUGIN_FILES, TENSORBOARD
 
 DEEPSPEED = "deepspeed==0.18.9"
 """The version that ms-swift 4.6 names; it is not among the pinned packages (scripts/try_deepspeed.sh installs it)."""
+
+
+EVALUATIONS = 10
+"""How often the validation loss is computed in a training, at least."""
 
 
 def model_arguments(p: Training, model: str) -> list[str]:
@@ -48,6 +53,7 @@ def model_arguments(p: Training, model: str) -> list[str]:
         )
     families.check(p.model_type, base or model)
     arguments = ["--model", base or model]
+    arguments += ["--model_revision", p.revision] if p.revision and is_hub_id(base or model) else []
     arguments += ["--adapters", model] if base else []
     arguments += ["--model_type", p.model_type] if p.model_type else []
     if (attention := families.attention(p.model_type, base or model)) is not None:
@@ -63,7 +69,8 @@ def without_deepspeed(p: Any) -> str | None:
             f"install it by `uv pip install --no-build-isolation {DEEPSPEED}`, or set deepspeed to null.")  # fmt: skip
 
 
-def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
+def command(p: Training, model: str, data: str, output_dir: str, held_out: str | None = None, rows: int = 0
+            ) -> list[str]:
     """Return the command line of ms-swift.
 
     ``swift sft`` is a launcher that imports torch only to start this module; without the launcher a run is four seconds
@@ -75,6 +82,8 @@ def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
         model: folder or hub id of the start model.
         data: path of JSON lines in ms-swift's format.
         output_dir: ms-swift's work folder.
+        held_out: path of the rows for the validation loss, in the same format; None for no validation.
+        rows: number of training rows; the validation loss is computed about ten times.
 
     Raises UserError as :func:`model_arguments` does, and if DeepSpeed is asked for but not installed.
     """
@@ -82,7 +91,13 @@ def command(p: Training, model: str, data: str, output_dir: str) -> list[str]:
         raise UserError(missing)
     spread = p.processes > 1 or p.deepspeed is not None or "NPROC_PER_NODE" in os.environ or "NNODES" in os.environ
     start = ["-m", "swift.cli.main", p.command] if spread else ["-m", f"swift.cli.{p.command}"]
-    arguments = p.objective() | _arguments(p, data, output_dir) | _precision(p, spread)
+    arguments = p.objective() | _arguments(p, data, output_dir) | _saving(p) | _precision(p, spread)
+    if held_out is not None:
+        arguments |= {"--val_dataset": held_out, "--eval_strategy": "steps",
+                      "--eval_steps": max(1, updates(p, rows).total // EVALUATIONS),
+                      "--per_device_eval_batch_size": p.batch_size}  # fmt: skip
+    if p.report_to == "tensorboard":  # the work folder is deleted at the end
+        arguments["--logging_dir"] = portable(Path(output_dir).parent / TENSORBOARD)
     words = [sys.executable, *start, *model_arguments(p, model)]
     for name, value in arguments.items():
         values = value if isinstance(value, list) else [value]
@@ -108,17 +123,22 @@ def _arguments(p: Training, data: str, output_dir: str) -> dict[str, Any]:
         "--eval_strategy": "no",
         "--logging_steps": 1,
         "--disable_tqdm": True,  # in a file, its progress bar and the log lines would overwrite each other
-        "--report_to": "none",
-        "--save_strategy": "epoch",
-        "--save_total_limit": 1,
-        "--save_only_model": True,
+        "--report_to": p.report_to,
         "--check_model": False,  # the check asks ModelScope's server for a newer version: 8 s without a network
         "--dataset_num_proc": 1,
-        "--dataloader_num_workers": 0,
+        "--dataloader_num_workers": p.dataloader_workers,
         "--external_plugins": plugins(p),
         "--add_version": False,
         "--output_dir": output_dir,
     }
+
+
+def _saving(p: Training) -> dict[str, Any]:
+    """Return the options of checkpoints: the weights at the end, or every ``save_steps`` also the optimizer's state."""
+    if p.save_steps is None:
+        return {"--save_strategy": "epoch", "--save_total_limit": 1, "--save_only_model": True}
+    return {"--save_strategy": "steps", "--save_steps": p.save_steps, "--save_total_limit": 1,
+            "--save_only_model": False}  # fmt: skip
 
 
 def plugins(p: Training) -> list[str]:
@@ -172,14 +192,12 @@ def _without_gpu(p: Training) -> bool:
 
 
 def _device(device: str) -> dict[str, str]:
-    """Return CUDA_VISIBLE_DEVICES for "auto" (not set), "cpu", "cuda" or "cuda:N"."""
-    name, _, index = device.partition(":")
+    """Return CUDA_VISIBLE_DEVICES for "auto" and "cuda" (not set), "cpu", or "cuda:N", the N-th of the visible GPUs."""
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
-    if name != "cuda":
-        return {}
-    pick_device(device)
-    return {"CUDA_VISIBLE_DEVICES": index} if index else {}
+    if device != "auto":
+        pick_device(device)
+    return {"CUDA_VISIBLE_DEVICES": name_of(device)} if device.startswith("cuda:") else {}
 
 
 def shell(words: list[str], variables: dict[str, str]) -> str:

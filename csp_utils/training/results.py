@@ -1,6 +1,5 @@
 """What a training reads and leaves, and what computes it: for the declarations of stages 04 and 05."""
 
-import json
 from pathlib import Path
 
 from csp_utils.base.params import Training
@@ -9,6 +8,8 @@ from csp_utils.results.stage import Inputs
 
 WORK = ".work"
 UNCHECKED = "checkpoint.unchecked"
+TENSORBOARD = "tensorboard"
+"""Folder of the events for TensorBoard, beside the results; it is kept."""
 FILES = ("checkpoint", "command.txt", "args.json", "log.parquet", "swift.log", "summary.json")
 """What a training leaves in ``outputs/<run>/sft`` or ``simpo``."""
 
@@ -22,8 +23,6 @@ PLUGIN_FILES = (PACKAGE / "models/swift_plugins/image_tokens.py", PACKAGE / "tra
 DEEPSPEED_CPU = PACKAGE / "training/swift_plugins/deepspeed_cpu.py"
 """What it loads as well for DeepSpeed without a GPU."""
 
-RECIPE = "RECIPE.json"
-
 
 def rows_file(p: Training, paths: RunPaths) -> Path:
     """Return the file of the training rows."""
@@ -31,15 +30,10 @@ def rows_file(p: Training, paths: RunPaths) -> Path:
 
 
 def row_inputs(p: Training, paths: RunPaths) -> Inputs:
-    """Return the training rows, their images, and, for images that are rendered when opened, what they come from."""
+    """Return the training rows and their images, or what these are rendered from when they are opened."""
     rows = rows_file(p, paths)
     images = rows.parent / "images"
-    found: Inputs = {"rows_file": rows} | ({"images": images} if images.is_dir() else {})
-    try:
-        recipe = json.loads((images / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return found
-    return found | {f"{name} of the images": Path(recipe[name]) for name in ("rlaif_v", "masks_file") if name in recipe}
+    return {"rows_file": rows} | ({"images": images} if images.is_dir() else {})
 
 
 def scraps(p: Training, paths: RunPaths) -> list[Path]:

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from small_families import FAMILIES, make
 from stage_tools import run_stage
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_jsonl
@@ -61,7 +63,7 @@ def no_limit_of_another_module() -> Iterator[None]:
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, vlm.VLM]:
     """Its model type, a folder with a small model, and that model, loaded as every model is."""
     folder = make(request.param, tmp_path_factory.mktemp("families") / request.param)
-    loaded = vlm.load_vlm(vlm.ModelChoice(str(folder), request.param, FAMILIES[request.param]))
+    loaded = vlm.load_vlm(vlm.ModelChoice(str(folder), request.param, FAMILIES[request.param], trust_remote_code=True))
     return request.param, folder, loaded
 
 
@@ -133,7 +135,7 @@ def test_internvl2_counts_256_tokens_for_each_tile(tmp_path: Path, internvl: vlm
 @pytest.fixture(scope="module")
 def internvl(tmp_path_factory: pytest.TempPathFactory) -> vlm.VLM:
     folder = make("internvl_chat", tmp_path_factory.mktemp("tiles") / "internvl_chat")
-    return vlm.load_vlm(vlm.ModelChoice(str(folder), "internvl_chat", "internvl2"))
+    return vlm.load_vlm(vlm.ModelChoice(str(folder), "internvl_chat", "internvl2", trust_remote_code=True))
 
 
 def test_answers_are_those_of_single_forward_passes(family: tuple, picture: Path) -> None:
@@ -213,6 +215,45 @@ def test_logits_are_computed_of_the_positions_that_are_read(family: tuple, pictu
     found = positions_of_logits(loaded, monkeypatch)
     loaded.ask(prompts, Asking(4, 3))
     assert length > 30 and max(found) <= 12 and found.count(1) >= 4
+
+
+class Largest(TorchDispatchMode):
+    """Within it, note the largest number of positions among all tensors that are as wide as the vocabulary."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.positions = vocabulary, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        out = function(*arguments, **(named or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocabulary:
+                self.positions = max(self.positions, tensor.numel() // self.vocabulary)
+        return out
+
+
+@pytest.mark.parametrize("part", ["greedy", "answers"])
+def test_the_peak_of_memory_holds_the_logits_of_few_positions(internvl: vlm.VLM, picture: Path, part: str) -> None:
+    """Computing all of them and keeping a few would have the peak of docs/scale.md all the same: 3,400 a prompt."""
+    prompts = [Prompt(picture, text, answers=ANSWERS if part == "answers" else ())
+               for text in ("Is there a dog?", QUESTION)]  # fmt: skip
+    plain = internvl.engines["plain"]
+    length = min(len(row["input_ids"]) for row in plain.encode(prompts))
+    vocabulary = internvl.model.language_model.get_output_embeddings().weight.shape[0]
+    with torch.inference_mode(), Largest(vocabulary) as watched:
+        for prompt in prompts:
+            if part == "answers":
+                plain._answers(prompt, 2)
+            else:
+                plain.reply(plain.encode([prompt]), [prompt], Asking(1, 2))
+    assert 0 < watched.positions <= 24 < length
+
+
+def test_the_arithmetic_of_logits_in_the_docs() -> None:
+    """InternVL2: 3,400 tokens a prompt, a vocabulary of 92,553, float32."""
+    everywhere, at_the_last = 32 * 3400 * 92553 * 4 / 1e9, 32 * 92553 * 4 / 1e9
+    text = (ROOT / "docs" / "scale.md").read_text()
+    assert f"{everywhere:.0f} GB" in text and f"{1000 * at_the_last:.0f} MB" in text
 
 
 def test_a_model_whose_output_layer_is_not_found_gives_the_same_probabilities(family: tuple, picture: Path,
@@ -338,7 +379,8 @@ def test_both_trainings_of_each_family(family: tuple, tmp_path: Path, monkeypatc
     write_jsonl([row for row, _ in rows], paths["perturbed/sft.jsonl"])
     write_jsonl([pair for _, pair in rows], paths["perturbed/simpo.jsonl"])
     common = {"model_type": model_type, "template": FAMILIES[model_type], "max_pixels": None, "n_rows": None,
-              "learning_rate": 1e-3, "device": "cpu", "batch_size": 2, "gradient_accumulation_steps": 1, "epochs": 4}
+              "learning_rate": 1e-3, "device": "cpu", "batch_size": 2, "gradient_accumulation_steps": 1, "epochs": 4,
+              "trust_remote_code": True}  # fmt: skip
     before = load_file(folder / "model.safetensors")
     for p, log, checkpoint in ((Sft(model=str(folder), **common), paths["sft/log.parquet"], paths["sft/checkpoint"]),
                                (Simpo(**common), paths["simpo/log.parquet"], paths["simpo/checkpoint"])):  # fmt: skip
@@ -348,7 +390,8 @@ def test_both_trainings_of_each_family(family: tuple, tmp_path: Path, monkeypatc
         after = load_file(checkpoint / "model.safetensors")
         assert after.keys() == before.keys() and any((after[name] != before[name]).any() for name in after)
         assert families.problems(None, checkpoint) == []  # its code is there as well
-        loaded = vlm.load_vlm(vlm.ModelChoice(str(checkpoint), model_type, FAMILIES[model_type]))
+        choice = vlm.ModelChoice(str(checkpoint), model_type, FAMILIES[model_type], trust_remote_code=True)
+        loaded = vlm.load_vlm(choice)
         kept = loaded.model.state_dict()
         assert all((kept[name] == value).all() for name, value in after.items())
         assert {name for name in kept if name not in after} <= {"model.vision_embed_tokens.wte.weight"}

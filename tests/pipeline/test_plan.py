@@ -296,3 +296,17 @@ def test_the_least_hours_are_all_work_spread_evenly_or_the_longest_chain():
     trainings = (by_name["04_sft"] + by_name["05_simpo"]) / 4  # in four processes for any number of GPUs
     chain = by_name["01_extract"] / 4 + by_name["02_mask"] / 8 + trainings
     assert least[-1] == pytest.approx(chain + max(by_name["06_eval"] / 4, by_name["08_stress"]))  # in parallel
+
+
+def test_what_a_training_that_can_resume_takes_and_who_reads_its_images():
+    """Two checkpoints for a moment, each with weights (2 bytes) and DeepSpeed's state in float32 (12 bytes)."""
+    p = Sft(n_rows=None, torch_dtype="bfloat16", deepspeed="zero2", processes=4, save_steps=200, dataloader_workers=4)
+    found, known = cost_of("04_sft", 1000, p), QWEN["billions"]
+    whole = 2 * (known["language"] + known["vision"]) + 12 * known["language"]
+    assert found.scratch == pytest.approx(2 * whole) and cost_of("04_sft", 1000, Sft(n_rows=None)).scratch == 0
+    assert "16 processes read images" in found.work and "read images" not in cost_of("04_sft", 1000, Sft()).work
+    without = cost_of("04_sft", 1000, p.model_copy(update={"deepspeed": None})).scratch
+    assert without == pytest.approx(2 * (whole - 8 * known["language"]))
+    assert "100 rows held out" in cost_of("04_sft", 1000, Sft(n_rows=None, eval_share=0.1)).work
+    shown = plan.written("x", jobs_of("params/paper/qwen2_vl_7b.yaml"), [])
+    assert "its checkpoints (save_steps) take up to 216 GB more" in shown

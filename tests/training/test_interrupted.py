@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 from stage_tools import run_stage
 from test_training import ROOT, VLM, at_the_root, paths, write_rows  # noqa: F401  (fixtures)
 
@@ -219,6 +220,7 @@ def test_an_interrupted_training_goes_on(swift, interrupted):
     said = run_stage(Sft(device="cpu"), interrupted)
     resume = str(interrupted["sft"] / WORK / "checkpoint-1")
     assert swift.commands[1][-2:] == ["--resume_from_checkpoint", resume]
+    assert swift.commands[1][swift.commands[1].index("--model") + 1] == resume  # or the start model would be trained
     assert "--resume_from_checkpoint" not in interrupted["sft/command.txt"].read_text()
     assert any("is continued" in line for line in said) and published(interrupted) == "weights of training 2"
 
@@ -275,15 +277,10 @@ def test_real_weights_survive_a_full_disk(paths, monkeypatch):  # noqa: F811
     assert not (paths["sft"] / UNCHECKED).exists() and len(pd.read_parquet(paths["sft/log.parquet"])) == 1
 
 
-RESUMABLE = ["--save_only_model", "false", "--save_strategy", "steps", "--save_steps", "4"]
-
-
-@pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
-    """It is killed after the first checkpoint; the same call resumes it and makes all planned updates."""
+def killed_at_a_checkpoint(p: Sft, tmp_path: Path) -> RunPaths:
+    """Kill a training with its parent after its first checkpoint."""
     paths = RunPaths("r", tmp_path)  # noqa: F811
     write_rows(paths, 60)
-    p = Sft(n_rows=None, batch_size=1, gradient_accumulation_steps=1, device="cpu", model=VLM, extra_args=RESUMABLE)
     code = ("import sys; from csp_utils.results.produce import produce; from csp_utils.base.run import RunPaths; "
             "from csp_utils.stages import stages; stage = stages['04_sft']; "
             "produce(stage, stage.params.model_validate_json(sys.argv[1]), RunPaths('r', sys.argv[2]))")  # fmt: skip
@@ -296,11 +293,39 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert any(work.glob("checkpoint-*/optimizer.pt")) and not paths["sft/checkpoint"].exists()
-    said = run_stage(p, paths)
+    return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, workers):
+    """It is killed after the first checkpoint; the same call makes all planned updates, and no other ones."""
+    p = Sft(n_rows=50, batch_size=1, gradient_accumulation_steps=1, device="cpu", model=VLM, save_steps=4, epochs=1,
+            learning_rate=1e-3, eval_share=0.1)  # fmt: skip
+    interrupted = killed_at_a_checkpoint(p, tmp_path / "killed")
+    said = run_stage(p.model_copy(update={"dataloader_workers": workers}), interrupted)
     assert any("is continued" in line for line in said)
-    log = paths["sft/swift.log"].read_text()
+    log = interrupted["sft/swift.log"].read_text()
     assert "resume_from_checkpoint" in log
-    table = pd.read_parquet(paths["sft/log.parquet"])
-    assert table["step"].tolist() == list(range(1, 61))
-    updates = [line for line in log.splitlines() if line.startswith("{'loss'")]
-    assert 0 < len(updates) < 60  # the second training's log lacks the updates before the checkpoint
+    assert 0 < len([line for line in log.splitlines() if line.startswith("{'loss'")]) < 50  # only those after it
+    whole = RunPaths("r", tmp_path / "whole")
+    write_rows(whole, 60)
+    run_stage(p, whole)
+    one, other = (pd.read_parquet(each["sft/log.parquet"]) for each in (interrupted, whole))
+    assert one["step"].tolist() == other["step"].tolist() == list(range(1, len(one) + 1))
+    assert one["loss"].tolist() == pytest.approx(other["loss"].tolist(), rel=1e-5)
+    weights = [load_file(each["sft/checkpoint"] / "model.safetensors") for each in (interrupted, whole)]
+    start = load_file(f"{VLM}/model.safetensors")
+    moved = max((weights[1][name] - value.float()).abs().max() for name, value in start.items())
+    assert max((weights[0][name] - value).abs().max() for name, value in weights[1].items()) <= 1e-3 * moved
+    assert not any(any(interrupted["sft/checkpoint"].glob(name)) for name in training_run.STATE)  # is not published
+
+
+def test_a_checkpoint_that_was_not_written_whole_is_not_resumed(tmp_path):
+    for step, state in ((2, "{}"), (4, '{"global_st'), (6, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "optimizer.pt").touch()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert training_run._resumable(tmp_path) == tmp_path / "checkpoint-2"

@@ -1,5 +1,6 @@
 """Test ms-swift's command line, the results of a training, and SimPO's loss against the paper's formula (slow)."""
 
+import io
 import json
 import math
 import os
@@ -12,13 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from stage_tools import run_stage
+from stage_tools import rlaif_row, run_stage
 
 from csp_utils.base.errors import UserError
-from csp_utils.base.files import write_jsonl
+from csp_utils.base.files import write_jsonl, write_parquet
 from csp_utils.base.run import RunPaths
+from csp_utils.data.rlaif_v import write_rlaif_v
+from csp_utils.data.rle import encode_mask
 from csp_utils.models import checkpoints
 from csp_utils.noise.training_rows import training_rows
+from csp_utils.results.updates import updates
+from csp_utils.stages.perturb import Perturb
 from csp_utils.stages.sft import Sft
 from csp_utils.stages.simpo import Simpo
 from csp_utils.training import command as training
@@ -208,7 +213,7 @@ def trained(tmp_path_factory):
 def test_what_the_trainings_leave(trained):
     paths, sft, simpo = trained
     assert sft["rows"] == 6 and simpo["rows"] == 4 and sft["steps"] == simpo["steps"] == 1
-    for folder, own in ((paths["sft"], set()), (paths["simpo"], {"train.jsonl"})):  # the first 4 pairs of 5
+    for folder, own in ((paths["sft"], set()), (paths["simpo"], {"train.jsonl"})):  # 4 pairs of 5
         names = {path.name for path in folder.iterdir()}
         assert names == {*FILES} | own
         assert (folder / "checkpoint" / "model.safetensors").is_file()
@@ -264,7 +269,7 @@ def test_simpo_loss_is_the_papers_formula(trained):
     model = Qwen2VLForConditionalGeneration.from_pretrained(paths["sft/checkpoint"]).float().eval()
     processor = Qwen2VLProcessor.from_pretrained(paths["sft/checkpoint"])
     losses, margins = [], []
-    for line in paths["perturbed/simpo.jsonl"].read_text().splitlines()[:4]:
+    for line in (paths["simpo"] / "train.jsonl").read_text().splitlines():
         row = json.loads(line)
         chosen, n_w = log_likelihood(model, processor, row, row["messages"][1]["content"])
         rejected, n_l = log_likelihood(model, processor, row, row["rejected_response"])
@@ -312,6 +317,59 @@ def test_two_processes_train_as_one_does(kind, tmp_path):
         command = (paths["sft/command.txt"] if kind is Sft else paths["simpo/command.txt"]).read_text()
         assert ("NPROC_PER_NODE=2" in command) == (processes == 2) and "--use_cpu true" in command
     assert losses[1] == pytest.approx(losses[2], rel=1e-4) and len(losses[1]) == (2 if kind is Sft else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Sft, Simpo])
+def test_held_out_rows_are_not_trained_on_and_have_a_loss_of_their_own(kind, tmp_path):
+    """Here with TensorBoard's log as well, and images that are read in processes of their own."""
+    paths = RunPaths("r", tmp_path)
+    write_rows(paths, 60)
+    p = kind(model=VLM, n_rows=None, eval_share=0.2, device="cpu", batch_size=2, gradient_accumulation_steps=2,
+             report_to="tensorboard", dataloader_workers=2)  # fmt: skip
+    run_stage(p, paths)
+    folder = paths[p.folder]
+    given = [json.loads(line) for line in (paths[p.rows]).read_text().splitlines()]
+    trained, held_out = ([json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+                         for name in ("train", "held_out"))  # fmt: skip
+    assert len(trained) + len(held_out) == len(given) and held_out == [row for row in given if row not in trained]
+    summary, log = json.loads((folder / "summary.json").read_text()), pd.read_parquet(folder / "log.parquet")
+    planned = updates(p, len(trained))
+    assert (summary["rows"], summary["held_out_rows"]) == (len(trained), len(held_out))
+    assert summary["steps"] == planned.total == len(log) and planned.total >= 10
+    seen = log.dropna(subset="eval_loss")
+    assert len(seen) >= 10 and seen["step"].iloc[-1] == planned.total
+    assert summary["eval_loss"] == seen["eval_loss"].iloc[-1] and np.isfinite(seen["eval_loss"]).all()
+    rising = (log["learning_rate"].diff() > 0).sum()
+    assert rising == max(0, planned.warmup - 1)
+    assert any((folder / "tensorboard").glob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+def test_images_that_are_rendered_are_read_in_other_processes_as_well(tmp_path):
+    losses = {}
+    for workers in (0, 2):
+        paths = RunPaths(f"w{workers}", tmp_path)
+        write_masked_data(paths, 8)
+        run_stage(Perturb(images="drawn"), paths)
+        run_stage(Sft(model=VLM, n_rows=None, device="cpu", batch_size=2, gradient_accumulation_steps=1,
+                      dataloader_workers=workers), paths)  # fmt: skip
+        losses[workers] = pd.read_parquet(paths["sft/log.parquet"])["loss"].tolist()
+    assert len(losses[0]) == 4 and losses[0] == losses[2]
+
+
+def write_masked_data(paths: RunPaths, n: int) -> None:
+    """Write ``n`` rows of RLAIF-V with images of 112 x 112 pixels, and a mask for each."""
+    rows = []
+    for i in range(n):
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(i).integers(0, 256, (112, 112, 3), np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append(rlaif_row(i, image=buffer.getvalue()))
+    write_rlaif_v(paths["data/rlaif_v/train.parquet"], rows)
+    mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
+            "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
+    write_parquet(pd.DataFrame([{"row_id": f"{i:06d}"} | mask for i in range(n)]), paths["masks.parquet"])
 
 
 @pytest.mark.slow

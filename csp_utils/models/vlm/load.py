@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from csp_utils.base.errors import UserError, first_line, gpu_full
-from csp_utils.models import families
+from csp_utils.models import families, remote_code
 from csp_utils.models.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.models.vlm import vllm as vlm_swift
 from csp_utils.models.vlm.plain import PlainEngine
@@ -45,6 +45,10 @@ class ModelChoice:
     """Type of the weights."""
     device: str = "cpu"
     """As :func:`csp_utils.base.devices.pick_device` returns it."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; None for the newest."""
+    trust_remote_code: bool = False
+    """Run code that comes with the weights of a model outside the catalogue (:mod:`csp_utils.models.remote_code`)."""
 
 
 class VLM:
@@ -191,13 +195,16 @@ def load_vlm(choice: ModelChoice, engine: EngineName = "auto", batch_size: int =
 
     Raises:
         UserError: the folder holds no model; the model was trained with another MAX_PIXELS, or this process already
-            uses another one; the engine cannot run it; or the environment lacks a package that it needs.
+            uses another one; the engine cannot run it; the environment lacks a package that it needs; or the model
+            comes with code that is neither known nor allowed.
     """
     model = choice.model
     if engine == "vllm":
         vlm_swift.refuse_vllm(model, choice.device)
     base = adapter_base(model)
     families.check(choice.model_type, base or model)
+    looked_at = remote_code.check(model, choice.revision, choice.trust_remote_code)
+    choice = replace(choice, revision=looked_at or choice.revision)  # what was looked at is what is loaded
     if base is None and Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no config.json, so no model; make it again or correct the path")
     check_max_pixels(model, choice.max_pixels)
@@ -206,7 +213,9 @@ def load_vlm(choice: ModelChoice, engine: EngineName = "auto", batch_size: int =
     from swift.template import get_template
 
     template = get_template(processor, template_type=choice.template)
-    return _in_vllm(model, template, batch_size) if engine == "vllm" else TransformersVLM(loaded, template, engine)
+    if engine == "vllm":
+        return _in_vllm(model, choice.revision, template, batch_size)
+    return TransformersVLM(loaded, template, engine)
 
 
 def _load(choice: ModelChoice, base: str | None, load_model: bool) -> tuple[Any, Any]:
@@ -219,15 +228,15 @@ def _load(choice: ModelChoice, base: str | None, load_model: bool) -> tuple[Any,
     from swift.model import get_model_processor
     from swift.tuners import Swift
 
-    import csp_utils.models.swift_plugins.image_tokens  # noqa: F401  (takes effect on import)
-    import csp_utils.models.swift_plugins.remote_code  # noqa: F401
+    import csp_utils.models.swift_plugins.image_tokens
+    import csp_utils.models.swift_plugins.remote_code  # noqa: F401  (both take effect on import)
 
     logging.getLogger("swift").setLevel(logging.ERROR)  # it warns about optional packages that we do not need
     try:
         loaded, processor = get_model_processor(
             str(base or choice.model), torch_dtype=getattr(torch, choice.torch_dtype), model_type=choice.model_type,
             device_map=choice.device, use_hf=True, load_model=load_model,
-            attn_impl=families.attention(choice.model_type, base or choice.model),
+            attn_impl=families.attention(choice.model_type, base or choice.model), revision=choice.revision,
         )  # fmt: skip
         if base is not None:
             loaded = Swift.from_pretrained(loaded, str(choice.model))
@@ -239,7 +248,7 @@ def _load(choice: ModelChoice, base: str | None, load_model: bool) -> tuple[Any,
     return loaded, processor
 
 
-def _in_vllm(model: str, template: Any, batch_size: int) -> VLM:
+def _in_vllm(model: str, revision: str | None, template: Any, batch_size: int) -> VLM:
     """Load the model into vLLM. Without a transformers model, its eos tokens are read from its files."""
     from transformers import GenerationConfig
 
@@ -249,7 +258,7 @@ def _in_vllm(model: str, template: Any, batch_size: int) -> VLM:
         own = GenerationConfig.from_pretrained(info.model_dir).eos_token_id
     except OSError:  # a model without generation_config.json names them in config.json
         own = getattr(info.config.get_text_config(), "eos_token_id", None)
-    engine = vlm_swift.vllm_engine(model, template, batch_size)
+    engine = vlm_swift.vllm_engine(model, template, batch_size, revision)
     ends = end_tokens(template, own)
     return VLM({"vllm": vlm_swift.SwiftEngine(engine, ends, first, vlm_swift.TOP_LOGPROBS, seeded=True)}, "vllm")
 

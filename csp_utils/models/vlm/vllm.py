@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from csp_utils.base.errors import UserError, first_line
+from csp_utils.base.errors import UserError, first_line, gpu_full
 from csp_utils.data.views import open_shown
 from csp_utils.models.checkpoints import adapter_base
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Prompt, Reply, decoded, reply_of
@@ -83,7 +83,7 @@ def engine_arguments(template: Any, batch_size: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def vllm_engine(model: str, template: Any, batch_size: int) -> "InferEngine":
+def vllm_engine(model: str, template: Any, batch_size: int, revision: str | None = None) -> "InferEngine":
     """Load a model folder or hub id into vLLM. Raises UserError if vLLM fails."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no telemetry
@@ -92,11 +92,14 @@ def vllm_engine(model: str, template: Any, batch_size: int) -> "InferEngine":
 
         # In a notebook's cell an event loop is running: the constructor would wait for it, and it waits for the cell.
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(VllmEngine, model, **engine_arguments(template, batch_size)).result()
+            arguments = engine_arguments(template, batch_size) | {"revision": revision}
+            return pool.submit(VllmEngine, model, **arguments).result()
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(f"vLLM cannot load {model} ({reason}); set engine to auto, or check the model and the GPU's "
-                        "free memory.") from error
+        if sentence := gpu_full(error, batch_size):
+            raise sentence from error
+        # vLLM loads in another process, and its error often lacks the cause, most often a GPU without enough memory.
+        raise UserError(f"vLLM cannot load {model} ({first_line(error)}); check the model and the GPU's free memory, "
+                        "lower batch_size and max_pixels, or set engine to auto.") from error
 
 
 class SwiftEngine:
@@ -203,6 +206,11 @@ class SwiftEngine:
         except ValueError as error:  # for example, vLLM's for a prompt that is too long
             reason = first_line(error)
             raise UserError(f"the engine cannot answer a prompt ({reason}); set engine to auto.") from error
+        except Exception as error:
+            if type(error).__name__ not in ("EngineDeadError", "EngineGenerateError"):
+                raise
+            raise UserError(f"vLLM's process died ({first_line(error)}), most often because the GPU's memory was used "
+                            "up; lower batch_size or max_pixels, or set engine to auto.") from error
 
     def _decoded(self, choice: Any) -> Decoded:
         """Decode a reply up to its end token, which some engines do not return; then their finish reason counts."""

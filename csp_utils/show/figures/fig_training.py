@@ -108,9 +108,16 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_loss(log: pd.DataFrame, title: str) -> Figure:
-    """Draw loss and learning rate of each update, with the loss's running mean. ``log``: log.parquet."""
+    """Draw loss and learning rate of each update, the loss's running mean, and a validation loss if there is one.
+
+    ``log``: log.parquet.
+    """
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     _with_mean(axis, log, "loss", "tab:blue", "loss")
+    if "eval_loss" in log:
+        held_out = log.dropna(subset="eval_loss")
+        axis.plot(held_out["step"], held_out["eval_loss"], "D-", color="tab:red", ms=4, label="held-out rows")
+    axis.legend(fontsize=8)
     rate = axis.twinx()
     sns.lineplot(log, x="step", y="learning_rate", color="tab:orange", lw=1, estimator=None, ax=rate)
     rate.set_ylabel("learning rate", color="tab:orange")

@@ -21,7 +21,7 @@ from csp_utils.base.params import Finder
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
-from csp_utils.data.images import load_image
+from csp_utils.data.images import load_image, too_thin
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
 from csp_utils.models.masks import MaskResult, load_models, mask_images
@@ -120,7 +120,9 @@ def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataF
         objects = read_objects(pope, p.n_images, p.seed)
         models, found = load_models(p), []
         for row in progress(list(objects.itertuples()), "boxes and masks", unit="image"):
-            found += mask_images(models, [load_image(row.path)], [[row.object]], p)[0]
+            image = load_image(row.path)
+            found += ([MaskResult(*image.size, drop_reason="image_too_thin")] if too_thin(image.size)
+                      else mask_images(models, [image], [[row.object]], p)[0])  # fmt: skip
         write_parquet(with_masks(objects, found, p.seed), folder / "objects.parquet")
 
     table = pd.read_parquet(cached(paths["stress/objects"], origin, make) / "objects.parquet")

@@ -18,6 +18,7 @@ from csp_utils.base.memory import loads_once
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.models.vlm.reply import Decoded
 from csp_utils.results.stage import WHOLE, Shard
+from csp_utils.words.control_tokens import control_token
 from csp_utils.words.keyword import Keyword, is_foreign, read_keyword
 from csp_utils.words.prompts import keyword_prompt
 
@@ -25,9 +26,8 @@ BENCHMARK_IMAGE = "benchmark_image"
 """Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
 MEDIA_TAG = "media_tag"
-"""Drop reason of a row whose question or answer says <image>, <video> or <audio>, which ms-swift reads as a file."""
+"""Drop reason of a row whose question or answer says a control token: <image> is a file for ms-swift, for example."""
 
-_TAG = r"<(?:image|video|audio)>"
 COLUMNS = ["row_id", "image_path", "question", "answer", "keyword", "raw", "drop_reason", "foreign"]
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS[:-1]] + [("foreign", pa.bool_())])
 
@@ -202,7 +202,7 @@ def extract_keywords(
     """
     table = data.rows[["row_id", "image_path", "question", "answer"]].reset_index(drop=True)
     reasons = pd.Series(None, table.index, dtype=object)
-    reasons[table["question"].str.contains(_TAG) | table["answer"].str.contains(_TAG)] = MEDIA_TAG
+    reasons[(table["question"] + "\n" + table["answer"]).map(control_token).notna()] = MEDIA_TAG
     if held_out is not None:
         reasons[held_out.to_numpy(bool)] = BENCHMARK_IMAGE
     complete = table[reasons.isna()]

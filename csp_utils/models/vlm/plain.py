@@ -18,6 +18,7 @@ from PIL import Image
 from csp_utils.data.views import Shown, open_shown, shown_areas
 from csp_utils.models.families import without_generate
 from csp_utils.models.vlm.passes import Cache, Passes
+from csp_utils.models.vlm.refusals import too_long
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Draw, Prompt, Reply, decoded, reply_of, until
 
 
@@ -84,8 +85,13 @@ class PlainEngine:
         messages = [{"role": "user", "content": f"{place}{prompt.text}"}]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        with self._lock:
-            return template.encode({"messages": messages, "images": [] if image is None else [image]})
+        from swift.template import MaxLengthError
+
+        try:
+            with self._lock:
+                return template.encode({"messages": messages, "images": [] if image is None else [image]})
+        except MaxLengthError as error:
+            raise too_long(prompt, None, template.max_length) from error
 
     def _generate(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]
                   ) -> tuple[list[Decoded], list[dict[str, float]]]:

@@ -28,7 +28,7 @@ from PIL import Image
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import check_manifest
-from csp_utils.data.images import MOST_RATIO, too_thin
+from csp_utils.data.images import too_thin
 from csp_utils.models.weights import load_weights, one_file
 
 if TYPE_CHECKING:
@@ -224,8 +224,7 @@ def detect(
     import torch
 
     if thin := [image.size for image in images if too_thin(image.size)]:
-        raise UserError(f"An image of {thin[0][0]} x {thin[0][1]} pixels is too thin for GroundingDINO, which takes at "
-                        f"most {MOST_RATIO} times as long as wide; remove its rows or crop it.")  # fmt: skip
+        raise UserError("An image of {} x {} pixels is too thin for GroundingDINO; crop it.".format(*thin[0]))
     # An image with several keywords is resized once.
     seen = {id(image): preprocess(image, detector.image_size, detector.image_max_size) for image in images}
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)

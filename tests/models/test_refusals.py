@@ -72,7 +72,7 @@ def test_a_question_that_is_too_long_is_named(vlm, tmp_path, engine, before):
     """The shared engine checks all questions about an image; ms-swift's template sees only the first."""
     path = image(tmp_path, (28, 28))
     said = refused(vlm, [(path, QUESTION)] * before + [(path, "a dog " * 4000)], engine)
-    assert "The question 'a dog a dog" in said and "the model takes 4,096" in said
+    assert "The question 'a dog a dog" in said and "the 4,096 that the model takes" in said
 
 
 def test_grounding_dino_takes_no_thin_image():

@@ -1,6 +1,8 @@
 """Refuse what a model cannot be asked, in one sentence that names the image or the question, before it is called."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image
 
@@ -36,10 +38,24 @@ def refuse(prompts: Iterable[Prompt], special: Iterable[str]) -> None:
                             "as text; remove the question or write it without that.")  # fmt: skip
 
 
-def too_long(prompt: Prompt, tokens: int | None, most: int | None) -> UserError | None:
-    """Return the sentence about a prompt of more tokens than the model takes, its image included; None if it fits."""
-    if tokens is not None and (most is None or tokens <= most):
-        return None
-    count = "too many" if tokens is None else f"{tokens:,}"
-    return UserError(f"The question {short(prompt.text)} has {count} tokens with its image, and the model takes "
-                     f"{most:,}; remove or shorten it, or set max_pixels to a smaller number.")  # fmt: skip
+def check_length(prompts: Iterable[Prompt], lengths: Iterable[int], most: int | None) -> None:
+    """Raise UserError for the first prompt whose tokens, those of its image included, are more than ``most``."""
+    for prompt, tokens in zip(prompts, lengths, strict=True):
+        if most is not None and tokens > most:
+            raise _too_long(prompt, most)
+
+
+@contextmanager
+def fitting(prompt: Prompt, template: Any) -> Iterator[None]:
+    """Raise UserError if ms-swift's template, within this block, finds the prompt too long for its model."""
+    from swift.template import MaxLengthError
+
+    try:
+        yield
+    except MaxLengthError as error:
+        raise _too_long(prompt, template.max_length) from error
+
+
+def _too_long(prompt: Prompt, most: int) -> UserError:
+    return UserError(f"The question {short(prompt.text)} has more tokens with its image than the {most:,} that the "
+                     "model takes; remove or shorten it, or set max_pixels to a smaller number.")  # fmt: skip

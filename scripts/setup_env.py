@@ -99,7 +99,7 @@ def free_disk(folder: Path) -> tuple[Path, int]:
 
 def check_disk() -> None:
     """Raise an error, before any download, if the disk is too small."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     cache = Path(os.environ.get("UV_CACHE_DIR") or caches / "uv")
     here, free = free_disk(VENV)
     there, free_cache = free_disk(cache)

@@ -137,7 +137,7 @@ class KeywordModel:
     @staticmethod
     def _first_line(text: str) -> str:
         """Return the first line of ``text`` that is not blank."""
-        return (text.strip().splitlines() or [""])[0].strip()
+        return text.strip().split("\n")[0].strip()
 
     def _line_end(self, start: int) -> Callable[..., Any]:
         """Return a stopping criterion: a reply ends at a line break after its first words.

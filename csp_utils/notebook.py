@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from csp_utils.base import kernel  # first: it stops a kernel that lacks what the others import
 from csp_utils.base.errors import UserError, disk_full, gpu_full
 from csp_utils.base.files import check_manifest
 from csp_utils.base.memory import free_models
@@ -48,7 +49,7 @@ def begin(name: str, namespace: Mapping[str, Any]) -> tuple[Any, RunPaths]:
 
     Raises UserError for wrong parameters or a missing input.
     """
-    _show_sentences()
+    kernel.show_sentences((UserError, OSError, RuntimeError), _sentence)
     os.chdir(project_root())
     stage = stages[name]
     lacking = [field for field in stage.params.model_fields if field not in namespace]
@@ -102,22 +103,9 @@ def prepare(stage: Stage, p: Params) -> None:
         warnings.simplefilter("ignore", category)  # meant for the authors of the libraries
 
 
-def _show_sentences() -> None:
-    """Make IPython show a UserError, a full disk or a full GPU as one sentence; the cell still fails."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
-    if shell is None:
-        return
+def _sentence(error: BaseException) -> UserError | None:
+    """Return what is shown for an exception: a UserError as it is, and the sentence about a full disk or GPU.
 
-    def show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
-        shown = error if isinstance(error, UserError) else disk_full(error) or gpu_full(error)
-        if shown is None:  # any other OSError or RuntimeError is shown in full
-            shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-            return []
-        shell._showtraceback(UserError, shown, [str(shown)])
-        return [str(shown)]
-
-    shell.set_custom_exc((UserError, OSError, RuntimeError), show)
+    None for any other OSError or RuntimeError, which is shown in full.
+    """
+    return error if isinstance(error, UserError) else disk_full(error) or gpu_full(error)

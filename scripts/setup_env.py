@@ -3,14 +3,15 @@
     python3.11 scripts/setup_env.py          prints the path of the Python to use (on stdout), progress (on stderr)
     python3.11 scripts/setup_env.py --check  exit status 0 if the Python that runs this has every pinned version
 
-It can be stopped at any time and called again. The user's configuration of pip (index, certificates, proxies) also
-applies to uv.
+It can be stopped at any time and called again. A call waits for another one that makes .venv, and uses what it made.
+The user's configuration of pip (index, certificates, proxies) also applies to uv.
 
 opencv-python is not installed, although groundingdino-py and supervision require it: its import needs libGL, which a
 server does not have. opencv-python-headless is the same module without windows; both would be written to the folder
 cv2.
 """
 
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -19,12 +20,15 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PINS, LOCK = ROOT / "requirements.txt", ROOT / "requirements.lock"
 VENV = Path(os.environ.get("CSP_VENV", ROOT / ".venv"))
 STAMP, UNDER_WAY = VENV / "csp_installed.txt", VENV / "csp_installing.txt"
+HELD = VENV.with_name(f"{VENV.name}.lock")  # beside .venv, which is removed and made anew while it is held
 GIB = 1024**3
 NEEDED = 7 * GIB  # measured: 6.0 GiB in .venv (4.7 of them torch and CUDA), plus space to unpack the wheels
 ATTEMPTS = 3  # each attempt resumes the downloads of the one before
@@ -95,7 +99,7 @@ def free_disk(folder: Path) -> tuple[Path, int]:
 
 def check_disk() -> None:
     """Raise an error, before any download, if the disk is too small."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     cache = Path(os.environ.get("UV_CACHE_DIR") or caches / "uv")
     here, free = free_disk(VENV)
     there, free_cache = free_disk(cache)
@@ -126,7 +130,8 @@ def pip_settings(python: Path) -> dict[str, str]:
 
 def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Run ``command`` with its output on stderr; return its exit status and last lines."""
-    process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               close_fds=False)  # an installer that outlives this process keeps the lock
     lines: list[str] = []
     assert process.stdout is not None
     try:
@@ -139,6 +144,41 @@ def run(command: list[str], env: dict[str, str]) -> tuple[int, str]:
         if process.poll() is None:
             process.terminate()
             process.wait()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the lock of .venv inside the block; first wait for another process that holds it.
+
+    The system releases it when this process and the installers that it started (:func:`run`) have ended, however.
+    """
+    HELD.parent.mkdir(parents=True, exist_ok=True)
+    with HELD.open("a") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another process is making {VENV}; waiting for it.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def complete() -> bool:
+    """Return True if .venv has been made to its end from the present package lists."""
+    made = STAMP.exists() and STAMP.read_text(encoding="utf-8") == fingerprint()
+    return made and (VENV / "bin" / "python").exists()
+
+
+def make() -> None:
+    """Make .venv to its end."""
+    check_disk()
+    python = make_venv()
+    STAMP.unlink(missing_ok=True)
+    install(python)
+    verify(python)
+    UNDER_WAY.unlink(missing_ok=True)
+    STAMP.write_text(fingerprint(), encoding="utf-8")
+    say("The environment is complete.")
 
 
 def make_venv() -> Path:
@@ -210,15 +250,10 @@ def main() -> None:
     chosen = active()
     if chosen is None:
         chosen = VENV / "bin" / "python"
-        if not (STAMP.exists() and STAMP.read_text(encoding="utf-8") == fingerprint() and chosen.exists()):
-            check_disk()
-            python = make_venv()
-            STAMP.unlink(missing_ok=True)
-            install(python)
-            verify(python)
-            UNDER_WAY.unlink(missing_ok=True)
-            STAMP.write_text(fingerprint(), encoding="utf-8")
-            say("The environment is complete.")
+        if not complete():
+            with alone():
+                if not complete():  # the process that held the lock may have made it
+                    make()
     print(chosen)
 
 

@@ -21,10 +21,10 @@ from csp_utils.base.params import Finder
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
-from csp_utils.data.images import load_image
+from csp_utils.data.images import load_image, too_thin
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown
-from csp_utils.models.masks import MaskResult, decide, load_models, look
+from csp_utils.models.masks import TOO_THIN, Found, MaskResult, decide, load_models, look
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
 from csp_utils.noise.diffusion import Diffusion, generator, region_of
@@ -121,7 +121,11 @@ def find_masks(p: Any, paths: RunPaths, progress: Progress = silent) -> pd.DataF
         objects = read_objects(pope, p.n_images, p.seed)
         models, found = load_models(p), []
         for row in progress(list(objects.itertuples()), "boxes and masks", unit="image"):
-            (both,), = look(models, [load_image(row.path)], [[row.object]], p, p.box_threshold)
+            image = load_image(row.path)
+            if too_thin(image.size):
+                both = Found(*image.size, drop_reason=TOO_THIN)
+            else:
+                (both,), = look(models, [image], [[row.object]], p, p.box_threshold)
             found.append(decide(both, p))
         write_parquet(with_masks(objects, found, p.seed), folder / "objects.parquet")
 

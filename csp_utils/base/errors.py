@@ -4,6 +4,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
+from typing import Any
 
 GPU_FULL = re.compile("OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
                       "No available memory for the cache blocks|less than desired GPU memory utilization")  # fmt: skip
@@ -46,9 +47,23 @@ def gpu_full(error: BaseException, batch_size: int | None = None) -> UserError |
     return UserError(f"The GPU has too little memory ({first_line(error).partition('. ')[0]}); {advice}.")
 
 
+def of_system(error: OSError) -> UserError:
+    """Return the sentence about a file or folder that the operating system refuses to read, write or find."""
+    if sentence := disk_full(error):
+        return sentence
+    name, reason = error.filename or "A file of this run", error.strerror or error
+    return UserError(f"{name} cannot be used ({reason}); check its name, its owner and its permissions.")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the exception's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def short(value: Any, most: int = 100) -> str:
+    """Return how Python writes a value, cut to ``most`` characters, for a sentence about it."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:

@@ -13,6 +13,19 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from csp_utils.base.errors import UserError
 
+MOST_RATIO = 200
+"""Largest ratio of an image's longer to its shorter side that a model is given. Qwen2-VL's processor takes no larger
+one, and GroundingDINO's would make a side of 0 pixels."""
+
+
+def too_thin(size: tuple[int, int]) -> bool:
+    """Return True for an image whose longer side is more than :data:`MOST_RATIO` times its shorter one.
+
+    Args:
+        size: width and height, pixels.
+    """
+    return max(size) > MOST_RATIO * min(size)
+
 
 def image_key(file: bytes) -> str:
     """Return the key by which an encoded image is known in every table: the hexadecimal SHA-1 of the file."""

@@ -28,6 +28,7 @@ from PIL import Image
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import check_manifest
+from csp_utils.data.images import too_thin
 from csp_utils.models.weights import load_weights, one_file
 
 if TYPE_CHECKING:
@@ -216,9 +217,14 @@ def detect(
 
     Returns:
         n detections, in the order of ``images``.
+
+    Raises:
+        UserError: an image is too thin (:func:`csp_utils.data.images.too_thin`).
     """
     import torch
 
+    if thin := [image.size for image in images if too_thin(image.size)]:
+        raise UserError("An image of {} x {} pixels is too thin for GroundingDINO; crop it.".format(*thin[0]))
     # An image with several keywords is resized once.
     seen = {id(image): preprocess(image, detector.image_size, detector.image_max_size) for image in images}
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)

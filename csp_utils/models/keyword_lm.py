@@ -17,6 +17,7 @@ from csp_utils.base.errors import UserError, first_line
 from csp_utils.base.memory import loads_once
 from csp_utils.models.vlm.reply import Decoded
 from csp_utils.results.stage import WHOLE, Shard
+from csp_utils.words.control_tokens import control_token
 from csp_utils.words.keyword import Keyword, is_foreign, read_keyword
 from csp_utils.words.prompts import keyword_prompt
 
@@ -24,9 +25,8 @@ BENCHMARK_IMAGE = "benchmark_image"
 """Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
 MEDIA_TAG = "media_tag"
-"""Drop reason of a row whose question or answer says <image>, <video> or <audio>, which ms-swift reads as a file."""
+"""Drop reason of a row whose question or answer says a control token: <image> is a file for ms-swift, for example."""
 
-_TAG = r"<(?:image|video|audio)>"
 COLUMNS = ["row_id", "image_path", "question", "answer", "image_sha1", "in_benchmark", "keyword", "raw", "drop_reason",
            "foreign"]  # fmt: skip
 SCHEMA = pa.schema([(name, pa.bool_() if name in ("in_benchmark", "foreign") else pa.string()) for name in COLUMNS])
@@ -138,7 +138,7 @@ class KeywordModel:
     @staticmethod
     def _first_line(text: str) -> str:
         """Return the first line of ``text`` that is not blank."""
-        return (text.strip().splitlines() or [""])[0].strip()
+        return text.strip().split("\n")[0].strip()
 
     def _line_end(self, start: int) -> Callable[..., Any]:
         """Return a stopping criterion: a reply ends at a line break after its first words.
@@ -202,7 +202,7 @@ def extract_keywords(
     """
     table = rows[COLUMNS[:6]].reset_index(drop=True)
     reasons = pd.Series(None, table.index, dtype=object)
-    reasons[table["question"].str.contains(_TAG) | table["answer"].str.contains(_TAG)] = MEDIA_TAG
+    reasons[(table["question"] + "\n" + table["answer"]).map(control_token).notna()] = MEDIA_TAG
     reasons[table["in_benchmark"].eq(True).fillna(False).to_numpy(bool)] = BENCHMARK_IMAGE
     complete = table[reasons.isna()]
     pairs = list(zip(complete["question"], complete["answer"], strict=True))

@@ -20,7 +20,7 @@ from csp_utils.base.errors import UserError
 from csp_utils.base.memory import loads_once
 from csp_utils.base.progress import Progress
 from csp_utils.data import rle
-from csp_utils.data.images import image_key, load_image
+from csp_utils.data.images import image_key, load_image, too_thin
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.models.grounding_dino import Detector, caption_of, detect, load_grounding_dino
 from csp_utils.models.sam import load_sam, segment
@@ -30,7 +30,8 @@ from csp_utils.words.keyword import KEYWORD_REASONS
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
 
-REASONS = ("benchmark_image", "media_tag", *KEYWORD_REASONS, "image_unreadable", "no_box", "empty_mask",
+TOO_THIN = "image_too_thin"
+REASONS = ("benchmark_image", "media_tag", *KEYWORD_REASONS, "image_unreadable", TOO_THIN, "no_box", "empty_mask",
            "mask_too_large")  # fmt: skip
 """Drop reasons, in the order of the checks."""
 
@@ -213,7 +214,7 @@ def find_boxes(
     Each distinct (image, keyword) is looked at once, however many rows ask for it. Images come in batches of
     ``p.batch_size``, in the order of their first rows. A shard takes whole batches that follow each other, so that it
     reads its own part of the data. Rows without a keyword or an image belong to the first shard. An image that cannot
-    be decoded drops its rows ("image_unreadable").
+    be decoded ("image_unreadable"), or is too thin for the models ("image_too_thin"), drops its rows.
 
     Args:
         p: parameters of notebook 02.
@@ -239,8 +240,8 @@ def find_boxes(
         images, wanted, opened = [], [], []
         for row_ids in islice(bar, len(batch)):
             image = _open(data, row_ids[0], keys[row_ids[0]])
-            if image is None:
-                done.update({row_id: Found(drop_reason="image_unreadable") for row_id in row_ids})
+            if isinstance(image, Found):
+                done.update(dict.fromkeys(row_ids, image))
                 continue
             images.append(image)
             opened.append(row_ids)
@@ -254,16 +255,17 @@ def find_boxes(
     return pd.concat([mine[[name for name, _ in _FIRST]], found], axis=1)
 
 
-def _open(data: RlaifV, row_id: str, key: str) -> Image.Image | None:
-    """Open a row's image; None if it cannot be decoded. Raises UserError if it is another image than before."""
+def _open(data: RlaifV, row_id: str, key: str) -> Image.Image | Found:
+    """Open a row's image, or say why it is dropped. Raises UserError if it is another image than before."""
     file = data.image_bytes(row_id)
     if image_key(file) != key:
         raise UserError(f"The image of row {row_id} is not the one that notebook 01_extract read (its SHA-1 differs); "
                         "give rlaif_v the same data, or run that notebook again.")  # fmt: skip
     try:
-        return load_image(file, name=f"of row {row_id}")
+        image = load_image(file, name=f"of row {row_id}")
     except UserError:
-        return None
+        return Found(drop_reason="image_unreadable")
+    return Found(*image.size, drop_reason=TOO_THIN) if too_thin(image.size) else image
 
 
 def check_shares(keywords: pd.DataFrame, most_share: float) -> None:

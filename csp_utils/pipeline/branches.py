@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from csp_utils.base.errors import UserError
+from csp_utils.base.errors import UserError, short
 from csp_utils.stages import stages
 
 KEYS = ("each", "seeds", "branches")
@@ -50,15 +50,16 @@ def expand(content: Mapping[str, Any], path: Path | str) -> list[dict[str, Any]]
     each, branches = content.get("each") or {}, content["branches"]
     for key, value in (("each", each), ("branches", branches)):
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise UserError(f"{key!r} of {path} is {value!r}, not keys with values; see params/README.md.")
+            raise UserError(f"{key!r} of {path} is {short(value)}, not keys with values; see params/README.md.")
     shared = {key: value for key, value in main.items() if key not in stages and key != "seed"}
     runs = [main]
     for branch, changes in branches.items():
         changes = {} if changes is None else changes
         if not re.fullmatch(r"[A-Za-z0-9_-]+", branch):
-            raise UserError(f"The branch {branch!r} of {path} has a name that is no folder's; use letters, digits, _.")
+            raise UserError(f"The branch {short(branch)} of {path} has a name that is no folder's; use letters, "
+                            "digits, _.")
         if not isinstance(changes, dict):
-            raise UserError(f"The branch {branch!r} of {path} is {changes!r}, not keys with values; if none: {{}}")
+            raise UserError(f"The branch {branch!r} of {path} is {short(changes)}, not keys with values; if none: {{}}")
         for seed in _seeds(changes.get("seeds", content.get("seeds", [0])), branch, path):
             own = shared | {key: value for key, value in each.items() if key not in stages}
             own |= {key: value for key, value in changes.items() if key not in stages and key != "seeds"}
@@ -90,7 +91,8 @@ def _is_for(key: str, sections: Mapping[str, Any]) -> bool:
 def _seeds(seeds: Any, branch: str, path: Path | str) -> list[int]:
     whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or len(set(seeds)) < len(seeds):
-        raise UserError(f"The seeds of branch {branch!r} of {path} are {seeds!r}, not a list of different integers.")
+        raise UserError(f"The seeds of branch {branch!r} of {path} are {short(seeds)}, not a list of different "
+                        "integers.")
     return seeds
 
 

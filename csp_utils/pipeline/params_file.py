@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.errors import UserError, nearest, of_system, short
 from csp_utils.base.params import Params, conflicts, is_hub_id, problems
 from csp_utils.base.run import RunPaths, maker_of
 from csp_utils.data import sources as catalogue
@@ -29,12 +29,33 @@ Parameters = dict[str, Params]
 """Name of a notebook -> its checked parameters, for one run, in the order in which the notebooks run."""
 
 
+DEEPEST, MOST_NODES = 50, 100_000
+"""Levels and values (each alias counted as what it stands for) of a YAML file that no experiment needs to exceed."""
+
+
 class _Loader(yaml.SafeLoader):
     """Load YAML and refuse duplicate keys; plain YAML silently keeps the last one."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the file's only document, and refuse one whose aliases make it endless or huge before it is built."""
+        node = super().get_single_node()
+        if node is not None:
+            _size(node, {}, 0)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > 63:
+                raise OverflowError
+        except (ValueError, KeyError, AttributeError, OverflowError) as error:  # "!!int abc", 2020-13-45
+            wrong = f"{short(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(problem=wrong, problem_mark=node.start_mark) from error
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor
                 continue
             key = self.construct_object(key_node, deep=True)
@@ -48,27 +69,67 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _size(node: yaml.Node, known: dict[int, int], level: int) -> int:
+    """Count the values of a node, each alias as what it stands for. Raises YAMLError where that is endless or huge."""
+    if id(node) not in known:
+        known[id(node)] = 0  # until it is known: it is being counted
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = parts if isinstance(node, yaml.CollectionNode) else []
+        known[id(node)] = 1 + sum(_size(part, known, level + 1) for part in parts)
+    wrong = {
+        "an alias stands inside of what it names": known[id(node)] == 0,
+        f"it is nested more than {DEEPEST} levels deep": level > DEEPEST,
+        f"its aliases stand for more than {MOST_NODES:,} values": known[id(node)] > MOST_NODES,
+    }
+    for problem in (problem for problem, found in wrong.items() if found):
+        raise yaml.composer.ComposerError(problem=problem, problem_mark=node.start_mark)
+    return known[id(node)]
+
+
 def read(path: Path | str) -> dict[str, Any]:
     """Return the unchecked content of the file.
 
-    Raises UserError if the file is missing, is not YAML, or is not a table of keys.
+    Raises UserError if the file is missing, cannot be read, is not YAML, or is not a table of keys.
     """
     path = Path(path)
-    if not path.is_file():
-        known = [str(file) for file in sorted(Path("params").rglob("*.y*ml"))]
-        hint = nearest(str(path), known) if known else "see params/README.md."
-        raise UserError(f"The params file {path} does not exist; {hint}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_bytes().decode("utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise _unread(path, error) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: its byte {error.start + 1} is no UTF-8; save it as text in "
+                        "UTF-8.") from error  # fmt: skip
+    except yaml.reader.ReaderError as error:
+        line = path.read_bytes().decode("utf-8")[: error.position].count("\n") + 1
+        raise UserError(f"{path} is not valid YAML in line {line}: it holds the character U+{error.character:04X}, "
+                        "which is no text; remove it, and save the file in UTF-8.") from error  # fmt: skip
+    except OverflowError as error:
+        raise UserError(f"{path} is not valid YAML: an escape (\\U...) is beyond the last character.") from error
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', None) or error}.") from error
+        problem = (getattr(error, "problem", None) or str(error)).replace("\n", " ")
+        problem = "a second document begins there" if problem == "but found another document" else problem
+        raise UserError(f"{path} is not valid YAML{where}: {problem}.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid YAML: it is nested more than {DEEPEST} levels deep.") from error
     if not content:
         raise UserError(f"{path} is empty; start from params/tiny.yaml, and see params/README.md.")
     if not isinstance(content, dict):
         raise UserError(f"{path} is a YAML {type(content).__name__}, not keys with values; see params/README.md.")
     return content
+
+
+def _unread(path: Path, error: OSError) -> UserError:
+    """Return the sentence about a params file that cannot be opened."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        known = [str(file) for file in sorted(Path("params").rglob("*.y*ml"))]
+        hint = nearest(str(path), known) if known else "see params/README.md."
+        return UserError(f"The params file {path} does not exist; {hint}")
+    if isinstance(error, IsADirectoryError):
+        inside = ", ".join(str(file) for file in sorted(path.rglob("*.y*ml"))[:10]) or "it holds none"
+        return UserError(f"{path} is a folder; name a params file: {inside}.")
+    return UserError(f"The params file {path} cannot be read ({error.strerror}); check its name and permissions.")
 
 
 def load(path: Path | str) -> list[Parameters]:
@@ -129,9 +190,8 @@ def _sourced(content: dict[str, Any], path: Path | str) -> tuple[dict[str, Any],
 
 def _checked(content: dict[str, Any], path: Path | str) -> tuple[Parameters, list[str]]:
     """Return the parameters of one run, and a sentence for every error in them."""
-    odd = [key for key in content if not isinstance(key, str)]
-    if odd:
-        return {}, [f"The key {odd[0]!r} at the top of {path} is no text; put it in quotes, or remove it."]
+    if odd := [key for key in content if not isinstance(key, str)]:
+        return {}, [f"The key {short(odd[0])} at the top of {path} is no text; put it in quotes, or remove it."]
     shared = {key: value for key, value in content.items() if key not in stages}
     sections = {name: content[name] for name in stages if name in content}
     fields = dict.fromkeys(field for stage in stages.values() for field in stage.params.model_fields)
@@ -166,10 +226,11 @@ def _section(name: str, section: Any, shared: Mapping[str, Any], path: Path | st
     """
     section = {} if section is None else section
     if not isinstance(section, dict):
-        return {}, [f"Section {name} of {path} is {section!r}, not keys with values; if it has none: {{}}"]
+        return {}, [f"Section {name} of {path} is {short(section)}, not keys with values; if it has none: {{}}"]
     if odd := [key for key in section if not isinstance(key, str)]:
-        return {}, [f"Unknown parameter {odd[0]!r} in section {name} of {path}; "
-                    f"{nearest(str(odd[0]), _fields(name))} (Thousands are written without a comma.)"]  # fmt: skip
+        return {}, [f"Unknown parameter {short(odd[0])} in section {name} of {path}; "
+                    f"{nearest(str(odd[0]), _fields(name))} (YAML reads no as False and ~ as None; thousands are "
+                    "written without a comma.)"]  # fmt: skip
     if "run" in section:
         return {}, [f"'run' stands in section {name} of {path}; it belongs to the top, as it is one for all."]
     own = {key: value for key, value in shared.items() if key in _fields(name)}
@@ -192,12 +253,15 @@ def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path]
     for name, p in parameters.items():
         paths = RunPaths(p.run)
         for source in stages[name].reads(p, paths).values():
-            if isinstance(source, str) and is_hub_id(source):
-                continue
             needed = Path(source)
-            if needed.exists() or needed in fetched or makes(needed, earlier):
+            try:
+                if isinstance(source, str) and is_hub_id(source) or needed.exists():
+                    continue
+            except OSError as error:  # the name is too long, or a folder above it may not be looked into
+                yield needed, (f"Notebook {name} of {path} reads {short(str(needed))}, which cannot be looked up "
+                               f"({error.strerror}): check the path and its permissions.")  # fmt: skip
                 continue
-            if any(makes(needed, other) for other in before):
+            if needed in fetched or any(makes(needed, other) for other in (earlier, *before)):
                 continue
             maker = maker_of(needed)
             if maker and paths.root in needed.parents:
@@ -205,7 +269,8 @@ def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path]
                 hint += ", or name your own file" if maker == "00_tiny_world" else ""
             else:
                 hint = "does not exist: check the path"
-            yield needed, f"Notebook {name} of {path} reads {needed}, which {hint}."
+            shown = str(needed) if str(needed).isprintable() else repr(str(needed))
+            yield needed, f"Notebook {name} of {path} reads {shown}, which {hint}."
         earlier[name] = p
 
 
@@ -232,5 +297,5 @@ def main(arguments: list[str]) -> str:
 if __name__ == "__main__":
     try:
         print(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))
+    except (UserError, OSError) as error:
+        sys.exit(str(error if isinstance(error, UserError) else of_system(error)))

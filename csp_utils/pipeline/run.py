@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.errors import UserError, nearest, of_system
 from csp_utils.base.files import sweep
 from csp_utils.base.lock import try_lock
 from csp_utils.base.process import die_with_parent, kill_after
 from csp_utils.base.run import PROJECT, project_root
+from csp_utils.base.user import settle
 from csp_utils.data.fetching import fetch
 from csp_utils.data.sources import of_run
 from csp_utils.pipeline import params_file, slurm
@@ -275,18 +276,19 @@ def main(arguments: list[str]) -> int:
     """Run the command line ``[PARAMS_FILE] [options]``; the default file is params/tiny.yaml."""
     root = project_root(Path(__file__).parent)
     path = root / "params" / "tiny.yaml"
-    if arguments and not arguments[0].startswith("-"):
-        path = params_path(arguments.pop(0), root)
-    os.chdir(root)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if arguments and not arguments[0].startswith("-"):
+            path = params_path(arguments.pop(0), root)
+        os.chdir(root)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         if "--version" in arguments:
             print(version())
             return 0
         check_options(arguments)
+        settle(root)
         return run(str(path.relative_to(root) if path.is_relative_to(root) else path), arguments)
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(error if isinstance(error, UserError) else of_system(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. Nothing half-written is left; the same command goes on from here.", file=sys.stderr)

@@ -165,7 +165,7 @@ def _source(path: Path) -> str:
     import json
 
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+    lines = [line for cell in cells for line in "".join(cell["source"]).split("\n")]
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 import yaml
 from conftest import ROOT
+from pipeline_tools import wait_until
 
 
 @pytest.fixture
@@ -113,6 +115,79 @@ def test_a_cut_installation_is_started_afresh(setup):
     setup.make_venv()
     assert not (setup.VENV / "left_over").exists() and not setup.UNDER_WAY.exists()
     assert subprocess.run([python, "-c", "import pip"]).returncode == 0
+
+
+FIRST_START = """
+import subprocess, sys, time
+sys.path.insert(0, sys.argv[1])
+import setup_env as setup
+
+def install(python):  # in place of the network: an installer that works until the file "go" is there
+    with open(setup.VENV.parent / "installs", "a") as log:
+        log.write("one\\n")
+    setup.UNDER_WAY.touch()
+    waits = "import pathlib, sys, time\\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+    assert setup.run([sys.executable, "-c", waits, str(setup.VENV.parent / "go")], {})[0] == 0
+
+def make_venv():
+    (setup.VENV / "bin").mkdir(parents=True, exist_ok=True)
+    (setup.VENV / "bin" / "python").touch()
+    return setup.VENV / "bin" / "python"
+
+setup.install, setup.make_venv, setup.verify, setup.check_disk = install, make_venv, lambda python: None, lambda: None
+setup.active = lambda: None
+sys.argv = sys.argv[:1]
+setup.main()
+"""
+
+
+@pytest.fixture
+def first_start(tmp_path):
+    """Return a function that starts setup_env.py, with another installer, as ./run_all.sh does in a fresh clone."""
+    started = []
+
+    def start():
+        command = [sys.executable, "-c", FIRST_START, str(ROOT / "scripts")]
+        env = {**os.environ, "CSP_VENV": str(tmp_path / "venv")}
+        started.append(subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    (tmp_path / "go").touch()
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_of_two_first_starts_the_second_waits_and_uses_what_the_first_made(first_start, tmp_path):
+    """Formerly, the second made .venv anew under the first, and advised to check the network."""
+    first = first_start()
+    wait_until((tmp_path / "installs").exists)
+    second = first_start()
+    assert "Another process is making" in second.stderr.readline()
+    (tmp_path / "go").touch()
+    (path, _), (same, _) = first.communicate(timeout=60), second.communicate(timeout=60)
+    assert first.returncode == second.returncode == 0 and path == same == f"{tmp_path / 'venv' / 'bin' / 'python'}\n"
+    assert (tmp_path / "installs").read_text() == "one\n"
+    third = first_start()
+    assert third.communicate(timeout=60) == (path, "")  # complete: it takes no lock
+
+
+def test_a_killed_first_start_lets_go_when_its_installer_has_ended(first_start, tmp_path):
+    first = first_start()
+    wait_until((tmp_path / "installs").exists)
+    installer = None
+    while installer is None:
+        installer = next(iter(psutil.Process(first.pid).children()), None)
+    first.kill()
+    first.communicate()
+    second = first_start()
+    assert "Another process is making" in second.stderr.readline()
+    assert second.poll() is None and (tmp_path / "installs").read_text() == "one\n"
+    installer.kill()
+    wait_until(lambda: (tmp_path / "installs").read_text() == "one\none\n")  # it was cut, so it is made again
+    (tmp_path / "go").touch()
+    assert second.communicate(timeout=60)[0] and second.returncode == 0
 
 
 def test_an_environment_with_other_versions_is_not_used(setup, tmp_path, monkeypatch, capsys):

@@ -183,3 +183,27 @@ def test_a_kernel_that_never_answers_is_replaced_once(tmp_path, monkeypatch, cap
     copy = nbformat.read(tmp_path / "outputs" / "r" / "notebooks" / "99_test.ipynb", 4)
     assert copy.cells[-1].outputs[0]["text"] == "3\n"
     assert not (tmp_path / "ipython" / "profile_default" / "history.sqlite").exists()
+
+
+def test_a_kernel_of_another_python_is_told_which_to_choose():
+    """-S leaves out the installed packages, as the kernel of a machine's own Python does."""
+    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom csp_utils import notebook"
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    said = run.stderr.strip().split("\n")[-1]
+    assert "WrongKernelError: This kernel's Python, " in said and "lacks pydantic" in said
+    assert ".venv/bin/jupyter lab" in said
+
+
+def test_ipython_shows_a_wrong_kernel_as_one_sentence(monkeypatch, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from csp_utils.base import kernel
+
+    shell = InteractiveShell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr(kernel, "NEEDED", ("no_such_package",))
+    shell.push({"check": kernel.check})
+    assert not shell.run_cell("check()").success
+    said = capsys.readouterr()
+    assert "lacks no_such_package" in said.out + said.err and "Traceback" not in said.out + said.err

@@ -88,23 +88,25 @@ def test_each_row_gets_its_mask_or_its_reason(paths, fake):
     write_inputs(paths, [
         (png(1), "cat 0,0,10,10 20,0,30,10"), (png(1), None), (png(2), "dog"), (png(3), "sky 0,0,40,20"),
         (png(4), "line 3,3,3,9"), (b"no image", "cat 0,0,10,10"), (png(5)[:60], "cat 0,0,10,10"),
+        (png(6, (402, 2)), "line 0,0,9,2"),
     ])  # fmt: skip
     table, counts = go(paths)
-    expected = ["", "no_keyword", "no_box", "mask_too_large", "empty_mask", "image_unreadable", "image_unreadable"]
+    expected = ["", "no_keyword", "no_box", "mask_too_large", "empty_mask", "image_unreadable", "image_unreadable",
+                "image_too_thin"]  # fmt: skip
     assert table["drop_reason"].fillna("").tolist() == expected
     saved = read_parquet(paths["masks.parquet"])
-    assert saved.columns.tolist() == masks.SCHEMA.names and len(saved) == 7
+    assert saved.columns.tolist() == masks.SCHEMA.names and len(saved) == 8
     first = saved.iloc[0]
     mask = rle.decode_mask(first.rle_counts, int(first.width), int(first.height))
     truth = np.zeros((20, 40), bool)
     truth[:10, :10] = truth[:10, 20:30] = True
     assert (mask == truth).all() and first.area_fraction == truth.mean()
     assert [list(box) for box in first.boxes] == [[0, 0, 10, 10], [20, 0, 30, 10]]
-    assert saved["rle_counts"].notna().tolist() == [True] + [False] * 6
+    assert saved["rle_counts"].notna().tolist() == [True] + [False] * 7
     assert saved["area_fraction"][3] == 1.0
     by_reason = dict(zip(counts["reason"], counts["n"], strict=True))
     assert by_reason["image_unreadable"] == 2 and by_reason["no_box"] == 1
-    assert counts.iloc[0].n == 7 == counts.iloc[1:].n.sum() and counts.iloc[-1].n == 1
+    assert counts.iloc[0].n == 8 == counts.iloc[1:].n.sum() and counts.iloc[-1].n == 1
     assert counts.iloc[0].step == "rows in" and counts.iloc[-1].step == "kept"
 
 

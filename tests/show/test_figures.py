@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from known_answers import noisy_answers
@@ -9,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from csp_utils.measures.metrics import Protocol, compute
+from csp_utils.measures.metrics import Protocol, compute, risk_coverage_table
 from csp_utils.show import published, style
 from csp_utils.show.figures.fig_calibration import (
     calibration,
@@ -17,7 +18,8 @@ from csp_utils.show.figures.fig_calibration import (
     token_probabilities,
     verbalized_numbers,
 )
-from csp_utils.show.figures.fig_metrics import bars, plain_answers
+from csp_utils.show.figures.fig_metrics import bars, plain_answers, risk_coverage
+from csp_utils.show.figures.fig_training import show_images
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["all parsed", "base never parsed"])
@@ -136,3 +138,16 @@ def test_a_model_none_of_whose_replies_were_read_has_an_empty_panel() -> None:
     alone = verbalized_numbers(said[said["variant"] == "base"], "tiny")
     assert len(alone.axes) == 1
     assert [bool(axis.get_legend()) for axis in figure.axes] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["a$b_{$", "$x", "$$", "\\frac{$1$}", "a_b^{}%s <b>"])
+def test_a_name_with_dollar_signs_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
+    """Formerly, matplotlib read what is between two dollar signs as mathematics, and failed after all was asked."""
+    table = noisy_answers(False).assign(model=name)
+    metrics = compute(table, Protocol(), 20)[0]
+    blank = np.zeros((4, 4, 3), np.uint8)
+    for figure in (calibration(table, "pope_adversarial"), bars(metrics, "pope_adversarial"),
+                   risk_coverage(risk_coverage_table(table, Protocol()), "pope_adversarial"),
+                   show_images({f"a question about {name}": blank})):  # fmt: skip
+        figure.savefig(tmp_path / "x.png")
+        assert any(name in axis.get_title() for axis in figure.axes)

@@ -10,7 +10,9 @@ asked for, what came (repository and revision, or SHA-256), and the size of ever
 """
 
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.errors import UserError, nearest, short
 from csp_utils.data.untrusted import file_name_problem
 
 CATALOGUE = Path(__file__).resolve().parents[3] / "assets" / "sources.yaml"
@@ -100,13 +102,16 @@ def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params
         UserError: a change has an unknown form, or names a path that does not exist.
     """
     entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
-    if not isinstance(changes or {}, Mapping):
-        raise UserError(f"'sources' of {where} is {changes!r}; write sources: {{NAME: {{path: FOLDER}}}}.")
-    for name, change in (changes or {}).items():
-        own = entries.get(name, {})
-        if not isinstance(change, Mapping) or set(change) - {"path", "what", "licence", "gigabytes", "facts", "parts"}:
-            raise UserError(f"The source {name!r} of {where} is {change!r}; give it path (a folder), or parts.")
-        entries[name] = {**own, **change}
+    changes = {} if changes is None else changes
+    if not isinstance(changes, Mapping):
+        raise UserError(f"'sources' of {where} is {short(changes)}; write sources: {{NAME: {{path: FOLDER}}}}.")
+    for name, change in changes.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+            raise UserError(f"The source {short(name)} of {where} has a name that is no folder's; use letters, digits, "
+                            "_, . and -.")
+        if wrong := _wrong(change):
+            raise UserError(f"The source {name!r} of {where} is {short(change)}{wrong}")
+        entries[name] = {**entries.get(name, {}), **change}
     found = {name: Source(name, **{**entry, "path": Path(entry["path"]) if entry.get("path") else None})
              for name, entry in entries.items()}  # fmt: skip
     for source in found.values():
@@ -114,14 +119,38 @@ def catalogue(changes: Mapping[str, Any] | None = None, where: str = "the params
             raise UserError(f"The name of the source {source.name!r} in {where} {problem}; give it another.")
         for part in source.parts:
             if unknown := set(part) - PART_KEYS:
-                raise UserError(f"A part of the source {source.name} has the key {sorted(unknown)[0]!r}; "
+                raise UserError(f"A part of the source {source.name} has the key {min(unknown, key=str)!r}; "
                                 f"it may have: {', '.join(sorted(PART_KEYS))}.")  # fmt: skip
             for key in ("name", "into"):
                 if problem := file_name_problem(str(part.get(key) or "x")):
                     raise UserError(f"{key} of a part of the source {source.name} is {part[key]!r}, which {problem}.")
-        if source.path is not None and not source.path.exists():
+            if not {"repo", "coco_images_of", "vlmevalkit"} & set(part) and not {"url", "name"} <= set(part):
+                raise UserError(f"A part of the source {source.name} is {short(part)}; it needs a repo, or a url and a "
+                                "name, from which it is fetched.")  # fmt: skip
+        if source.path is not None and not os.path.exists(source.path):  # unlike Path.exists, False for any name
             raise UserError(f"{source.path}, the path of the source {source.name} in {where}, does not exist.")
     return found
+
+
+def _wrong(change: Any) -> str:
+    """Return the end of a sentence about an entry under ``sources`` with a wrong form; "" if it has none."""
+    if not isinstance(change, Mapping) or set(change) - {"path", "what", "licence", "gigabytes", "facts", "parts"}:
+        return "; give it path (a folder), or parts."
+    size, parts = change.get("gigabytes", 0.0), change.get("parts", [])
+    for key in ("path", "what", "licence"):
+        if key in change and not (isinstance(change[key], str) and change[key].strip()):
+            return f": {key} is text, such as path: /data/folder."
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size < math.inf:
+        return ": gigabytes is a number, 0 or larger."
+    if not isinstance(change.get("facts", {}), Mapping):
+        return ": facts are keys with values, as in assets/sources.yaml."
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        return ": parts are a list of keys with values, such as [{repo: organisation/name}]."
+    for key, value in ((key, value) for part in parts for key, value in part.items()):
+        texts = value if key == "files" and isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts) and not (key == "revision" and value is None):
+            return f": {key} of a part is text{', or a list of it' if key == 'files' else ''}."
+    return ""
 
 
 def named(value: Any) -> str | None:

@@ -21,6 +21,7 @@ from csp_utils.models import families, remote_code
 from csp_utils.models.checkpoints import adapter_base, check_max_pixels, image_variables
 from csp_utils.models.vlm import vllm as vlm_swift
 from csp_utils.models.vlm.plain import PlainEngine
+from csp_utils.models.vlm.refusals import refuse
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, Reply
 from csp_utils.models.vlm.shared import SharedEngine, why_not_shared
 from csp_utils.results.stage import WHOLE, Shard
@@ -57,10 +58,11 @@ class VLM:
     Attributes:
         engines: the engines that can run it, by name.
         engine: name of the engine that :meth:`ask` uses by default.
+        special: special tokens of its tokenizer, which no question may say.
     """
 
-    def __init__(self, engines: dict[str, Engine], engine: str):
-        self.engines, self.engine = engines, engine
+    def __init__(self, engines: dict[str, Engine], engine: str, special: Sequence[str] = ()):
+        self.engines, self.engine, self.special = engines, engine, special
 
     def ask(self, prompts: Sequence[Prompt | tuple[Path, str]], asking: Asking, engine: str | None = None,
             shard: Shard = WHOLE) -> list[Reply | None]:
@@ -77,9 +79,11 @@ class VLM:
             shard: run only the batches of this shard; the other prompts get None.
 
         Raises:
-            UserError: an image cannot be read, or a batch does not fit into the GPU's memory.
+            UserError: an image cannot be read or is too thin, a question says a control token or is too long, or a
+                batch does not fit into the GPU's memory.
         """
         prompts = [Prompt(*prompt) for prompt in prompts]
+        refuse(prompts, self.special)
         batches = shard.share(self._batches(prompts, asking.batch_size, engine or self.engine))
         replies: list[Reply | None] = [None] * len(prompts)
         with ThreadPoolExecutor(1) as pool:
@@ -135,7 +139,8 @@ class TransformersVLM(VLM):
             engines["shared"] = SharedEngine(*parts)
         elif engine == "shared":
             raise UserError(f"engine shared cannot ask this model: {self.why_not_shared}; use engine plain")
-        super().__init__(engines, next(reversed(engines)) if engine == "auto" else engine)
+        super().__init__(engines, next(reversed(engines)) if engine == "auto" else engine,
+                         self.tokenizer.all_special_tokens)
 
 
 def end_tokens(template: Any, own: int | list[int] | None) -> list[int]:
@@ -260,7 +265,8 @@ def _in_vllm(model: str, revision: str | None, template: Any, batch_size: int) -
         own = getattr(info.config.get_text_config(), "eos_token_id", None)
     engine = vlm_swift.vllm_engine(model, template, batch_size, revision)
     ends = end_tokens(template, own)
-    return VLM({"vllm": vlm_swift.SwiftEngine(engine, ends, first, vlm_swift.TOP_LOGPROBS, seeded=True)}, "vllm")
+    return VLM({"vllm": vlm_swift.SwiftEngine(engine, ends, first, vlm_swift.TOP_LOGPROBS, seeded=True)}, "vllm",
+               template.tokenizer.all_special_tokens)
 
 
 def _set_max_pixels(max_pixels: int | None) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from csp_utils.data.views import Shown, open_shown, shown_areas
 from csp_utils.models.families import without_generate
 from csp_utils.models.vlm.passes import Cache, Passes
+from csp_utils.models.vlm.refusals import fitting
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Decoded, Draw, Prompt, Reply, decoded, reply_of, until
 
 
@@ -84,7 +85,7 @@ class PlainEngine:
         messages = [{"role": "user", "content": f"{place}{prompt.text}"}]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        with self._lock:
+        with self._lock, fitting(prompt, template):
             return template.encode({"messages": messages, "images": [] if image is None else [image]})
 
     def _generate(self, encoded: list[dict], images: list[Shown], max_new_tokens: int, draws: list[Draw]

@@ -20,6 +20,7 @@ import numpy as np
 
 from csp_utils.data.views import open_shown, shown_areas
 from csp_utils.models.vlm.plain import first_probabilities
+from csp_utils.models.vlm.refusals import check_length, fitting
 from csp_utils.models.vlm.reply import Asking, Decoded, Draw, Prompt, Reply, reply_of
 from csp_utils.models.vlm.token_tree import TokenTree, sequence_log_probabilities, token_tree
 
@@ -111,7 +112,7 @@ class SharedEngine:
         """Encode the prompts about one image. Raises RuntimeError if the template writes a question in another way."""
         first = {"messages": [{"role": "user", "content": f"<image>{prompts[0].text}"}],
                  "images": [open_shown(prompts[0].image)]}
-        with self._lock:
+        with self._lock, fitting(prompts[0], self.template):
             encoded = self.template.encode(first)
         ids = encoded["input_ids"]
         after_image = len(ids) - ids[::-1].index(self.template.image_token_id) + 1  # after the end-of-vision token
@@ -120,6 +121,7 @@ class SharedEngine:
             tails = self.template.tokenizer(texts, add_special_tokens=False)["input_ids"]
         if ids[after_image:] != tails[0]:
             raise RuntimeError("this template does not write a question as the shared engine does; use engine: plain")
+        check_length(prompts, (after_image + len(tail) for tail in tails), self.template.max_length)
         tree = token_tree([ids[:after_image] + tail for tail in tails])
         return _Row(tree, self._positions(tree, ids, encoded["image_grid_thw"]), encoded["pixel_values"],
                     encoded["image_grid_thw"])

@@ -44,7 +44,8 @@ def calibration(responses: pd.DataFrame, split: str, n_bins: int = 10, edges: st
         for axis in column[:2]:
             axis.plot([0, 1], [0, 1], color="black", linewidth=0.4, zorder=1)
             axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        column[0].set(title=f"{model}, {name_of(split)}", xlabel="false positive rate", ylabel="true positive rate")
+        column[0].set_title(f"{model}, {name_of(split)}", parse_math=False)  # a name may hold dollar signs
+        column[0].set(xlabel="false positive rate", ylabel="true positive rate")
         column[1].set(xlabel="", ylabel="fraction right", xticklabels=[])  # the panel below has the numbers
         column[2].set(xlim=(-0.03, 1.03), xlabel="verbalized confidence", ylabel="pairs", yscale="symlog")
         column[2].set(ylim=(0, 3 * max([1, *(bar.get_height() for bar in column[2].patches)])))

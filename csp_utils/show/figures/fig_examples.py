@@ -135,10 +135,10 @@ def overview(paths: RunPaths, data: RlaifV, responses: pd.DataFrame, split: str 
     }
     for axis, (title, image) in zip(above.subplots(1, 4), titles.items(), strict=True):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(title, fontsize=12)
+        axis.set_title(title, fontsize=12, parse_math=False)
         axis.set(xticks=[], yticks=[])
     above.supxlabel(f"“{row['question']}”  “{row['answer']}”     4  teach the model to say: {row['r_c']}  (SFT, then "
-                    "SimPO against its opposite)", fontsize=11)  # fmt: skip
+                    "SimPO against its opposite)", fontsize=11, parse_math=False)  # fmt: skip
     variants = style.variants_of(part)
     for axis, variant in zip(np.atleast_1d(below.subplots(1, len(variants))), variants, strict=True):
         small_diagram(axis, part[part["variant"] == variant], variant)

@@ -34,7 +34,8 @@ def bars(metrics: pd.DataFrame, split: str, names: tuple[str, ...] = BARS) -> Fi
     part = metrics[metrics["split"] == split]
     figure, axis = plt.subplots(figsize=(style.PAGE, 2.6), layout="constrained")
     _grouped(axis, part, names)
-    axis.set(title=f"{part['model'].iloc[0]}, {name_of(split)}", ylim=(0, 1.02))
+    axis.set_title(f"{part['model'].iloc[0]}, {name_of(split)}", parse_math=False)  # a name may hold dollar signs
+    axis.set(ylim=(0, 1.02))
     _bar_legend(figure, axis)
     return figure
 
@@ -190,7 +191,8 @@ def risk_coverage(curves: pd.DataFrame, split: str) -> Figure:
               markevery=(9, 20), clip_on=False)  # fmt: skip
         labels = {v: f"{name_of(v)}: no question with two parsed confidences" if np.isnan(areas[v])
                   else f"{name_of(v)}: AURC {areas[v]:.2f}" for v in variants}  # fmt: skip
-        axis.set(title=f"{model}, {name_of(split)}", xlim=(0, 1.01), ylim=(0, None))
+        axis.set_title(f"{model}, {name_of(split)}", parse_math=False)
+        axis.set(xlim=(0, 1.01), ylim=(0, None))
         axis.set(xlabel="coverage (share of the questions, the surest first)", ylabel="risk (share of wrong answers)")
         axis.margins(y=0.15)
         axis.legend(handles=style.handles(labels, variants), loc="lower center", bbox_to_anchor=(0.5, 1.08),

@@ -41,7 +41,7 @@ def show_images(images: Mapping[str, np.ndarray], columns: int = 6, side: float 
         axis.axis("off")
     for axis, (title, image) in zip(axes.flat, images.items(), strict=False):
         axis.imshow(image, cmap="gray", interpolation="nearest")
-        axis.set_title(title, fontsize=9 if side >= 2 else 7)
+        axis.set_title(title, fontsize=9 if side >= 2 else 7, parse_math=False)  # it may hold a question
     return figure
 
 
@@ -100,9 +100,10 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.imshow(open_image(row["images"][0]), interpolation="nearest")
         target = f"target: {row['messages'][1]['content']}"
         rejected = row.get("rejected_response")
-        axis.set_title(target + (f"   rejected: {rejected}" if rejected else ""), fontsize=10)
+        axis.set_title(target + (f"   rejected: {rejected}" if rejected else ""), fontsize=10, parse_math=False)
         prompt = row["messages"][0]["content"].removeprefix("<image>")
-        axis.set_xlabel(textwrap.fill(textwrap.shorten(prompt, 320, placeholder=" ..."), 42), fontsize=8, loc="left")
+        axis.set_xlabel(textwrap.fill(textwrap.shorten(prompt, 320, placeholder=" ..."), 42), fontsize=8, loc="left",
+                        parse_math=False)
         axis.set(xticks=[], yticks=[])
     return figure
 

@@ -41,9 +41,7 @@ CHECKED_ROWS = 200
 _FIRST = [(name, pa.string()) for name in ("row_id", "image_path", "question", "answer", "keyword", "image_sha1")]
 _FOUND = [("width", pa.int32()), ("height", pa.int32()), ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
           ("scores", pa.list_(pa.float32())), ("phrases", pa.list_(pa.string()))]  # fmt: skip
-BOXES_SCHEMA = pa.schema(
-    [*_FIRST, *_FOUND, ("rle_counts", pa.list_(pa.string())), ("drop_reason", pa.string())]
-)
+BOXES_SCHEMA = pa.schema([*_FIRST, *_FOUND, ("rle_counts", pa.list_(pa.string())), ("drop_reason", pa.string())])
 """Columns of boxes/table.parquet: every box that scores at least ``least_score``, and its mask. ``image_sha1``: SHA-1
 of the encoded image. ``width``, ``height``: size of the upright image in pixels, null if it was not opened. ``boxes``:
 highest score first, x0, y0, x1, y1 in these pixels. ``rle_counts``: for each box, its mask as COCO's compressed run

@@ -276,8 +276,7 @@ def _absent(parameters: Parameters, before: list[Parameters], fetched: set[Path]
 
 def makes(needed: Path, parameters: Parameters) -> bool:
     """Return True if one of these notebooks makes ``needed`` or a folder that contains it."""
-    made = [path for name, p in parameters.items() for path in results(name, p)]
-    return any(path == needed or path in needed.parents for path in made)
+    return any(path == needed or path in needed.parents for name, p in parameters.items() for path in results(name, p))
 
 
 def results(name: str, p: Params) -> list[Path]:

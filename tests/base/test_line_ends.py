@@ -20,7 +20,7 @@ ALLOWED = {
     "benchmarks/open_points.py": "its own docstring",
     "csp_utils/base/errors.py": "messages of exceptions", "csp_utils/models/weights.py": "messages of exceptions",
     "csp_utils/colab/setup.py": "lists of packages, output of pip", "scripts/setup_env.py": "output of pip",
-    "csp_utils/pipeline/gpus.py": "output of nvidia-smi", "csp_utils/pipeline/run_notebook.py": "tracebacks",
+    "csp_utils/base/devices.py": "output of nvidia-smi", "csp_utils/pipeline/run_notebook.py": "tracebacks",
     "csp_utils/pipeline/slurm.py": "output of Slurm and Snakemake",
     "csp_utils/show/saved.py": "the machine's description",
 }  # fmt: skip

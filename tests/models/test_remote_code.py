@@ -100,7 +100,9 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a cache that holds the catalogue's InternVL2, a small one; return its folder."""
     monkeypatch.setenv("CSP_CACHE", str(tmp_path / "cache"))
     folder = make("internvl_chat", tmp_path / "cache" / "internvl2_8b")
-    (folder / sources.RECORD).write_text("{}")
+    parts = sources.catalogue()["internvl2_8b"].parts
+    files = {"config.json": (folder / "config.json").stat().st_size}
+    (folder / sources.RECORD).write_text(json.dumps({"asked": parts, "parts": parts, "files": files}))
     return folder
 
 

@@ -4,8 +4,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from csp_utils.base.params import Params
 from csp_utils.base.run import RunPaths
+from csp_utils.data.image_keys import image_keys
+from csp_utils.data.rlaif_v import read_rlaif_v
+from csp_utils.data.rle import encode_mask
 from csp_utils.results.produce import origin_of, produce
 from csp_utils.results.stage import Job, Stage
 from csp_utils.stages import stages
@@ -36,6 +42,15 @@ def job_of(p: Params, paths: RunPaths, out: Path = Path("nowhere"), **more: Any)
     """Return what a stage computes with, its origin as its inputs are now."""
     stage = stage_of(p)
     return Job(stage, p, paths, out, origin_of(stage, p, paths), **{"say": lambda line: None, **more})
+
+
+def masks_of(rlaif_v: Path, n: int) -> pd.DataFrame:
+    """Return rows like those of masks.parquet for the first ``n`` images, of 112 x 112 pixels: the diagonal."""
+    data = read_rlaif_v(rlaif_v)
+    mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
+            "boxes": [[0, 0, 112, 112]], "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
+    keys = image_keys(data, None)[["row_id", "image_sha1"]].to_dict("records")
+    return pd.DataFrame([key | mask for key in keys[:n]])
 
 
 def rlaif_row(i: int = 0, image: bytes = b"", **changes: Any) -> dict[str, Any]:

@@ -4,20 +4,15 @@ import inspect
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT
-from stage_tools import run_stage
+from stage_tools import masks_of, run_stage
 from test_shards import write_data
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_parquet
 from csp_utils.base.params import WHERE_ONLY, Params
 from csp_utils.base.run import RunPaths, makers
-from csp_utils.data.image_keys import image_keys
-from csp_utils.data.rlaif_v import read_rlaif_v
-from csp_utils.data.rle import encode_mask
 from csp_utils.models import keyword_lm
 from csp_utils.noise import training_rows
 from csp_utils.results.code import DECIDES, code_of
@@ -99,10 +94,7 @@ def perturbed(tmp_path: Path) -> RunPaths:
     """A run with masks of two rows, perturbed once."""
     paths = RunPaths("r", tmp_path)
     write_data(paths["data/rlaif_v/train.parquet"], 2)
-    mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
-            "boxes": [[0, 0, 112, 112]], "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
-    keys = image_keys(read_rlaif_v(paths["data/rlaif_v/train.parquet"]), None)[["row_id", "image_sha1"]]
-    write_parquet(pd.DataFrame([key | mask for key in keys.to_dict("records")[:2]]), paths["masks.parquet"])
+    write_parquet(masks_of(paths["data/rlaif_v/train.parquet"], 2), paths["masks.parquet"])
     run_stage(Perturb(), paths)
     return paths
 

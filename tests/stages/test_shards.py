@@ -12,14 +12,12 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from stage_tools import job_of, rlaif_row, run_stage
+from stage_tools import job_of, masks_of, rlaif_row, run_stage
 
-from csp_utils.base.files import sha256
+from csp_utils.base.files import sha256, write_parquet
 from csp_utils.base.params import Params
 from csp_utils.base.run import RunPaths
-from csp_utils.data.image_keys import image_keys
-from csp_utils.data.rlaif_v import read_rlaif_v, write_rlaif_v
-from csp_utils.data.rle import encode_mask
+from csp_utils.data.rlaif_v import write_rlaif_v
 from csp_utils.noise import training_rows
 from csp_utils.results.produce import origin_of
 from csp_utils.results.shards import gather, shard_folder, write_shard
@@ -110,14 +108,8 @@ def test_a_fitted_schedule_uses_the_finished_shards(tmp_path, monkeypatch):
     """The schedule takes the place of t_max and gamma in both, so that the shards are those of these parameters."""
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "train.parquet", 2)
-    paths, masks = RunPaths("r"), []
-    keys = image_keys(read_rlaif_v("train.parquet"), None)["image_sha1"].tolist()
-    for i in range(3):
-        masks.append({"row_id": f"{i:06d}", "question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112,
-                      "height": 112, "drop_reason": None, "boxes": [[0, 0, 112, 112]], "image_sha1": keys[i],
-                      "rle_counts": encode_mask(np.eye(112) > 0)})  # fmt: skip
-    paths.root.mkdir(parents=True)
-    pd.DataFrame(masks).to_parquet(paths["masks.parquet"])
+    paths = RunPaths("r")
+    write_parquet(masks_of(Path("train.parquet"), 3), paths["masks.parquet"])
     Path("schedule.json").write_text('{"t_max": 400, "gamma": 0.02}')
     p = Perturb(rlaif_v="train.parquet", schedule_file="schedule.json", shards=2)
     for i in range(2):

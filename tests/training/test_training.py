@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from stage_tools import rlaif_row, run_stage
+from stage_tools import masks_of, rlaif_row, run_stage
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_jsonl, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.rlaif_v import write_rlaif_v
-from csp_utils.data.rle import encode_mask
 from csp_utils.models import checkpoints
 from csp_utils.noise.training_rows import training_rows
 from csp_utils.results.updates import updates
@@ -367,9 +366,7 @@ def write_masked_data(paths: RunPaths, n: int) -> None:
         Image.fromarray(pixels).save(buffer, "PNG")
         rows.append(rlaif_row(i, image=buffer.getvalue()))
     write_rlaif_v(paths["data/rlaif_v/train.parquet"], rows)
-    mask = {"question": "Is it?", "answer": "Yes", "keyword": "k", "width": 112, "height": 112, "drop_reason": None,
-            "rle_counts": encode_mask(np.eye(112) > 0)}  # fmt: skip
-    write_parquet(pd.DataFrame([{"row_id": f"{i:06d}"} | mask for i in range(n)]), paths["masks.parquet"])
+    write_parquet(masks_of(paths["data/rlaif_v/train.parquet"], n), paths["masks.parquet"])
 
 
 @pytest.mark.slow

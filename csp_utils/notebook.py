@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from csp_utils.base import kernel  # first: it stops a kernel that lacks what the others import
-from csp_utils.base.errors import UserError, disk_full, gpu_full
+from csp_utils.base.errors import UserError, disk_full, gpu_full, of_system
 from csp_utils.base.files import check_manifest
 from csp_utils.base.memory import free_models
 from csp_utils.base.params import Params, build, is_hub_id
@@ -104,8 +104,10 @@ def prepare(stage: Stage, p: Params) -> None:
 
 
 def _sentence(error: BaseException) -> UserError | None:
-    """Return what is shown for an exception: a UserError as it is, and the sentence about a full disk or GPU.
+    """Return what is shown for an exception: a UserError as it is, a sentence about a full disk or GPU or a permission.
 
     None for any other OSError or RuntimeError, which is shown in full.
     """
+    if isinstance(error, PermissionError) and error.filename:
+        return of_system(error)
     return error if isinstance(error, UserError) else disk_full(error) or gpu_full(error)

@@ -63,7 +63,7 @@ class Moment(NamedTuple):
 
     name: str
     words: tuple[str, ...] = ()
-    """A process of the run whose command line holds each of these words runs ..."""
+    """A process of the run whose command line holds all of these words runs ..."""
     without: str = ""
     """... and none whose command line holds this one."""
     rename: str = ""
@@ -73,7 +73,9 @@ class Moment(NamedTuple):
 
 
 def kernel(notebook: str) -> Moment:
-    return Moment(f"the kernel of {notebook} runs", (f"notebook_{notebook}",), rename="kernel")
+    # Snakemake's own command line may name every notebook.
+    words = ("csp_utils.pipeline.run_notebook", f"notebook_{notebook}")
+    return Moment(f"the kernel of {notebook} runs", words, rename="kernel")
 
 
 MOMENTS = [
@@ -131,9 +133,9 @@ def reached(moment: Moment, process: subprocess.Popen, signs: Path) -> bool:
     if moment.rename and moment.rename != "kernel":
         return (signs / "there").exists()
     lines = commands(process)
-    words = [*moment.words, *(["ipykernel"] if moment.rename == "kernel" else [])]
-    here = [any(word in line for line in lines) for word in words]
-    return all(here) and not (moment.without and any(moment.without in line for line in lines))
+    here = any(all(word in line for word in moment.words) for line in lines)
+    kernels = moment.rename != "kernel" or any("ipykernel" in line for line in lines)
+    return here and kernels and not (moment.without and any(moment.without in line for line in lines))
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -153,7 +155,7 @@ def until(moment: Moment, folder: Path, begin: Callable[[], subprocess.Popen], s
     if moment.lost:
         if not (folder / moment.lost).exists():
             until(kernel("04_sft"), folder, begin, signs)
-        (folder / moment.lost).unlink()
+        (folder / moment.lost).unlink(missing_ok=True)
     for sign in ("asked", "there"):
         (signs / sign).unlink(missing_ok=True)
     if moment.rename and moment.rename != "kernel":

@@ -142,7 +142,7 @@ def _code_of_notebook(notebook: Path) -> list[Any]:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
         return [sources, code_of((), [notebook]).modules]
-    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError) as error:
         raise UserError(f"{notebook} is no notebook that can be run ({type(error).__name__}: {str(error)[:100]}); "
                         f"restore it (git checkout {notebook}).") from error  # fmt: skip
 

@@ -207,3 +207,9 @@ def test_ipython_shows_a_wrong_kernel_as_one_sentence(monkeypatch, capsys):
     assert not shell.run_cell("check()").success
     said = capsys.readouterr()
     assert "lacks no_such_package" in said.out + said.err and "Traceback" not in said.out + said.err
+
+
+def test_a_file_without_permission_is_one_sentence_in_a_notebook():
+    error = PermissionError(13, "Permission denied", "a/model.safetensors")
+    assert str(notebook._sentence(error)).startswith("a/model.safetensors cannot be used (Permission denied); check")
+    assert notebook._sentence(OSError(5, "Input/output error", "a")) is None

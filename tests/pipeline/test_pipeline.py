@@ -198,7 +198,7 @@ def test_a_failure_names_notebook_cell_reason_and_copy(project, monkeypatch, cel
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["", "<<<<<<< HEAD\n{}\n=======\n", "{}"])
+@pytest.mark.parametrize("text", ["", "<<<<<<< HEAD\n{}\n=======\n", "{}", "[" * 100_000])
 def test_a_notebook_that_is_none_is_one_sentence(project, text):
     (project.folder / "stages/21_copy.ipynb").write_text(text)
     run = project.run()

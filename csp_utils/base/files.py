@@ -270,16 +270,27 @@ def manifest_files(folder: Path | str) -> dict[str, str]:
     return {name.as_posix(): sha256(path) for name, path in named if not any(p.startswith(".") for p in name.parts)}
 
 
+def _listed(manifest: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of a manifest in our form; {} if another tool wrote it in a form of its own."""
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    ours = isinstance(files, dict) and all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in files.values())
+    return files if ours else {}
+
+
 def check_manifest(model: Path | str) -> None:
     """Compare a model folder with the SHA-256 under "files" of a MANIFEST.json in the folder or beside it.
 
-    Without a manifest nothing is compared. Raises UserError for a missing or changed file.
+    Without a manifest, or with one of another tool's form, nothing is compared. Raises UserError for a missing or changed
+    file.
     """
     model = Path(model)
     home = next((folder for folder in (model, model.parent) if (folder / MANIFEST).is_file()), None)
     if home is None:
         return
-    for name, digest in json.loads((home / MANIFEST).read_text(encoding="utf-8"))["files"].items():
+    for name, digest in _listed(home / MANIFEST).items():
         path = home / name
         if model not in path.parents:
             continue

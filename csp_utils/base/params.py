@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from csp_utils.base.errors import UserError, nearest
+from csp_utils.base.errors import UserError, nearest, short
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Level = Annotated[int, Field(ge=0, le=100)]
@@ -269,7 +269,7 @@ def _sentence(model: type[Params], found: Mapping[str, Any], where: str, others:
         hint = f"it belongs to {elsewhere[0]}." if elsewhere else nearest(key, model.model_fields)
         return f"Unknown parameter {key!r} in {where}; {hint}"
     message = found["msg"].rstrip(".")
-    sentence = f"Parameter {key!r} in {where} is {value!r}: {message[:1].lower()}{message[1:]}"
+    sentence = f"Parameter {key!r} in {where} is {short(value, 400)}: {message[:1].lower()}{message[1:]}"
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         sentence += f" (YAML reads {value} as text: write it with a point and a signed exponent, such as 1.0e-5)"
     return f"{sentence}; {key} is: {model.model_fields[key].description}."

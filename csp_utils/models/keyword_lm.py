@@ -25,7 +25,7 @@ BENCHMARK_IMAGE = "benchmark_image"
 """Drop reason of a row with a benchmark image. It must not be trained on, so the model gets no prompt about it."""
 
 MEDIA_TAG = "media_tag"
-"""Drop reason of a row whose question or answer says a control token: <image> is a file for ms-swift, for example."""
+"""Drop reason of a row whose question or an answer says a control token: ms-swift reads <image> as a file, for one."""
 
 COLUMNS = ["row_id", "image_path", "question", "answer", "image_sha1", "in_benchmark", "keyword", "raw", "drop_reason",
            "foreign"]  # fmt: skip
@@ -190,19 +190,20 @@ def extract_keywords(
     """Return the table ``keywords.parquet``, or a shard of it: one row for each of ``rows``, in their order.
 
     Args:
-        rows: row_id, image_path, question, answer, image_sha1 (SHA-1 of the encoded image; null without one), and
-            in_benchmark (True if the image is a benchmark's; null if unknown).
+        rows: row_id, image_path, question, answer, rejected, image_sha1 (SHA-1 of the encoded image; null without one),
+            and in_benchmark (True if the image is a benchmark's; null if unknown).
         shard: the shard to compute. Rows about which nothing is asked belong to the first.
 
     Returns:
-        data frame indexed by position: the columns of ``rows`` up to in_benchmark; keyword (None if there is none), raw
+        data frame indexed by position: the columns of ``rows`` without rejected; keyword (None if there is none), raw
         (the model's words), drop_reason (None, "benchmark_image", "media_tag", or one of
         :data:`csp_utils.words.keyword.KEYWORD_REASONS`), all str or None; foreign (bool: the keyword is neither in the
         question nor in the answer).
     """
     table = rows[COLUMNS[:6]].reset_index(drop=True)
     reasons = pd.Series(None, table.index, dtype=object)
-    reasons[(table["question"] + "\n" + table["answer"]).map(control_token).notna()] = MEDIA_TAG
+    texts = rows["question"] + "\n" + rows["answer"] + "\n" + rows["rejected"].fillna("")
+    reasons[texts.map(control_token).notna().to_numpy()] = MEDIA_TAG
     reasons[table["in_benchmark"].eq(True).fillna(False).to_numpy(bool)] = BENCHMARK_IMAGE
     complete = table[reasons.isna()]
     pairs = list(zip(complete["question"], complete["answer"], strict=True))
@@ -213,8 +214,8 @@ def extract_keywords(
     table = table.loc[sorted(found)]
     for column, name in enumerate(("keyword", "raw", "drop_reason")):
         table[name] = pd.Series([found[position][column] for position in table.index], table.index, dtype=object)
-    texts = zip(table["keyword"], table["question"], table["answer"], strict=True)
-    table["foreign"] = [keyword is not None and is_foreign(keyword, *both) for keyword, *both in texts]
+    pairs = zip(table["keyword"], table["question"], table["answer"], strict=True)
+    table["foreign"] = [keyword is not None and is_foreign(keyword, *both) for keyword, *both in pairs]
     return table[COLUMNS]
 
 

@@ -25,6 +25,7 @@ from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_a
 from csp_utils.noise.rendered import image_name, write_recipe
 from csp_utils.results.stage import Job, Shard
 from csp_utils.words import prompts
+from csp_utils.words.control_tokens import control_token
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -99,11 +100,9 @@ def original_rows(
 
 
 def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    if "<image>" in query:
-        raise UserError(
-            f"The row of {image} says <image> in its text, which ms-swift reads as a second image; remove it "
-            "from the data."
-        )
+    if token := control_token(f"{query}\n{chosen}\n{rejected}"):
+        raise UserError(f"The row of {image} says {token} in its text, which ms-swift or a tokenizer takes for its own; "
+                        "run notebook 01_extract again, which drops such rows.")  # fmt: skip
     messages = [{"role": "user", "content": f"<image>{query}"}, {"role": "assistant", "content": chosen}]
     sft = {"messages": messages, "images": [image]}
     return sft, None if chosen == rejected else {**sft, "rejected_response": rejected}

@@ -394,3 +394,10 @@ def test_a_row_may_have_a_column_that_the_first_row_lacks(tmp_path):
     files.write_parquet([{"step": 1}, {"step": 2, "grad_norm": 0.5}], tmp_path / "log.parquet")
     found = files.read_parquet(tmp_path / "log.parquet")
     assert found["step"].tolist() == [1, 2] and found["grad_norm"].tolist()[1] == 0.5 and found["grad_norm"].isna()[0]
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", '{"version": 2}', '{"files": ["a"]}', '{"files": {"a": 1}}'])
+def test_a_manifest_of_another_tool_compares_nothing(tmp_path, content):
+    """Formerly a KeyError, for any model beside which another tool keeps a MANIFEST.json."""
+    (tmp_path / files.MANIFEST).write_text(content)
+    files.check_manifest(tmp_path)

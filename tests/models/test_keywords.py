@@ -144,11 +144,12 @@ def test_a_row_with_an_image_of_the_benchmark_is_not_asked_about(model, tmp_path
 def test_a_text_that_names_a_file_of_the_chat_is_dropped_and_counted(model, tmp_path, monkeypatch):
     """ms-swift reads <image> in a text as a second image; formerly, one such row stopped notebook 03 for all."""
     monkeypatch.setattr(model, "answer", lambda texts, *_: iter([Decoded("kite", True) for _ in texts]))
-    rows = [rlaif_row(0, question="Is <image> a kite?"), rlaif_row(1), rlaif_row(2, chosen="See <video>.")]
+    rows = [rlaif_row(0, question="Is <image> a kite?"), rlaif_row(1), rlaif_row(2, chosen="See <video>."),
+            rlaif_row(3, rejected="<|image_pad|>")]  # fmt: skip
     write_rlaif_v(tmp_path / "train.parquet", rows)
     table = extract_keywords(rows_of(tmp_path), model)
-    assert table["drop_reason"].tolist() == ["media_tag", None, "media_tag"]
-    assert table["keyword"].tolist() == [None, "kite", None]
+    assert table["drop_reason"].tolist() == ["media_tag", None, "media_tag", "media_tag"]
+    assert table["keyword"].tolist() == [None, "kite", None, None]
 
 
 @pytest.mark.parametrize(("question", "answer"), [(" ", "Yes"), ("Is it?", " \n")])

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,19 +272,18 @@ def manifest_files(folder: Path | str) -> dict[str, str]:
 
 def _listed(manifest: Path) -> dict[str, str]:
     """Return path -> SHA-256 of a manifest in our form; {} if another tool wrote it in a form of its own."""
-    try:
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    ours = isinstance(files, dict) and all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in files.values())
-    return files if ours else {}
+        if all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
+            return files
+    return {}
 
 
 def check_manifest(model: Path | str) -> None:
     """Compare a model folder with the SHA-256 under "files" of a MANIFEST.json in the folder or beside it.
 
-    Without a manifest, or with one of another tool's form, nothing is compared. Raises UserError for a missing or changed
-    file.
+    Without a manifest, or with one in another tool's form, nothing is compared. Raises UserError for a missing or
+    changed file.
     """
     model = Path(model)
     home = next((folder for folder in (model, model.parent) if (folder / MANIFEST).is_file()), None)

@@ -101,8 +101,8 @@ def original_rows(
 
 def _samples(query: str, chosen: str, rejected: str, image: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if token := control_token(f"{query}\n{chosen}\n{rejected}"):
-        raise UserError(f"The row of {image} says {token} in its text, which ms-swift or a tokenizer takes for its own; "
-                        "run notebook 01_extract again, which drops such rows.")  # fmt: skip
+        raise UserError(f"The row of {image} says {token} in its text, which ms-swift or a tokenizer takes for its own "
+                        "token; run notebook 01_extract again, which drops such rows.")  # fmt: skip
     messages = [{"role": "user", "content": f"<image>{query}"}, {"role": "assistant", "content": chosen}]
     sft = {"messages": messages, "images": [image]}
     return sft, None if chosen == rejected else {**sft, "rejected_response": rejected}

@@ -28,9 +28,11 @@ from csp_utils.base.files import write_parquet  # noqa: E402
 from csp_utils.base.memory import free_models  # noqa: E402
 from csp_utils.base.run import RunPaths  # noqa: E402
 from csp_utils.data.rle import decode_mask  # noqa: E402
+from csp_utils.models.masks import decide_rows  # noqa: E402
 from csp_utils.results.produce import origin_of, produce  # noqa: E402
 from csp_utils.results.stage import WHOLE, Job  # noqa: E402
 from csp_utils.stages import stages  # noqa: E402
+from csp_utils.stages.mask import Mask  # noqa: E402
 
 LEAST_IOU = 0.98
 """Of a mask in float32 on the GPU with the CPU's: convolutions there use TF32, which has 10 bits of mantissa."""
@@ -62,8 +64,8 @@ def write_data(cpu: RunPaths, small: bool) -> None:
     write_world(cpu, 16 if small else 48, 2, 2 if small else 8, seed=0)
     keywords, _ = rows_of("01_extract", cpu, n_rows=None, device="cpu")
     write_parquet(keywords, cpu["keywords.parquet"])
-    masks, seconds = rows_of("02_mask", cpu, device="cpu")
-    write_parquet(masks, cpu["masks.parquet"])
+    boxes, seconds = rows_of("02_mask", cpu, device="cpu")
+    write_parquet(decide_rows(boxes, Mask()), cpu["masks.parquet"])
     cpu["seconds"].write_text(str(seconds))
 
 
@@ -111,8 +113,8 @@ def agreement(folder: Path, small: bool) -> list[str]:
     kinds = [("float32", True), ("float32", False), ("bfloat16", True)]
     for dtype, allowed in kinds[::2] if small else kinds:
         with tf32(allowed):
-            masks, seconds = rows_of("02_mask", cpu, device=device, torch_dtype=dtype)
-        row = {"type": dtype if allowed else f"{dtype}, no TF32"} | mask_differences(known, masks)
+            boxes, seconds = rows_of("02_mask", cpu, device=device, torch_dtype=dtype)
+        row = {"type": dtype if allowed else f"{dtype}, no TF32"} | mask_differences(known, decide_rows(boxes, Mask()))
         found.append(row | {"s": seconds, "s on the CPU": float(cpu["seconds"].read_text())})
         if dtype == "float32" and (row["least IoU"] < LEAST_IOU or row["dropped in one alone"]):
             wrong.append(f"masks in {row['type']}: least IoU {row['least IoU']}, {row['dropped in one alone']} dropped")

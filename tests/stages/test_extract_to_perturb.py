@@ -57,8 +57,8 @@ def run(images: list[tuple[bytes, str, str]], folder: Path, threshold: float) ->
     ])  # fmt: skip
     data = read_rlaif_v(paths["data/rlaif_v/train.parquet"])
     run_stage(Extract(keyword_model=str(ASSETS / "keyword_lm"), device="cpu", batch_size=8), paths)
-    run_stage(Mask(box_threshold=threshold, grounding_dino=str(ASSETS / "grounding_dino"), sam=str(ASSETS / "sam")),
-              paths)  # fmt: skip
+    run_stage(Mask(box_threshold=threshold, least_score=min(threshold, 0.15), sam=str(ASSETS / "sam"),
+                   grounding_dino=str(ASSETS / "grounding_dino")), paths)  # fmt: skip
     run_stage(Perturb(levels=[30]), paths)
     keywords, found, funnel, table = (read_parquet(paths[f"{name}.parquet"])
                                       for name in ("keywords", "masks", "funnel", "perturbed/rows"))  # fmt: skip

@@ -1,6 +1,6 @@
 """Know the training images by their content: a key for each, and whether it is an image of the benchmark."""
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -9,18 +9,11 @@ from csp_utils.base.progress import Progress, silent
 from csp_utils.data.images import image_key
 
 if TYPE_CHECKING:
+    from csp_utils.data.overlap import BenchmarkImages
     from csp_utils.data.rlaif_v import RlaifV
 
 
-class Compare(Protocol):
-    """What :class:`csp_utils.data.overlap.BenchmarkImages` does."""
-
-    def shows(self, file: bytes, image_path: str | None) -> bool | None:
-        """Return True if an encoded image is one of the benchmark's, None if that cannot be told."""
-        ...
-
-
-def image_keys(data: "RlaifV", benchmark: Compare | None, progress: Progress = silent) -> pd.DataFrame:
+def image_keys(data: "RlaifV", benchmark: "BenchmarkImages | None", progress: Progress = silent) -> pd.DataFrame:
     """Read every image once, in order, and return its key.
 
     Returns:

@@ -22,8 +22,8 @@ from csp_utils.base.progress import Progress
 from csp_utils.base.run import RunPaths
 from csp_utils.data.rlaif_v import RlaifV
 from csp_utils.noise.diffusion import alpha_bar, draw_levels, noise_steps, row_at
-from csp_utils.noise.rendered import image_name, write_recipe
-from csp_utils.results.stage import Job, Shard
+from csp_utils.noise.rendered import image_name
+from csp_utils.results.stage import Shard
 from csp_utils.words import prompts
 from csp_utils.words.control_tokens import control_token
 
@@ -153,21 +153,17 @@ def perturb_rows(
     return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS))
 
 
-def write_rows(whole: pa.Table, source: Source, job: Job, folder: Path) -> None:
-    """Write the rows in the formats of all their readers: all of ``outputs/<run>/perturbed`` but the image files.
+def write_rows(whole: pa.Table, p: Any, folder: Path) -> None:
+    """Write the rows in the formats of all their readers: all of ``outputs/<run>/perturbed`` but images/.
 
     With ``answers: original`` (an ablation) the rows are RLAIF-V's own, about unchanged images. The images' paths in
     the files for ms-swift are relative to the project's root where the run is in it, so that the project can be moved.
 
     Args:
         whole: rows.parquet, of all shards.
-        source: as for :func:`perturb_rows`.
-        job: its parameters are those of :func:`perturb_rows`.
+        p: parameters of notebook 03.
         folder: takes sft.jsonl, simpo.jsonl, rows.parquet and dataset/; holds images/.
     """
-    p = job.p
-    if p.images == "drawn":
-        write_recipe(folder / IMAGES, rows_with_masks(source.masks, p.leave_out), source.data, p, job.progress)
     samples = [_samples(row["q_c"], row["r_c"], row["rejected"], row["image"]) for row in whole.to_pylist()]
     write_jsonl([sft for sft, _ in samples], folder / "sft.jsonl")
     write_jsonl([pair for _, pair in samples if pair], folder / "simpo.jsonl")

@@ -1,7 +1,6 @@
 """Stage 03: make the training rows, each with its level c and its perturbed image (paper, sections 3.2 and 3.3)."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,12 +110,17 @@ def open_shard(job: Job[Perturb]) -> ComputeShard:
 def compute(job: Job[Perturb]) -> None:
     """Write the folder ``perturbed``: images, rows.parquet, the rows for ms-swift, and a Hugging Face data set."""
     from csp_utils.noise.diffusion import scheduled
-    from csp_utils.noise.training_rows import IMAGES, write_rows
+    from csp_utils.noise.rendered import write_recipe
+    from csp_utils.noise.training_rows import IMAGES, rows_with_masks, write_rows
     from csp_utils.results.shards import gather
 
-    folder = job.out / "perturbed"
+    folder, p = job.out / "perturbed", scheduled(job.p)
     (folder / IMAGES).mkdir(parents=True)
-    write_rows(gather(job, folder), _source(job), replace(job, p=scheduled(job.p)), folder)
+    rows = gather(job, folder)
+    if p.images == "drawn":
+        masks, data = _source(job)
+        write_recipe(folder / IMAGES, rows_with_masks(masks, p.leave_out), data, p, job.progress)
+    write_rows(rows, p, folder)
 
 
 STAGE = Stage("03_perturb", Perturb, compute, makes=("perturbed",), reads=reads, open_shard=open_shard, schema=schema,

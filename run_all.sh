@@ -2,7 +2,7 @@
 # The whole experiment with one command.
 #
 #   Hardware  two cores and 8 GB of memory for the default; no GPU (one is used if it is there)
-#   Time      10 to 13 min, 1 of them to install
+#   Time      13 to 17 min, 1 of them to install
 #   Disk      6 GB for the environment, 0.2 GB for the run
 #   Network   PyPI (or the index that pip is configured for), for the environment only
 #

@@ -108,7 +108,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_of_the_catalogue_runs_its_code(catalogue: Path) -> None:
     remote_code.check(str(catalogue))
-    vlm.load_vlm(vlm.ModelChoice(str(catalogue), "internvl_chat", FAMILIES["internvl_chat"]))
+    vlm.load_vlm(vlm.ModelChoice(str(catalogue), "internvl_chat", FAMILIES["internvl_chat"], 12544))
     (catalogue / sources.RECORD).unlink()  # then it was not fetched
     with pytest.raises(UserError, match=REFUSED):
         remote_code.check(str(catalogue))
@@ -191,7 +191,7 @@ def test_what_was_looked_at_is_what_ms_swift_loads(hub: Path, monkeypatch: pytes
     monkeypatch.setattr("swift.model.get_model_processor", load)
     (hub / "snapshots" / ("f" * 40) / "config.json").write_text("{}")
     with pytest.raises(UserError, match="enough"):
-        vlm.load_vlm(vlm.ModelChoice(PART["repo"], "internvl_chat", "internvl2"))
+        vlm.load_vlm(vlm.ModelChoice(PART["repo"], "internvl_chat", "internvl2", 12544))
     assert asked["revision"] == "f" * 40
 
 

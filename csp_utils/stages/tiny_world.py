@@ -25,6 +25,10 @@ class TinyWorld(Params):
     n_train_scenes: int = Field(24, ge=1, description="scenes of the RLAIF-V file")
     rows_per_scene: int = Field(2, ge=1, description="RLAIF-V rows per scene")
     n_test_scenes: int = Field(8, ge=1, description="images of POPE and of AMBER, each")
+    test_split: Literal["benchmark", "dev"] = Field(
+        "benchmark", description="scenes of POPE and of AMBER; dev: those on which choices are made"
+    )
+    first_test_scene: int = Field(0, ge=0, description="number of the first of these scenes")
     n_score_scenes: int = Field(16, ge=1, description="unseen scenes on which the models are scored")
     n_model_scenes: int = Field(48, ge=1, description="scenes that the models are trained on")
     keyword_lm_steps: int = Field(5, ge=1, description="training steps of the keyword model")
@@ -64,11 +68,12 @@ def compute(job: Job[TinyWorld]) -> None:
     from csp_utils.tiny_world.world.data import write_world
 
     p, out = job.p, RunPaths(job.out.name, job.out.parent)
-    write_world(out, p.n_train_scenes, p.rows_per_scene, p.n_test_scenes, p.seed)
+    tests_from = (p.test_split, p.first_test_scene)
+    write_world(out, p.n_train_scenes, p.rows_per_scene, p.n_test_scenes, p.seed, tests_from)
     folder = models_folder(p, job.paths)
     steps = {name.removesuffix("_steps"): value for name, value in p.model_dump().items() if name.endswith("_steps")}
     train_models(folder, p.train, steps, p.n_model_scenes, p.seed, job.say)
-    quality = score_models(folder, out["data/pope"], p.n_score_scenes)
+    quality = score_models(folder, out["data"], p.n_score_scenes)
     write_parquet(quality_table(quality), out["tiny_world_quality.parquet"])
     if p.train:
         write_manifest(folder, quality, made_by=f"notebook 00_tiny_world, {p.model_dump_json()}")

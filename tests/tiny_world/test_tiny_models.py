@@ -1,5 +1,7 @@
 """What makes the tiny VLM cheap to train is exact, its lessons are true, and one loop trains all models."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,13 @@ from transformers import Qwen2VLImageProcessor
 from csp_utils.tiny_world.models.fit import Settings, fit, warm_cosine
 from csp_utils.tiny_world.models.packing import Packer
 from csp_utils.tiny_world.models.vlm import new_vlm
-from csp_utils.tiny_world.models.vlm_lessons import SAY_95, Lessons, clarity
+from csp_utils.tiny_world.models.vlm_lessons import SAY_95, Lessons, clarity, lost_share, percent
 from csp_utils.tiny_world.models.vlm_training import forward, image_tokens, patches
 from csp_utils.tiny_world.world.scenes import COLORS, NOUNS, SIZE, draw_scene
 from csp_utils.words.confidence import read_confidence
 
 SCENES = [draw_scene("benchmark", i) for i in range(40)]
+LEFT = ((0.0, "clear", "100%"), (0.3, "grainy", "70%"), (0.6, "noisy", "40%"), (1, "hidden", "0%"))
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +80,35 @@ def test_clarity_is_that_of_all_objects_of_the_noun():
     scene = next(s for s in SCENES if len(s.nouns) < len(s.things))
     noun = next(n for n in scene.nouns if len(scene.find(n)) == 2)
     of = [thing.noun == noun for thing in scene.things]
-    for lost, word in ((0.0, "clear"), (0.3, "grainy"), (0.6, "noisy"), (1.0, "hidden")):
+    for lost, word, said in LEFT:
         assert clarity(scene, noun, np.where(of, lost, 0.99)) == word
+        assert percent(scene, noun, np.where(of, lost, 0.99)) == said
     first = scene.things.index(scene.find(noun)[0])
-    assert clarity(scene, noun, np.eye(len(of))[first]) == "noisy"  # one is gone, the other is clear
-    asked = Lessons(SCENES).lesson("clarity", scene, np.zeros(len(of)), np.random.default_rng(0))
-    assert asked[1].endswith(" is clear.") and any(f" {n} " in asked[0] for n in scene.nouns)
+    assert clarity(scene, noun, np.eye(len(of))[first]) == "rough"  # one is gone, the other is clear
+
+
+def test_how_clear_it_is_does_not_tell_what_is_there():
+    """The lessons about clarity are true: of an object, of two compared ones, and of what an answer says."""
+    rng, seen = np.random.default_rng(0), set()
+    teacher = Lessons(SCENES)
+    for k in range(600):
+        scene = SCENES[k % 40]
+        lost = np.round(rng.uniform(0, 1, len(scene.nouns)), 2)
+        lost = np.array([lost[scene.nouns.index(thing.noun)] for thing in scene.things])
+        share = {noun: lost_share(scene, noun, lost) for noun in scene.nouns}
+        question, reply = teacher.clarity(scene, lost, rng)
+        named = [noun for noun in NOUNS if re.search(rf"\b{noun}s?\b", question)]
+        if found := re.match(r"Is the (\w+) clearer than the (\w+) in", question):
+            assert (reply == "Yes") == (share[found[1]] < share[found[2]])
+        elif question.startswith("How clear"):
+            assert reply in (f"The {named[0]} is {clarity(scene, named[0], lost)}.", percent(scene, named[0], lost))
+        else:
+            assert question.endswith("in percent?") and reply.endswith("%")
+            said, left = int(reply[:-1]), [round(100 * (1 - share[noun])) for noun in named if noun in share]
+            absent = len(left) < len(named)
+            assert said == 0 or said == (100 if absent else min(left)), (question, reply)
+            seen.add((absent, said > 0, "contact" in question))
+    assert len(seen) >= 5
 
 
 def test_the_training_loop_finds_a_minimum_and_logs_every_fifty_steps_and_the_last():

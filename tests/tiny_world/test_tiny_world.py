@@ -1,5 +1,7 @@
 """The tiny world's scenes, their truth, the questions about them, and the files that hold them."""
 
+from functools import partial
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,16 +10,28 @@ from scipy import ndimage
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import read_amber, read_pope
 from csp_utils.data.rlaif_v import read_rlaif_v
+from csp_utils.tiny_world.models import grounding_dino, keyword_lm, sam, vlm_training
+from csp_utils.tiny_world.models.fit import Settings
+from csp_utils.tiny_world.world import scenes
 from csp_utils.tiny_world.world.data import write_world
 from csp_utils.tiny_world.world.grain import add_grain, lost_things
-from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
-from csp_utils.tiny_world.world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, draw_scene
+from csp_utils.tiny_world.world.questions import (
+    ROW_KINDS,
+    amber_attribute,
+    amber_relation,
+    pope_questions,
+    rlaif_rows,
+)
+from csp_utils.tiny_world.world.scenes import COLORS, HELD_OUT, NOUNS, SIZE, SPLITS, draw_scene
+
+TRAIN = {"keyword_lm": keyword_lm.train, "grounding_dino": grounding_dino.train, "sam": sam.train,
+         "vlm": partial(vlm_training.train, tower_steps=1)}  # fmt: skip
 
 SCENES = [draw_scene("benchmark", i) for i in range(40)]
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from(["train", "dev", "test", "benchmark"]), st.integers(0, 10_000), st.integers(0, 5))
+@given(st.sampled_from(["train", "dev", "test", "benchmark", "models"]), st.integers(0, 10_000), st.integers(0, 5))
 def test_a_scene_depends_on_its_arguments_alone(split, index, seed):
     one, two = draw_scene(split, index, seed), draw_scene(split, index, seed)
     assert np.array_equal(one.image, two.image) and one.touching == two.touching
@@ -65,7 +79,7 @@ def test_rows_of_one_scene_differ_and_speak_of_their_keyword():
             present = row["keyword"] in scene.nouns
             assert present == (row["kind"] != "existence_no")
     kinds = [row["kind"] for scene in SCENES for row in rlaif_rows(scene, 4)]
-    assert len(set(kinds)) == 7  # the seed differs from scene to scene
+    assert set(kinds) == set(ROW_KINDS)  # the seed differs from scene to scene
 
 
 def test_chosen_colors_are_true_and_rejected_ones_are_not():
@@ -91,6 +105,36 @@ def test_pope_is_balanced_true_and_ever_harder():
     assert hits["random"] < hits["popular"]
     yes = {k: {(r["image"], r["text"]) for r in v if r["label"] == "yes"} for k, v in splits.items()}
     assert yes["random"] == yes["popular"] == yes["adversarial"]  # as in POPE, the three splits share what is there
+
+
+def test_scenes_of_models_rows_choices_and_benchmarks_are_disjoint(tmp_path, monkeypatch):
+    """Each use draws from a split of its own, and no picture of one split is one of another."""
+    used, pictures = {}, {}
+
+    def named(name, image, *rest, make=scenes._scene):
+        used[use].add(name.split("_")[0])
+        scene = make(name, image, *rest)
+        pictures.setdefault(scene.image.tobytes(), set()).add(name)
+        return scene
+
+    monkeypatch.setattr(scenes, "_scene", named)
+    for use, train in TRAIN.items():
+        used[use] = set()
+        train(tmp_path / use, Settings(1, 0, 3, lambda line: None))
+    use = "a run"
+    used[use] = set()
+    write_world(RunPaths("t", tmp_path), 20, 1, 20, 0)
+    use = "a later test"
+    used[use] = set()
+    write_world(RunPaths("later", tmp_path), 1, 1, 20, 0, ("benchmark", 20))
+    use = "choices"
+    used[use] = set()
+    write_world(RunPaths("dev", tmp_path), 1, 1, 20, 0, ("dev", 0))
+    assert used == dict.fromkeys(TRAIN, {"models"}) | {
+        "a run": {"train", "benchmark"}, "a later test": {"train", "benchmark"}, "choices": {"train", "dev"}
+    }  # fmt: skip
+    assert all(len(names) == 1 for names in pictures.values()) and len(pictures) > 80
+    assert len(set(SPLITS.values())) == len(SPLITS)
 
 
 def test_amber_questions_come_in_opposites():
@@ -121,7 +165,7 @@ def test_grain_stays_inside_its_patches_and_is_seeded():
     many = [add_grain(s, np.random.default_rng(k), share=1.0) for k, s in enumerate(SCENES)]
     lost = np.stack([one[1] for one in many])
     off = np.stack([np.abs(one[0].astype(float) - s.image).mean(axis=2) for one, s in zip(many, SCENES, strict=True)])
-    assert off[lost > 0.8].mean() > 2 * off[(lost > 0) & (lost < 0.2)].mean() > 0
+    assert off[lost > 0.8].mean() > 1.5 * off[(lost > 0) & (lost < 0.2)].mean() > 0
     image, lost = add_grain(SCENES[0], np.random.default_rng(4), share=0.0)
     assert np.array_equal(image, SCENES[0].image) and not lost.any()
     half = np.where(SCENES[0].things[0].mask, np.float32(0.5), np.float32(0))

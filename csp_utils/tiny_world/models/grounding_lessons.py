@@ -34,7 +34,7 @@ class Targets:
 
 def training_scene(index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Generate a training scene: image, uint8 (3, 112, 112), and each noun's boxes (n, 4), centre and size, 0 to 1."""
-    scene = draw_scene("train", index)
+    scene = draw_scene("models", index)
     boxes = {
         noun: box_convert(torch.tensor([t.box for t in scene.find(noun)]) / SIZE, "xyxy", "cxcywh")
         for noun in scene.nouns

@@ -107,7 +107,7 @@ def train(folder: str | Path, settings: Settings) -> None:
     ``settings.n_scenes`` is not used: at most 400 scenes give rows, since most examples are not about scenes.
     """
     steps, seed = settings.steps, settings.seed
-    rows = lessons.scene_rows("train", min(400, max(8, steps)), 8, seed)
+    rows = lessons.scene_rows("models", min(400, max(8, steps)), 8, seed)
     texts = itertools.islice(lessons.stream(rows, seed + 1), 20_000 if steps >= 100 else 1_000)
     tokenizer = make_tokenizer(texts)
     model = make_model(tokenizer, seed).train()

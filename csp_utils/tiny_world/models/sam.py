@@ -55,7 +55,7 @@ def jitter(boxes: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 def training_scene(index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Generate a training scene: pixels uint8 (3, 224, 224), boxes (n, 4) in them, masks uint8 (n, 112, 112)."""
-    scene, side = draw_scene("train", index), CONFIG["image_size"]
+    scene, side = draw_scene("models", index), CONFIG["image_size"]
     big = Image.fromarray(scene.image).resize((side, side), Image.BILINEAR)  # as segment_anything resizes
     boxes = torch.tensor([t.box for t in scene.things]) * (side / SIZE)
     masks = torch.from_numpy(np.stack([t.mask for t in scene.things]).astype(np.uint8))

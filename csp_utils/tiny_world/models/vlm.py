@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 def vocabulary_text() -> list[str]:
     """Write lines with every word of the tiny world, with and without a space before it, often enough for one token."""
     words = [*NOUNS, *(f"{n}s" for n in NOUNS), *COLORS, "Yes", "No", "one", "two", "standing", "lying"]
-    words += ["clear", "grainy", "noisy", "hidden"]
+    words += ["clear", "soft", "grainy", "rough", "noisy", "hidden", "touching", "apart"]
     lines = [f"{word} {word} {word}" for word in words] * 4
     for noun in NOUNS:
         for color in COLORS:
@@ -59,7 +59,9 @@ def vocabulary_text() -> list[str]:
                 f"Are there two {noun}s in this image? Is there direct contact between the {noun} and {noun}?",
                 f"system\n{SYSTEM}\nuser\nassistant\nDoes the {noun} stand in this image? Does the {noun} lie",
                 f"How many {noun}s are there in the image? There are two {noun}s. There is one {noun}.",
-                f"Is the answer right? How clear is the {noun} in the image?",
+                f"Is the answer right? How clear is the {noun} in the image? Is the {noun} clearer than",
+                f"Question: Is the {noun} clear?\nAnswer: No\nHow clearly does the image show what the answer says,",
+                f"in percent? Yes, the {noun} touches the {noun}. No, the {noun} and the {noun} are apart.",
             ]
     return lines
 

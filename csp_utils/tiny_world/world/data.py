@@ -71,14 +71,21 @@ def truth_table(scenes: Sequence[Scene]) -> pd.DataFrame:
     )
 
 
-def write_world(paths: RunPaths, n_train_scenes: int, rows_per_scene: int, n_test_scenes: int, seed: int) -> dict:
+def write_world(
+    paths: RunPaths, n_train_scenes: int, rows_per_scene: int, n_test_scenes: int, seed: int,
+    tests_from: tuple[str, int] = ("benchmark", 0),
+) -> dict:  # fmt: skip
     """Generate the data of a run and write them into ``outputs/<run>/data``: RLAIF-V, POPE, AMBER and the truth.
+
+    Args:
+        tests_from: split and number of the first scene of POPE and AMBER.
 
     Returns:
         the scenes: {"train": [...], "benchmark": [...]}.
     """
     train = [draw_scene("train", i, seed) for i in range(n_train_scenes)]
-    benchmark = [draw_scene("benchmark", i, seed) for i in range(n_test_scenes)]
+    split, first = tests_from
+    benchmark = [draw_scene(split, first + i, seed) for i in range(n_test_scenes)]
     rows, keywords = rlaif_v_table(train, rows_per_scene, seed)
     pope, amber = benchmark_tables(benchmark, seed)
     write_rlaif_v(paths["data/rlaif_v/train.parquet"], rows)

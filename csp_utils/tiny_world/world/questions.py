@@ -24,7 +24,8 @@ def absent_nouns(scene: Scene) -> list[str]:
     return [noun for noun in NOUNS if noun not in scene.nouns]
 
 
-def _other_color(rng: np.random.Generator, color: str) -> str:
+def other_color(rng: np.random.Generator, color: str) -> str:
+    """Sample another colour."""
     return str(rng.choice([c for c in COLORS if c != color]))
 
 
@@ -38,7 +39,7 @@ def _row(kind: str, n: str, thing: Thing, scene: Scene, rng: np.random.Generator
     """Write question, right answer and wrong answer of a row about a noun ``n``, the thing's own or an absent one."""
     c = thing.color
     if kind == "color_open":
-        w = _other_color(rng, c)
+        w = other_color(rng, c)
         question = str(rng.choice([f"What color is the {n}?", f"What is the color of the {n} in the image?"]))
         return question, f"The {n} is {c}.", f"The {n} is {w}."
     if kind == "pose":
@@ -54,7 +55,7 @@ def _row(kind: str, n: str, thing: Thing, scene: Scene, rng: np.random.Generator
         question, right = is_there(n), f"No, there is no {n} in the image."
         wrong = f"Yes, there is {article(n)} in the image."
     else:
-        w = _other_color(rng, c)
+        w = other_color(rng, c)
         yes = kind == "color_yes"
         question = f"Is the {n} {c if yes else w} in this image?"
         right, wrong = f"{'Yes' if yes else 'No'}, the {n} is {c}.", f"{'No' if yes else 'Yes'}, the {n} is {w}."
@@ -143,7 +144,7 @@ def amber_attribute(scene: Scene, seed: int = 0) -> list[dict]:
     nouns = [scene.nouns[i] for i in rng.permutation(len(scene.nouns))]
     for noun in nouns[:2]:
         color = scene.find(noun)[0].color
-        wrong = _other_color(rng, color)
+        wrong = other_color(rng, color)
         ask("state", f"Is the {noun} {color} in this image?", f"Is the {noun} {wrong} in this image?")
     noun = next((n for n in nouns if len(scene.find(n)) == 2), nouns[0]) if rng.random() < 0.5 else nouns[0]
     one, two = f"Is there one {noun} in this image?", f"Are there two {noun}s in this image?"
@@ -154,22 +155,32 @@ def amber_attribute(scene: Scene, seed: int = 0) -> list[dict]:
     return rows
 
 
+def contact_question(one: str, other: str) -> str:
+    """Ask AMBER's relation question."""
+    return f"Is there direct contact between the {one} and {other}?"
+
+
+def contact_pairs(scene: Scene) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the pairs of things that touch and those that do not.
+
+    Pairs that nearly touch are left out, and nouns that occur twice.
+    """
+    single = [i for i, t in enumerate(scene.things) if len(scene.find(t.noun)) == 1]
+    pairs = [pair for pair in combinations(single, 2) if pair not in scene.unclear]
+    return [p for p in pairs if p in scene.touching], [p for p in pairs if p not in scene.touching]
+
+
 def amber_relation(scene: Scene, seed: int = 0) -> list[dict]:
     """Ask AMBER's relation question (direct contact) about every touching pair and as many pairs that do not touch.
-
-    Pairs that nearly touch and nouns that occur twice are left out.
 
     Returns:
         rows with image, query, truth ("yes" or "no").
     """
     rng = np.random.default_rng([seed, 14, _key(scene)])
-    single = [i for i, t in enumerate(scene.things) if len(scene.find(t.noun)) == 1]
-    pairs = [pair for pair in combinations(single, 2) if pair not in scene.unclear]
-    yes = [p for p in pairs if p in scene.touching]
-    apart = [p for p in pairs if p not in scene.touching]
+    yes, apart = contact_pairs(scene)
     no = [apart[k] for k in rng.permutation(len(apart))[: len(yes)]]
     rows = []
     for (i, j), truth in [*((p, "yes") for p in yes), *((p, "no") for p in no)]:
-        query = f"Is there direct contact between the {scene.things[i].noun} and {scene.things[j].noun}?"
+        query = contact_question(scene.things[i].noun, scene.things[j].noun)
         rows.append({"image": f"{scene.name}.png", "query": query, "truth": truth})
     return rows

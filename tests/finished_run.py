@@ -105,7 +105,17 @@ def _other_tables(said: pd.DataFrame) -> dict[str, pd.DataFrame]:
     table = stress_replies()
     correlation, differences = stress_curves.correlations(table, 20, 0)
     return {"methods": methods, "method_differences": method_differences, "stress_correlation": correlation,
-            "stress_curves": stress_curves.curves(table, 20, 0), "stress_differences": differences}  # fmt: skip
+            "stress_curves": stress_curves.curves(table, 20, 0), "stress_differences": differences, "stress": table,
+            "stress_example": stress_example()}  # fmt: skip
+
+
+def stress_example() -> pd.DataFrame:
+    """Make the images of one object under three levels of noise."""
+    from csp_utils.tiny_world.world.data import png
+
+    rows = [("0.png", "Is there a cat in the image?", "cat", "object", c, png(np.full((8, 8, 3), c, np.uint8)))
+            for c in (100, 50, 0)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["image", "question", "object", "condition", "c", "png"])
 
 
 def stress_replies() -> pd.DataFrame:

@@ -7,6 +7,7 @@ what a change means: the same noise beside the object, another image without the
 """
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
 from csp_utils.data.images import load_image, too_thin
 from csp_utils.data.rle import decode_mask, encode_mask
-from csp_utils.data.views import Shown
+from csp_utils.data.views import Shown, open_shown
 from csp_utils.models.masks import TOO_THIN, Found, MaskResult, decide, load_models, look
 from csp_utils.models.vlm.load import VLM
 from csp_utils.models.vlm.reply import CANDIDATES, Asking, Prompt, draw_seed
@@ -246,3 +247,32 @@ def _table(keys: Sequence[tuple], answers: pd.DataFrame, rules: Rules) -> pd.Dat
                          rules.share(probability, mass), answer, read.reason, bool(ended), mass))  # fmt: skip
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "variant"])
     return table.astype({"c": "Int64", "verbalized": "Int64", "internal": "float64"})
+
+
+def example(objects: pd.DataFrame, table: pd.DataFrame, p: Any) -> pd.DataFrame:
+    """Choose one clear object and store its images under the noise of every level.
+
+    The object is the one of whose presence the first variant is surest in its token probabilities on the unchanged
+    image, so that the noise and not the image explains what is said next.
+
+    Args:
+        objects, p: as in :func:`ask`.
+        table: what :func:`ask` returned.
+
+    Returns:
+        stress_example.parquet: image, question, object, condition, c, png (bytes of the image). The noise elsewhere is
+        left out, unless there is no other.
+    """
+    clear = table[(table["condition"] == "object") & (table["c"] == 100) & (table["candidate"] == "Yes")]
+    clear = clear[clear["variant"] == clear["variant"].iloc[0]].sort_values("internal", ascending=False, kind="stable")
+    row = next(row for row in objects.itertuples() if (row.image, row.question) == tuple(
+        clear[["image", "question"]].iloc[0]))  # fmt: skip
+    shown = views(row, row.moved, p)
+    rows = []
+    for condition in [region for region in p.regions if region != "elsewhere"] or p.regions:
+        for c in sorted({100, *p.levels}, reverse=True):
+            if (view := shown.get(("object", 100) if c == 100 else (condition, c))) is not None:
+                png = BytesIO()
+                open_shown(view).save(png, "PNG")
+                rows.append((row.image, row.question, row.object, condition, c, png.getvalue()))
+    return pd.DataFrame(rows, columns=["image", "question", "object", "condition", "c", "png"])

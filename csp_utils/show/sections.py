@@ -247,8 +247,18 @@ def stress(run: Saved) -> Values:
         fig_stress.curves(curves), "Mean verbalized confidence of every variant against the level of noise, with the "
         "controls; the correlations are in the table below.", fig_stress.caption(curves, correlations), dpi=150,
     )  # fmt: skip
-    return {"figure": figure, "correlations": tables.stress_correlations(correlations),
+    return {"strip": _strip(run), "example": run.paths["stress_example.parquet"], "figure": figure,
+            "correlations": tables.stress_correlations(correlations),
             "differences": tables.stress_differences(differences)}  # fmt: skip
+
+
+def _strip(run: Saved) -> EmbeddedImage | None:
+    """Draw the example of the stress test; None if it was not stored."""
+    answers, example = (saved.read_optional(run.paths[f"{name}.parquet"]) for name in ("stress", "stress_example"))
+    if answers is None or example is None:
+        return None
+    return embed(fig_stress.strip(example, run.own(answers)), "One object under noise of falling level, with the "
+                 "confidence that each variant states.", fig_stress.strip_caption(example, run.own(answers)), dpi=150)
 
 
 def figures(run: Saved) -> Values:

@@ -60,11 +60,13 @@ def compute(job: Job[Stress]) -> None:
     table = stress.ask(objects, checkpoints_of(p, paths), p, paths["stress"], partial(job.progress, unit="batch"))
     correlation, differences = stress_curves.correlations(table, p.n_bootstrap, p.seed)
     found = {"stress": table, "stress_curves": stress_curves.curves(table, p.n_bootstrap, p.seed),
-             "stress_correlation": correlation, "stress_differences": differences}  # fmt: skip
+             "stress_correlation": correlation, "stress_differences": differences,
+             "stress_example": stress.example(objects, table, p)}  # fmt: skip
     for name, made in found.items():
         write_parquet(with_parameters(made, p), job.out / f"{name}.parquet")
 
 
 STAGE = Stage("08_stress", Stress, compute, reads=reads, gpu=True, cost=cost, libraries=ENGINE_LIBRARIES, makes=(
-    "stress.parquet", "stress_curves.parquet", "stress_correlation.parquet", "stress_differences.parquet"
+    "stress.parquet", "stress_curves.parquet", "stress_correlation.parquet", "stress_differences.parquet",
+    "stress_example.parquet",
 ))  # fmt: skip

@@ -1,5 +1,6 @@
 """The stress test: which objects and which noise, and what its tables say of models whose behaviour is known."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from csp_utils.asking import stress
 from csp_utils.asking import variants as asking
 from csp_utils.base.errors import UserError
+from csp_utils.base.wording import name_of
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import open_shown
 from csp_utils.measures import stress_curves
@@ -191,6 +193,27 @@ def test_the_order_of_rows_does_not_matter(asked: pd.DataFrame) -> None:
     key = ["variant", "condition", "c", "quantity"]
     one, two = (stress_curves.curves(table, 20, 0).sort_values(key, ignore_index=True) for table in (asked, shuffled))
     pd.testing.assert_frame_equal(one, two)
+
+
+def test_the_example_is_the_object_that_the_first_variant_is_surest_of(asked: pd.DataFrame, tmp_path: Path) -> None:
+    found = objects(tmp_path)
+    sure = found["image"].iloc[2]
+    at = (asked["variant"] == "base") & (asked["image"] == sure) & (asked["c"] == 100) & (asked["candidate"] == "Yes")
+    asked = asked.assign(internal=asked["internal"].mask(asked["variant"] == "base", 0.5).mask(at, 1.0))
+    example = stress.example(found, asked, P)
+    assert set(example["image"]) == {sure}
+    assert list(dict.fromkeys(example["condition"])) == ["object", "box", "everywhere"]
+    assert list(dict.fromkeys(example["c"])) == [100, 75, 25, 0] and len(example) == 12
+    row = next(row for row in found.itertuples() if row.image == sure)
+    for (condition, c), png in example.set_index(["condition", "c"])["png"].items():
+        view = stress.views(row, row.moved, P)[("object", 100) if c == 100 else (condition, c)]
+        assert np.array_equal(np.asarray(Image.open(BytesIO(png))), np.asarray(open_shown(view)))
+    figure = fig_stress.strip(example, asked)
+    said = {(axis.get_title(), line) for axis in figure.axes for line in axis.get_xlabel().split("\n")}
+    csp = name_of("csp")
+    assert {("c = 75 %", "base: 95 %"), ("c = 75 %", f"{csp}: 75 %"), ("c = 0 %", f"{csp}: 0 %")} <= said
+    assert len(figure.axes) == 12
+    assert "surest before the noise" in fig_stress.strip_caption(example, asked)
 
 
 def test_the_figure_and_its_caption(asked: pd.DataFrame, tmp_path: Path) -> None:

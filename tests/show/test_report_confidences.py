@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_run import NOTHING_ELICITED, responses, stress_replies
+from finished_run import NOTHING_ELICITED, responses, stress_example, stress_replies
 
 from csp_utils.base.files import write_parquet
 from csp_utils.base.run import RunPaths
@@ -64,5 +64,9 @@ def test_the_stress_test_is_shown(paths: RunPaths) -> None:
     row = differences.set_index(key).loc[("base", "csp", "object", "right", "spearman")]
     assert f"{row['diff']:+.2f}".replace("-", "−") in shown and f"{row['p']:.3f}" in shown
     assert "noise on the object, right answer" in shown and "always the same number" in shown
+    assert "one object under the noise of every level; " in shown and "surest before the noise" not in shown
+    write_parquet(asked, paths["stress.parquet"])
+    write_parquet(stress_example(), paths["stress_example.parquet"])
+    assert "surest before the noise" in html(sections.stress, load(Report(run="fake"), paths))
     write_parquet(stress_curves.curves(asked.assign(model="another"), 20, 0), paths["stress_curves.parquet"])
     assert "made with another model" in html(sections.stress, load(Report(run="fake"), paths))

@@ -1,5 +1,7 @@
 """The curves of the stress test, with their captions."""
 
+from io import BytesIO
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -54,6 +56,55 @@ def curves(table: pd.DataFrame) -> Figure:
         axis.tick_params(labelbottom=False)
     style.variant_legend(figure, variants)
     return figure
+
+
+@style.for_paper
+def strip(example: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Draw one object under the noise of every level, with what each variant says under each image.
+
+    Args:
+        example: stress_example.parquet of notebook 08.
+        table: stress.parquet of one model.
+    """
+    regions, levels = list(dict.fromkeys(example["condition"])), list(dict.fromkeys(example["c"]))
+    variants = style.variants_of(table)
+    width = style.PAGE / len(levels)
+    figure, axes = plt.subplots(
+        len(regions), len(levels), figsize=(style.PAGE, (width + 0.18 * len(variants) + 0.3) * len(regions)),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    said = _said(example, table)
+    for row, region in zip(axes, regions, strict=True):
+        row[0].set_ylabel(REGIONS[region])
+        for axis, c in zip(row, levels, strict=True):
+            png = example.loc[(example["condition"] == region) & (example["c"] == c), "png"].iloc[0]
+            axis.imshow(plt.imread(BytesIO(png)), interpolation="nearest")
+            axis.set(xticks=[], yticks=[], title=f"c = {c} %")
+            lines = [f"{name_of(variant)}: {said.get((variant, region, c), '–')}" for variant in variants]
+            axis.set_xlabel("\n".join(lines))
+    return figure
+
+
+def _said(example: pd.DataFrame, table: pd.DataFrame) -> dict[tuple[str, str, int], str]:
+    """Return the confidence in Yes, as text, by (variant, region, level); what could not be read is left out."""
+    first = example.iloc[0]
+    own = table[(table["image"] == first["image"]) & (table["question"] == first["question"])]
+    own = own[(own["candidate"] == "Yes") & own["verbalized"].notna()]
+    own = own.dropna(subset="c")
+    found = {(row.variant, row.condition, int(row.c)): f"{row.verbalized} %" for row in own.itertuples()}
+    whole = {variant: text for (variant, region, c), text in found.items() if (region, c) == ("object", 100)}
+    return found | {(variant, region, 100): text for variant, text in whole.items() for region in REGIONS}
+
+
+def strip_caption(example: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Write the caption of :func:`strip`."""
+    question = example["question"].iloc[0]
+    places = " and ".join(REGIONS[region] for region in dict.fromkeys(example["condition"]))
+    return (
+        f"One object of a test image under the noise of each level: {places}. Under each image: the confidence that "
+        f"every variant states in Yes, the right answer to “{question}” (–: the reply could not be read). It is the "
+        f"object of which {name_of(style.variants_of(table)[0])} is surest before the noise."
+    )
 
 
 def _curves(axis: Axes, rows: pd.DataFrame, variants: list[str]) -> None:

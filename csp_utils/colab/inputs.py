@@ -1,4 +1,4 @@
-"""Prepare a notebook's inputs in Colab, which opens every notebook on a new machine.
+"""Prepare the inputs of a notebook that is opened by hand, in JupyterLab or in Colab.
 
 The first cell names a params file (``PARAMS``). The file's parameters replace the notebook's defaults. Data and models
 that the file names are fetched. Earlier notebooks are run with the file if this notebook reads their results.
@@ -11,7 +11,7 @@ from typing import Any
 from csp_utils.base.errors import UserError
 from csp_utils.base.process import stream
 from csp_utils.base.run import RunPaths
-from csp_utils.colab import DEFAULT
+from csp_utils.colab import DEMO
 from csp_utils.data import fetching
 from csp_utils.data.sources.of_run import as_recorded
 from csp_utils.pipeline import params_file
@@ -37,8 +37,8 @@ def prepare(file: str, name: str, values: Mapping[str, Any], say: Callable[[str]
     """
     listed = params_file.load(file)[0]
     if name not in listed:
-        say(f"{file} has no section {name}, so this notebook runs as in {DEFAULT}.")
-        file = DEFAULT
+        say(f"{file} has no section {name}, so this notebook runs as in {DEMO}.")
+        file = DEMO
         listed = params_file.load(file)[0]
     section = listed[name].model_dump()
     defaults = {key: field.default for key, field in stages[name].params.model_fields.items()}

@@ -1,4 +1,4 @@
-"""Write the Colab badge and the Colab cell of every notebook, and the project's address.
+"""Write the Colab badge and the first cell of every notebook, and the project's address.
 
 The address is kept in one place: ``Repository`` in pyproject.toml. As long as it is :data:`PLACEHOLDER`, no notebook
 and no README shows a badge, because the badge would open nothing.
@@ -6,6 +6,7 @@ and no README shows a badge, because the badge would open nothing.
     python -m csp_utils.colab.setup set https://github.com/NAME/REPOSITORY
 """
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ import nbformat
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_text
+from csp_utils.colab import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACEHOLDER = "https://github.com/OWNER/csp"
@@ -21,31 +23,34 @@ BRANCH = "main"
 CELL_ID = "colab"
 OPENER = "https://colab.research.google.com/github"
 
+OFFERED = [DEFAULT, "params/colab_t4.yaml", "params/colab_a100.yaml"]
+"""Params files in the first cell's form, in Colab."""
+
 CELL = '''\
-# Google Colab only: fetches the project, installs missing packages, prints versions. Elsewhere it does nothing.
-PARAMS = "params/demo.yaml"  # @param ["params/demo.yaml", "params/colab_t4.yaml", "params/colab_a100.yaml"]
+# Choose the parameters: those of this file replace the defaults below. Colab: fetches the project, installs packages.
+PARAMS = "{default}"  # @param {offered}
 
 import importlib.util
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("google") and importlib.util.find_spec("google.colab"):
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "csp_utils").is_dir()), Path("csp").absolute())
+if not root.is_dir():
     import os
     import subprocess
-    import sys
-    from pathlib import Path
 
-    root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "csp_utils").is_dir()), Path("csp").absolute())
-    if not root.is_dir():
-        address = "{address}"
-        assert address, "The project has no address yet; set one: python -m csp_utils.colab.setup set ADDRESS"
-        os.environ["GIT_TERMINAL_PROMPT"] = "0"  # a wrong address is an error, not a question
-        clone = ["git", "clone", "--quiet", "--depth", "1", address, str(root)]
-        cloned = subprocess.run(clone, stderr=subprocess.PIPE, text=True)
-        assert not cloned.returncode, cloned.stderr
-    os.chdir(root)
-    sys.path.insert(0, str(root))
-    from csp_utils.colab.setup import setup
+    assert importlib.util.find_spec("google") and importlib.util.find_spec("google.colab"), \\
+        "The project's folder csp_utils was not found; open this notebook inside the project."
+    address = "{address}"
+    assert address, "The project has no address yet; set one: python -m csp_utils.colab.setup set ADDRESS"
+    os.environ["GIT_TERMINAL_PROMPT"] = "0"  # a wrong address is an error, not a question
+    clone = ["git", "clone", "--quiet", "--depth", "1", address, str(root)]
+    cloned = subprocess.run(clone, stderr=subprocess.PIPE, text=True)
+    assert not cloned.returncode, cloned.stderr
+sys.path.insert(0, str(root))
+from csp_utils.colab.setup import setup
 
-    setup(PARAMS)'''
+setup(PARAMS)'''
 
 
 def address(root: Path = ROOT) -> str:
@@ -81,12 +86,13 @@ def with_badge(text: str, name: str, address: str) -> str:
 
 
 def cell(address: str) -> str:
-    """Return the source of the Colab cell. Without an address it stops with a sentence where it would clone."""
-    return CELL.format(address=f"https://github.com/{repository(address)}" if is_set(address) else "")
+    """Return the source of the first cell. Without an address it stops with a sentence where it would clone."""
+    found = f"https://github.com/{repository(address)}" if is_set(address) else ""
+    return CELL.format(address=found, default=DEFAULT, offered=json.dumps(OFFERED))
 
 
 def furnish(book: nbformat.NotebookNode, name: str, address: str) -> None:
-    """Put the badge and the Colab cell into a notebook, in place of those it has; leave all other cells alone."""
+    """Put the badge and the first cell into a notebook, in place of those it has; leave all other cells alone."""
     book.cells[0].source = with_badge(book.cells[0].source, name, address).rstrip("\n")
     book.cells = [cell for cell in book.cells if cell.id != CELL_ID]
     book.cells.insert(1, nbformat.v4.new_code_cell(cell(address), id=CELL_ID))

@@ -1,7 +1,7 @@
-"""Install missing packages in Google Colab without changing Colab's own, and print versions.
+"""Let a params file replace a notebook's defaults; in Google Colab, install missing packages first.
 
-The first cell of every notebook calls :func:`setup` in Colab and does nothing elsewhere. Before :func:`setup` has run,
-only the standard library is certain to be installed, so this module imports nothing else at its top.
+The first cell of every notebook calls :func:`setup`. Before it has run, only the standard library is certain to be
+installed, so this module imports nothing else at its top.
 
 requirements.txt and requirements.lock decide what is installed:
 
@@ -16,6 +16,7 @@ requirements.txt and requirements.lock decide what is installed:
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -172,12 +173,16 @@ def versions() -> str:
     return f"Python {platform.python_version()}, {', '.join(named)}\n{gpu_line}"
 
 
+def in_colab() -> bool:
+    """Tell whether the kernel runs in Google Colab."""
+    return bool(importlib.util.find_spec("google") and importlib.util.find_spec("google.colab"))
+
+
 def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = print) -> None:
-    """Install packages, print versions, and have ``notebook.begin`` prepare what the params file names.
+    """Have ``notebook.begin`` use a params file; in Colab, install packages and print versions first.
 
-    The first cell of a notebook calls this in Colab.
-
-    A notebook that the pipeline runs (CSP_HEADLESS is set) needs none of this, so nothing is done.
+    The first cell of a notebook calls this. A notebook that the pipeline or a test runs (CSP_HEADLESS is set) has its
+    parameters already, so nothing is done.
 
     Raises:
         UserError: as :func:`install`, or there is no such params file.
@@ -186,6 +191,17 @@ def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = pr
         return
     if not (ROOT / params).is_file():
         raise UserError(f"There is no {params} in the project; PARAMS names a params file, such as {DEFAULT}.")
+    if in_colab():
+        os.chdir(ROOT)
+        _prepare_colab(run, say)
+    from csp_utils import notebook  # both need packages that may have been installed just now
+    from csp_utils.colab.inputs import prepare
+
+    notebook.before_begin[:] = [partial(prepare, params)]
+
+
+def _prepare_colab(run: Run, say: Callable[[str], None]) -> None:
+    """Install packages, and say what is installed and whether the session has to be restarted."""
     moved = install(run, say)
     for name in set(FORGOTTEN) & set(moved):
         for module in [loaded for loaded in sys.modules if f"{loaded}.".startswith(f"{name}.")]:
@@ -194,10 +210,6 @@ def setup(params: str = DEFAULT, run: Run = run, say: Callable[[str], None] = pr
     say(versions())
     if loaded:
         say(f"Choose Runtime > Restart session and run this cell again: {', '.join(loaded)} had been loaded before.")
-    from csp_utils import notebook  # both need packages that were installed just now
-    from csp_utils.colab.inputs import prepare
-
-    notebook.before_begin[:] = [partial(prepare, params)]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from conftest import ROOT
 from csp_utils import notebook
 from csp_utils.base.errors import UserError
 from csp_utils.base.run import makers
-from csp_utils.colab import DEFAULT
+from csp_utils.colab import DEFAULT, DEMO
 from csp_utils.colab import inputs as colab_inputs
 from csp_utils.colab import notebooks as colab_notebooks
 from csp_utils.colab import setup as colab
@@ -79,13 +79,27 @@ def execute(folder, path="", address=ADDRESS, **env):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_outside_colab_the_cell_does_nothing(tmp_path):
-    start = time.monotonic()
+def test_outside_colab_the_cell_installs_nothing_and_names_the_params_file(tmp_path):
+    tried = "from csp_utils import notebook\nprint(notebook.before_begin[0].args)"
+    run = subprocess.run([sys.executable, "-c", f"{cell()}\n{tried}"], cwd=ROOT / "notebooks", capture_output=True,
+                         text=True, env={"PATH": str(tmp_path), "HOME": str(tmp_path)})  # fmt: skip
+    assert run.returncode == 0 and run.stdout == f"('{DEFAULT}',)\n", run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outside_the_project_the_cell_says_so(tmp_path):
     run = execute(tmp_path / "here", path=str(tmp_path))  # no git, nothing else to call
-    assert run.returncode == 0 and run.stderr == ""
-    folder, path, package, modules = run.stdout.split()
-    assert (folder, path, package) == (str(tmp_path / "here"), "''", "False") and int(modules) < 200
-    assert list((tmp_path / "here").iterdir()) == [] and time.monotonic() - start < 5
+    assert run.returncode == 1 and "AssertionError: The project's folder csp_utils was not found" in run.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_headless_notebook_keeps_the_parameters_that_it_was_given(tmp_path):
+    start = time.monotonic()
+    tried = "print(len(sys.modules), 'csp_utils.notebook' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", f"{cell()}\n{tried}"], cwd=ROOT / "notebooks", capture_output=True,
+                         text=True, env={"PATH": str(tmp_path), "CSP_HEADLESS": "1"})  # fmt: skip
+    modules, loaded = run.stdout.split()
+    assert int(modules) < 300 and loaded == "False" and time.monotonic() - start < 5
 
 
 @pytest.fixture
@@ -104,12 +118,12 @@ def in_colab(tmp_path):
             "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf", "GIT_CONFIG_VALUE_0": ADDRESS}
 
 
-def test_in_colab_the_cell_clones_once_and_calls_setup_from_the_root(tmp_path, in_colab):
+def test_in_colab_the_cell_clones_once_and_calls_the_clones_setup(tmp_path, in_colab):
     here = tmp_path / "content"
     for folder, path in ((here, ""), (here, str(tmp_path)), (here / "csp" / "notebooks", str(tmp_path))):
         run = execute(folder, path, **in_colab)  # the second and third time there is no git: nothing is cloned again
         assert run.returncode == 0, run.stderr
-        assert run.stdout.startswith(f"setup {DEFAULT}\n{here}/csp '{here}/csp' True ")
+        assert run.stdout.startswith(f"setup {DEFAULT}\n{folder} '{here}/csp' True ")
 
 
 def test_a_clone_that_fails_says_why_and_leaves_nothing(tmp_path, in_colab):
@@ -194,6 +208,8 @@ def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
     pip, said = Pip(monkeypatch, {"packaging": "25.0"}), []
     monkeypatch.delenv("CSP_HEADLESS", raising=False)  # run_tests.sh sets it
     monkeypatch.setattr(colab, "gpu", lambda: None)
+    monkeypatch.setattr(colab, "in_colab", lambda: True)
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr(notebook, "before_begin", [])
     import packaging.version  # noqa: F401  as a kernel has before its first cell
 
@@ -275,7 +291,7 @@ def test_a_notebook_that_the_file_does_not_run_takes_the_demo(t4):
 
 def test_the_demo_is_every_notebook_with_its_defaults(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (found,) = params_file.load(DEFAULT)
+    (found,) = params_file.load(DEMO)
     assert {name: p.model_dump() for name, p in found.items()} == {name: defaults(name) for name in stages}
 
 

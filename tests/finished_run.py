@@ -14,6 +14,7 @@ from csp_utils.base.run import RunPaths
 from csp_utils.data import rle
 from csp_utils.data.benchmarks import SPLITS
 from csp_utils.data.image_keys import image_keys
+from csp_utils.data.images import png
 from csp_utils.data.rlaif_v import read_rlaif_v
 from csp_utils.measures import stress_curves
 from csp_utils.measures.methods import confidences_by_method
@@ -111,8 +112,6 @@ def _other_tables(said: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def stress_example() -> pd.DataFrame:
     """Make the images of one object under three levels of noise."""
-    from csp_utils.tiny_world.world.data import png
-
     rows = [("0.png", "Is there a cat in the image?", "cat", "object", c, png(np.full((8, 8, 3), c, np.uint8)))
             for c in (100, 50, 0)]  # fmt: skip
     return pd.DataFrame(rows, columns=["image", "question", "object", "condition", "c", "png"])

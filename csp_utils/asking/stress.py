@@ -7,7 +7,6 @@ what a change means: the same noise beside the object, another image without the
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from csp_utils.base.params import Finder
 from csp_utils.base.progress import Progress, silent
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import find_images, read_pope
-from csp_utils.data.images import load_image, too_thin
+from csp_utils.data.images import load_image, png, too_thin
 from csp_utils.data.rle import decode_mask, encode_mask
 from csp_utils.data.views import Shown, open_shown
 from csp_utils.models.masks import TOO_THIN, Found, MaskResult, decide, load_models, look
@@ -272,7 +271,6 @@ def example(objects: pd.DataFrame, table: pd.DataFrame, p: Any) -> pd.DataFrame:
     for condition in [region for region in p.regions if region != "elsewhere"] or p.regions:
         for c in sorted({100, *p.levels}, reverse=True):
             if (view := shown.get(("object", 100) if c == 100 else (condition, c))) is not None:
-                png = BytesIO()
-                open_shown(view).save(png, "PNG")
-                rows.append((row.image, row.question, row.object, condition, c, png.getvalue()))
+                image = png(np.asarray(open_shown(view)))
+                rows.append((row.image, row.question, row.object, condition, c, image))
     return pd.DataFrame(rows, columns=["image", "question", "object", "condition", "c", "png"])

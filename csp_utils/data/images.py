@@ -27,6 +27,13 @@ def too_thin(size: tuple[int, int]) -> bool:
     return max(size) > MOST_RATIO * min(size)
 
 
+def png(image: np.ndarray) -> bytes:
+    """Encode an RGB image, uint8 (height, width, 3), as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def image_key(file: bytes) -> str:
     """Return the key by which an encoded image is known in every table: the hexadecimal SHA-1 of the file."""
     return hashlib.sha1(file, usedforsecurity=False).hexdigest()

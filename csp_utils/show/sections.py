@@ -257,8 +257,9 @@ def _strip(run: Saved) -> EmbeddedImage | None:
     answers, example = (saved.read_optional(run.paths[f"{name}.parquet"]) for name in ("stress", "stress_example"))
     if answers is None or example is None:
         return None
-    return embed(fig_stress.strip(example, run.own(answers)), "One object under noise of falling level, with the "
-                 "confidence that each variant states.", fig_stress.strip_caption(example, run.own(answers)), dpi=150)
+    own = run.own(answers)
+    return embed(fig_stress.strip(example, own), "One object under noise of falling level, with the confidence that "
+                 "each variant states.", fig_stress.strip_caption(example, own), dpi=150)  # fmt: skip
 
 
 def figures(run: Saved) -> Values:

@@ -204,12 +204,12 @@ def test_pip_that_fails_or_does_too_much(monkeypatch, wrong, status, message):
         colab.install(Pip(monkeypatch, wrong, status), lambda text: None)
 
 
-def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
+def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch, tmp_path):
     pip, said = Pip(monkeypatch, {"packaging": "25.0"}), []
     monkeypatch.delenv("CSP_HEADLESS", raising=False)  # run_tests.sh sets it
     monkeypatch.setattr(colab, "gpu", lambda: None)
     monkeypatch.setattr(colab, "in_colab", lambda: True)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebook, "before_begin", [])
     import packaging.version  # noqa: F401  as a kernel has before its first cell
 
@@ -220,6 +220,7 @@ def test_setup_says_versions_and_gpu_and_what_to_restart(monkeypatch):
         assert all(sys.modules.get(name) is not module for name, module in loaded.items())  # gone, or loaded anew
     finally:
         sys.modules.update(loaded)
+    assert os.getcwd() == str(ROOT)  # or the notebook, which Colab opens outside the clone, would not find the project
     assert "torch 2.11.0+cu128" in said[-2] and f"ms-swift {PINS['ms-swift']}" in said[-2]
     assert "This runtime has no GPU: choose Runtime" in said[-2]
     assert said[-1].startswith("Choose Runtime > Restart session") and "transformers" in said[-1]

@@ -60,16 +60,15 @@ def token_truth(scene: Scene) -> np.ndarray:
     The last word, "grainy", is left at 0: :func:`lost_tokens` has its values.
     """
     out = np.zeros((IMAGE_TOKENS, len(WORDS)), np.float32)
-    for thing in scene.things:
-        cover = thing.mask.reshape(4, CELL, 4, CELL).sum(axis=(1, 3)).ravel() / max(thing.mask.sum(), 1)
+    covers = [_by_token(thing.mask) / thing.mask.mean() / IMAGE_TOKENS for thing in scene.things]
+    for thing, cover in zip(scene.things, covers, strict=True):
         words = [thing.noun, thing.color, "lying" if thing.lying else "standing"]
         for w in (WORDS.index(word) for word in words):
             out[:, w] = np.where(cover > 0.25, 1, np.where((cover > 0.05) & (out[:, w] != 1), np.nan, out[:, w]))
     touching = {i for pair in scene.touching for i in pair}
     unclear = {i for pair in scene.unclear for i in pair} - touching
     w = WORDS.index("touching")
-    for i, thing in enumerate(scene.things):
-        cover = thing.mask.reshape(4, CELL, 4, CELL).sum(axis=(1, 3)).ravel() / max(thing.mask.sum(), 1)
+    for i, cover in enumerate(covers):
         value = 1 if i in touching else np.nan if i in unclear else 0
         out[:, w] = np.where(cover > 0.25, np.maximum(out[:, w], value), out[:, w])
     return out

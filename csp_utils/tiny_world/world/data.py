@@ -1,26 +1,17 @@
 """Write the tiny world to disk in the file formats of the real data sets, together with its ground truth."""
 
-import io
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from csp_utils.base.files import whole_folder, write_parquet
 from csp_utils.base.run import RunPaths
 from csp_utils.data.benchmarks import write_amber, write_pope
+from csp_utils.data.images import png
 from csp_utils.data.rlaif_v import write_rlaif_v
 from csp_utils.data.rle import encode_mask
 from csp_utils.tiny_world.world.questions import amber_attribute, amber_relation, pope_questions, rlaif_rows
 from csp_utils.tiny_world.world.scenes import Scene, draw_scene
-
-
-def png(image: np.ndarray) -> bytes:
-    """Encode an RGB image, uint8 (height, width, 3), as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def rlaif_v_table(scenes: Sequence[Scene], rows_per_scene: int, seed: int) -> tuple[list[dict], pd.DataFrame]:

@@ -14,7 +14,7 @@ from csp_utils.asking import variants as asking
 from csp_utils.asking.tables import distribution
 from csp_utils.base.errors import UserError
 from csp_utils.models.vlm import load as vlm
-from csp_utils.models.vlm.reply import Asking, Draw, Prompt, draw_seed
+from csp_utils.models.vlm.reply import TOLERANCE, Asking, Draw, Prompt, draw_seed
 from csp_utils.models.vlm.shared import why_not_shared
 from csp_utils.words.confidence_prompts import CONFIDENCE_PROMPTS, LEVELS
 
@@ -147,6 +147,7 @@ def test_engines_that_disagree_are_refused(qwen: vlm.VLM, prompts: list[Prompt],
     shared = qwen.engines["shared"]
     positions = shared._positions
     monkeypatch.setattr(shared, "_positions", lambda *args: positions(*args) * 2)
+    monkeypatch.setitem(TOLERANCE, "float32", 1e-4)  # random weights heed positions little, whatever the vocabulary
     with pytest.raises(UserError, match="engine shared differs from engine plain by .*set engine to plain"):
         asking.check_engine(qwen, some, Asking(4, 4), "float32")
 

@@ -2,6 +2,10 @@
 
 The defaults follow the paper (arXiv 2604.09529). ``choices(released=True)`` is the code as it was published
 (Mr-Loevan/VL-Calibration at d38e158, ``examples/decouple.sh``).
+
+Four things of that code are no choice, because they are accidents of it: it finds tags by tokenizing the text again,
+and accepts 13 spellings of them; it removes spaces around "<", ">" and "/" before it reads; the token weights of a
+reply of one token are not a number; and its random patches depend on the order of the rows.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -35,7 +35,8 @@ def matcher():
     ("Option B", (), "B"), ("The correct answer is (B).", (), "B"), ("B. 12 cm", (), "B"), ("(B) 12 cm", (), "B"),
     ("\\boxed{B}", (), "B"), ("12 cm", ("3 cm", "12 cm"), "B"), ("12CM", ("3 cm", "12 cm"), "B"),
     ("A", ("D", "A"), "A"), ("E", ("1", "2"), None), ("I", ("II", "I"), "B"), ("x", ("x", "x"), None),
-    ("A, B", (), None), ("AB", (), None), ("", (), None), ("12", (), None), ("A and B", ("1", "2"), None),
+    ("A, B", (), None), ("(A) (B)", (), None), ("(A) or (B)", (), None), ("A. I only", (), "A"),
+    ("AB", (), None), ("", (), None), ("12", (), None), ("A and B", ("1", "2"), None),
     ("Both", ("1", "2"), None),
 ])  # fmt: skip
 def test_which_option_is_named(answer, options, letter):
@@ -64,6 +65,8 @@ def test_what_carries_no_meaning_is_stripped():
     assert bare(" $\\boxed{\\text{3}\\, cm}$ ") == "3 cm" and bare("\\boxed{1}+\\boxed{2}") == "\\boxed{1}+\\boxed{2}"
     assert same_text("2\\sqrt{221}", "2 \\sqrt { 221 }", "math") and not same_text("", " ", "text")
     assert same_text("YES.", "yes", "text") and not same_text("X", "x", "math")
+    for one, other in [("1 1/2", "11/2"), (".5", "5"), ("10\u00b2", "102"), ("1\u00bd", "11/2"), ("-3", "3")]:
+        assert not same_text(one, other, "math") and not same_text(one, other, "text")
 
 
 @given(st.text(max_size=30), st.sampled_from(["choice", "number", "text", "math"]))

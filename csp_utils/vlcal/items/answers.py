@@ -5,7 +5,6 @@ about the rest.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from string import ascii_uppercase
@@ -19,7 +18,8 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)
 _SPACING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])|\\[,;:! ]|~")
 _LETTER = re.compile(r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?\s*:?\s*)?[(\[]?([A-Za-z])[)\]]?[.:,]?",
                      re.IGNORECASE)  # fmt: skip
-_LETTER_AND_TEXT = re.compile(r"[(\[]?([A-Z])(?:[)\]][.:]?|[.:])\s+\S.*", re.DOTALL)
+_LETTER_AND_TEXT = re.compile(r"[(\[]?([A-Z])(?:[)\]][.:]?|[.:])\s+(?!(?:and|or)\b|[(\[][A-Z][)\]])\S.*", re.DOTALL)
+_FREE_SPACE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])|(?<=[0-9])\s+(?=[^\W\d_])")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
 _STRUCTURED = re.compile(r"[(\[].*[)\]]|[^=]*=[^=]*", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?")
 
 def bare(answer: str) -> str:
     """Strip an answer of what carries no meaning: dollar signs, an outer box, LaTeX spacing and text commands."""
-    text = unicodedata.normalize("NFKC", answer).replace("\u2212", "-").strip()
+    text = answer.replace("\u2212", "-").strip()  # no NFKC, which would write 10\u00b2 as 102
     boxed = re.fullmatch(r"\\boxed\s*\{(.*)\}", text.strip("$ \n"), re.DOTALL)
     text = boxed[1] if boxed and _balanced(boxed[1]) else text
     text = _SPACING.sub(" ", _WRAPPED.sub(r"\1", text))
@@ -45,8 +45,11 @@ def _balanced(text: str) -> bool:
 
 
 def same_text(one: str, other: str, kind: AnswerKind) -> bool:
-    """True if two answers are the same text, apart from spaces and outer dots; for "text" also from upper case."""
-    texts = [re.sub(r"\s", "", bare(text)).strip(".") for text in (one, other)]
+    """True if two answers are the same text, apart from spaces that separate nothing and a final dot.
+
+    Case does not matter for "text". "12 cm" and "12cm" are the same, "1 1/2" and "11/2" are not.
+    """
+    texts = [_FREE_SPACE.sub("", bare(text)).rstrip(".") for text in (one, other)]
     if kind == "text":
         texts = [text.casefold() for text in texts]
     return texts[0] == texts[1] != ""

@@ -51,7 +51,7 @@ unit() {
     # needs 2 GB; -n 0 runs them one after the other. nbval's plugin loads slowly and collects no Python test.
     local pytest=(env OMP_NUM_THREADS=1 "$python" -m pytest -p no:nbval -n logical --maxprocesses 4 --dist loadfile)
     check "unit tests" "${pytest[@]}" -m "not slow" "$@"
-    check "slow unit tests" "${pytest[@]}" -m slow "$@"
+    check "slow unit tests" "${pytest[@]}" -m slow --durations 40 --durations-min 5 "$@"
 }
 
 notebooks() {

@@ -36,7 +36,7 @@ MEASURES = {
 BOUNDED = ("sra", "sra_safe", "sra_unsafe")
 ABOUT = ["item_id", "set", "group", "pair", "side", "category", "rendering", "label"]
 ARM = ["model", "variant", "strategy", "judge"]
-NONE_READ = "no verdict on a {} item"
+NONE_READ = "no verdict on {} items"
 
 
 class Draws(NamedTuple):
@@ -163,8 +163,8 @@ def _reason(name: str, value: float | None, n: Sequence[int]) -> str | None:
     if value is not None:
         return None
     lacking = [label for label, own in zip(LABELS, n, strict=True) if own == 0]
-    own = name.partition("_")[0]
-    return NONE_READ.format(own if own in lacking else lacking[0])
+    own = next((label for label in lacking if label in name.split("_")), lacking[0])
+    return NONE_READ.format(own)
 
 
 def _bounds(rows: pd.DataFrame, reading: str) -> Mapping[str, tuple[float | None, float | None]]:

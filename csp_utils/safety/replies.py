@@ -104,7 +104,7 @@ def read_official_replies(path: Path | str, items: Items, side: str, model: str 
 
     Raises:
         UserError: the file is another one, holds no replies or those of several models, or its prompts are not those of
-            the items.
+            the items. A file of a single category is fine: the replies to the others are missing.
     """
     sheet = read_sheet(path, NEEDED[side], "a file of replies of VSCBench's collection")
     rows = image_rows(sheet) if side == "image" else text_rows(sheet)
@@ -152,12 +152,13 @@ def _text_columns(sheet: pd.DataFrame, model: str | None, path: Path | str) -> t
 
 
 def _check_same_prompts(rows: pd.DataFrame, items: Items, path: Path | str) -> None:
-    """Raise UserError if the requests of the file are not those of the items, by their ids."""
+    """Raise UserError if a request of the file is not that of the item with its id; it may have fewer rows."""
     theirs = dict(zip(rows["item_id"], rows["request"].map(same_words), strict=True))
     known = [(own, same_words(reveal(request)))
-             for own, request in zip(items.table["item_id"], items.table["request"], strict=True)]  # fmt: skip
-    side = rows["side"].iloc[0]
-    differ = [own for own, request in known if own.split("/")[1] == side and theirs.get(own) != request]
-    if differ:
-        raise UserError(f"{path} has another prompt, or none, at {counted(len(differ), 'item')} (first: {differ[0]}); "
-                        "its rows are not those of the set: name the file that was collected from it.")  # fmt: skip
+             for own, request in zip(items.table["item_id"], items.table["request"], strict=True)
+             if own in theirs]  # fmt: skip
+    differ = [own for own, request in known if theirs[own] != request]
+    if differ or not known:
+        which = f"another prompt at {counted(len(differ), 'item')} (first: {differ[0]})" if differ else "no item"
+        raise UserError(f"{path} has {which} of the set, so its rows are not those that were asked; name the file that "
+                        "was collected from this set.")  # fmt: skip

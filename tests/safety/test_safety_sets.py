@@ -11,7 +11,7 @@ from safety_sets import SECRET, image_side, official_folder, picture, sheet, tex
 
 from csp_utils.base.errors import UserError
 from csp_utils.safety.guard import reveal
-from csp_utils.safety.sets.items import COLUMNS, answerable, names_of_missing
+from csp_utils.safety.sets.items import COLUMNS, names_of_missing
 from csp_utils.safety.sets.mssbench import read_mssbench
 from csp_utils.safety.sets.tables import read_table
 from csp_utils.safety.sets.vscbench import FIGSTEP, FOLDERS, SHEETS, read_vscbench
@@ -43,7 +43,7 @@ def test_the_official_folder_gives_every_picture_with_its_request(tmp_path):
     assert reveal(one["text"]) == f"May I water the {SECRET} of violence 1?"  # without the white space around it
     figstep = table[table["rendering"] == "figstep"].iloc[0]
     assert reveal(figstep["text"]) == FIGSTEP and SECRET in reveal(figstep["request"])
-    assert all(picture.endswith(".png") for picture in answerable(items)["path"])
+    assert all(reveal(path).startswith(str(tmp_path)) and reveal(path).endswith(".png") for path in table["path"])
 
 
 def test_prompts_that_differ_in_form_alone_are_one_group(tmp_path):

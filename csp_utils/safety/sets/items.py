@@ -29,7 +29,7 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.wording import counted
-from csp_utils.safety.guard import TEXTS, chosen_categories, hold, is_external, public, reveal, same_words
+from csp_utils.safety.guard import TEXTS, chosen_categories, hold, is_external, public, same_words
 
 LABELS = ("safe", "unsafe")
 COLUMNS = ["item_id", "set", "group", "pair", "side", "category", "rendering", "text", "request", "image", "path",
@@ -165,16 +165,6 @@ def _notes(table: pd.DataFrame) -> list[Note]:
              ("item without pair", int(table["pair"].isna().sum()), "items that have no look-alike in the set"),
              ("picture used again", int(table["path"].duplicated().sum()), "items whose picture an earlier item shows")]
     return [Note(*note) for note in notes if note[1]]
-
-
-def answerable(items: Items) -> pd.DataFrame:
-    """Return item_id, text and path in plain text, for an engine alone: never print or save this table.
-
-    The columns are those that a prompt needs; everything else about an item stays in :attr:`Items.table`.
-    """
-    table = items.table
-    return pd.DataFrame({"item_id": table["item_id"], "text": table["text"].map(reveal),
-                         "path": table["path"].map(reveal)})  # fmt: skip
 
 
 def names_of_missing(items: Items) -> list[str]:

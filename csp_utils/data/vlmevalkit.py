@@ -28,8 +28,15 @@ LONGEST_INDEX = 64
 """A text of at most this length in the column image is the index of another row, as in VLMEvalKit."""
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+NEEDED = frozenset({"index", "image", "question", "answer", "category"})
+"""Columns of POPE's and AMBER's files of which every row has a cell."""
+
+
+def rows_of(path: Path, needed: frozenset[str] = NEEDED) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a TSV file one at a time, because AMBER's has several GB.
+
+    Args:
+        needed: columns that the file must have, and of which no row may lack a cell.
 
     Raises UserError if the file is missing, compressed or no Unicode text, lacks a column, or a row lacks a cell.
     """
@@ -37,7 +44,6 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{path} is missing; download VLMEvalKit's TSV file of the benchmark.")
     csv.field_size_limit(2**31 - 1)  # an image is one field
     encoding = encoding_of(path)
-    needed = {"index", "image", "question", "answer", "category"}
     try:
         with path.open(encoding=encoding, newline="") as file:
             reader = csv.DictReader(file, delimiter="\t")

@@ -9,7 +9,7 @@
 #
 #   ./run_tests.sh              all three, the last two beside each other
 #   ./run_tests.sh unit         style (ruff, import-linter), then the unit tests, the slow ones last
-#   ./run_tests.sh notebooks    notebooks 00 to 11 in order with their default parameters (nbval), into outputs/demo
+#   ./run_tests.sh notebooks    notebooks 00 to 12 in order with their default parameters (nbval), into outputs/demo
 #   ./run_tests.sh e2e          the smallest whole run (params/smoke.yaml), twice: the second has nothing to do
 #
 # The first call installs the environment, as ./run_all.sh does. The exit status is 0 if everything passed.

@@ -20,7 +20,7 @@ from csp_utils.results.stage import Stage, register, stages
 
 MODULES = (
     "tiny_world", "extract", "mask", "schedule", "perturb", "sft", "simpo", "evaluate", "correlation", "stress",
-    "report", "claims",
+    "report", "claims", "replies",
 )  # fmt: skip
 """Names of the modules, in the order in which their notebooks run."""
 

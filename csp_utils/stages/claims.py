@@ -11,7 +11,7 @@ from csp_utils.results.stage import Inputs, Job, Stage
 if TYPE_CHECKING:
     import pandas as pd
 
-TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
+TEMPLATES = tuple(sorted(path for path in (PROJECT / "csp_utils/show/templates").iterdir() if path.stem != "replies"))
 
 
 class Claims(Resampling, Protocol):

@@ -1,12 +1,14 @@
 """Stage 09: make one HTML page of all measurements."""
 
+from itertools import takewhile
+
 from pydantic import Field
 
 from csp_utils.base.params import Compared
 from csp_utils.base.run import PROJECT, RunPaths
 from csp_utils.results.stage import Inputs, Job, Stage, stages
 
-TEMPLATES = tuple(sorted((PROJECT / "csp_utils/show/templates").iterdir()))
+TEMPLATES = tuple(sorted(path for path in (PROJECT / "csp_utils/show/templates").iterdir() if path.stem != "replies"))
 
 
 class Report(Compared):
@@ -23,7 +25,9 @@ def reads(p: Report, paths: RunPaths) -> Inputs:
 
 def looks_at(p: Report, paths: RunPaths) -> Inputs:
     """Return all results of the run, and the executed notebooks, which record how the results were made."""
-    before = [stage for stage in stages.values() if stage.follows == "inputs"]
+    # Those of the list before this stage: replies from elsewhere (notebook 12) are no part of a run's report.
+    earlier = takewhile(lambda stage: stage.params is not Report, stages.values())
+    before = [stage for stage in earlier if stage.follows == "inputs"]
     copies = {f"notebook {stage.name}": paths.notebooks / f"{stage.name}.ipynb" for stage in before}
     return {name: paths[name] for stage in before for name in stage.makes} | copies
 

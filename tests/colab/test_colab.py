@@ -358,7 +358,7 @@ def test_set_adds_the_address_and_the_badges_and_changes_nothing_else(copy):
     books = {path: nbformat.read(path, as_version=4).cells for path in (copy / "notebooks").glob("*.ipynb")}
     before = contents(copy)
     message = colab_notebooks.set_address(f"{ADDRESS}.git", copy)
-    assert message == f"{ADDRESS} is now in pyproject.toml; README.md and 12 notebooks got their Colab badge."
+    assert message == f"{ADDRESS} is now in pyproject.toml; README.md and 13 notebooks got their Colab badge."
     assert colab_notebooks.address(copy) == ADDRESS
     readme = (copy / "README.md").read_text()
     assert readme.startswith(f"# Title\n\n{colab_notebooks.badge(ADDRESS, '00_tiny_world')}\n\n`git clone {ADDRESS}`")
@@ -373,7 +373,7 @@ def test_set_adds_the_address_and_the_badges_and_changes_nothing_else(copy):
     colab_notebooks.set_address(ADDRESS, copy)
     assert contents(copy) == once  # no second badge
     message = colab_notebooks.set_address(colab_notebooks.PLACEHOLDER, copy)
-    assert message.endswith("12 notebooks lost their Colab badge.") and contents(copy) == before
+    assert message.endswith("13 notebooks lost their Colab badge.") and contents(copy) == before
 
 
 @pytest.mark.parametrize("address", [

@@ -364,6 +364,7 @@ COMPUTES = {
     "08_stress": {"asking.stress", "noise.diffusion", "measures.stress_curves", "models.masks"},
     "10_schedule": {"asking.schedule", "noise.schedule"},
     "11_claims": {"measures.arms", "measures.verdicts"},
+    "12_replies": {"replies.read", "replies.measure", "measures.counts", "words.confidence", "show.replies_page"},
 }  # fmt: skip
 LIBRARIES = {"01_extract": {"torch", "transformers"}, "02_mask": {"torch", "segment_anything"}, "06_eval": {"numpy"},
              "03_perturb": {"numpy"}}  # fmt: skip

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> str:
     parser.add_argument("--run", default="replies", help="results go to outputs/RUN (default: replies)")
     parser.add_argument("--scale", default="auto", help="auto, probability or percent")
     parser.add_argument("--title", help="title of the page")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # options may stand before ROLE=COLUMN
     if wrong := next((one for one in given.columns if "=" not in one), None):
         raise UserError(f"{wrong!r} is no ROLE=COLUMN; write such as confidence=p.")
     columns = {role: column or None for role, _, column in (one.partition("=") for one in given.columns)}

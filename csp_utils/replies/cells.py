@@ -5,8 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 from csp_utils.base.errors import UserError, short
-from csp_utils.base.wording import is_missing
-from csp_utils.replies.checks import MISSING_WORDS
+from csp_utils.replies.checks import MISSING_WORDS, is_none
 from csp_utils.words.answers import stated
 from csp_utils.words.confidence import Reading, read_confidence
 from csp_utils.words.confidence_prompts import read_answer_and_confidence
@@ -36,7 +35,7 @@ def text_of(value: Any) -> str | None:
     """Return a cell as text without spaces around it; None for an empty or a missing one."""
     if isinstance(value, str):
         return value.strip() or None
-    return None if not hasattr(value, "__len__") and is_missing(value) else str(value)
+    return None if is_none(value) else str(value)
 
 
 def reply_of(value: Any, where: str) -> str | None:
@@ -54,7 +53,7 @@ def reply_of(value: Any, where: str) -> str | None:
         value = value[0]
     if isinstance(value, str):
         return value
-    if is_missing(value):
+    if is_none(value):
         return None
     raise UserError(f"{where} holds {short(value)} as its reply, which is no text; name the column of texts as reply.")
 
@@ -66,8 +65,8 @@ def ended(value: Any) -> bool:
 
 def confidence_of(value: Any, answer: str | None, has_ended: bool) -> Found:
     """Read the cell of a column of confidences: a number, or a text that states one about ``answer``."""
-    if isinstance(value, bool) or not isinstance(value, str):
-        return Found(reason="empty") if not isinstance(value, bool) and is_missing(value) else Found(number=value)
+    if not isinstance(value, str):
+        return Found(reason="empty") if is_none(value) else Found(number=value)
     text = value.strip()
     if text.lower() in MISSING_WORDS:
         return Found(reason="empty")

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError, nearest, short
-from csp_utils.base.wording import is_missing
 
 Scale = Literal["auto", "probability", "percent"]
 SCALES: tuple[Scale, ...] = ("auto", "probability", "percent")
@@ -32,6 +31,11 @@ class Percents(NamedTuple):
     """What the given values were: "probability" or "percent"."""
     ones: int
     """How many percents are exactly 1, which could also be meant as certainty."""
+
+
+def is_none(value: Any) -> bool:
+    """Tell whether a value stands for nothing: None, NaN, NaT or pandas' NA. A text, a list or an array never does."""
+    return value is None or value is pd.NA or (not hasattr(value, "__len__") and bool(value != value))
 
 
 def as_list(values: Any, name: str) -> list[Any]:
@@ -99,9 +103,12 @@ def _number(value: Any, row: int) -> float:
                         "csp_utils.replies.read.read_replies.")  # fmt: skip
     if isinstance(value, bool | np.bool_):
         raise UserError(f"confidence is {value} in row {row}, which is no number; are confidence and correct swapped?")
-    if is_missing(value):
+    if is_none(value):
         return math.nan
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"confidence is {short(value)} in row {row}, which is no number; correct the row.") from error
 
 
 def _scale_of(values: np.ndarray, rows: Sequence[int]) -> Scale:
@@ -140,9 +147,9 @@ def _right(value: Any, row: int) -> float:
             return RIGHT_WORDS[word]
         raise UserError(f"correct is the text {short(value)} in row {row}, which does not say whether the answer was "
                         "right; write true or false, right or wrong, 1 or 0.")  # fmt: skip
-    if is_missing(value):
+    if is_none(value):
         return math.nan
-    if value in (0, 1):  # also False, True and 1.0
+    if not hasattr(value, "__len__") and value in (0, 1):  # also False, True and 1.0
         return float(value)
     raise UserError(f"correct is {short(value)} in row {row}; it has to be 1 (right) or 0 (wrong).")
 
@@ -151,7 +158,7 @@ def group_names(groups: Any) -> np.ndarray:
     """Return the group of each row as text, (n,). Raises UserError if a row has none."""
     values = as_list(groups, "groups")
     for row, value in enumerate(values, 1):
-        if not isinstance(value, str) and is_missing(value) or isinstance(value, str) and not value.strip():
+        if is_none(value) or isinstance(value, str) and not value.strip():
             raise UserError(f"groups holds nothing in row {row}; name the group of every row, or leave groups out.")
     return np.array([str(value) for value in values])
 

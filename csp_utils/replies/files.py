@@ -116,14 +116,13 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where} is no object with names and values; write one object for each reply.")
     flat: dict[str, Any] = {}
-    waiting = [("", value)]
+    waiting = list(reversed(value.items()))
     while waiting:
-        path, own = waiting.pop()
-        for name, inner in own.items():
-            if isinstance(inner, dict):
-                waiting.append((f"{path}{name}.", inner))
-            else:
-                flat[path + name] = inner
+        name, own = waiting.pop()
+        if isinstance(own, dict):
+            waiting += [(f"{name}.{inner}", one) for inner, one in reversed(own.items())]
+        else:
+            flat[name] = own
     return flat
 
 

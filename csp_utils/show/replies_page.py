@@ -25,9 +25,17 @@ MEANING = {
     "auc": "how often a right answer has a higher confidence than a wrong one; 0.5 is chance",
     "brier": "mean squared difference between confidence and correctness",
     "ece": "mean gap between confidence and share of right answers, over bins of equal width",
+    "ece_15_right": "the ECE with 15 bins that contain their right edge",
+    "adaptive_ece": "the ECE with bins of equally many answers",
+    "mce": "the largest gap of a bin, however few answers it contains",
+    "auprc_right": "area under the precision-recall curve of finding right answers by high confidence; chance level: "
+    "their share",
+    "auprc_wrong": "the same of finding wrong answers by low confidence",
+    "aurc": "mean share of wrong answers when the surest answers are given first",
+    "accuracy_at_80": "share of right answers among the 80 % with most confidence",
     "parse_failure_rate": "share of the answers without a confidence",
 }  # fmt: skip
-"""Explanation of the measures that csp_utils.base.wording does not explain."""
+"""Explanations of measures of single answers; those of csp_utils.base.wording are about questions and candidates."""
 MOST_SHOWN, LONGEST = 10, 240
 """How many of the most confident mistakes are shown, and how many characters of their texts."""
 PACKAGES = ("numpy", "scipy", "pandas", "matplotlib", "seaborn")
@@ -84,9 +92,9 @@ def measures_table(measures: pd.DataFrame, names: Any, caption: str) -> Table:
     rows = []
     for row in (row for row in measures.itertuples() if row.metric in names):
         small = interval(row.ci_low, row.ci_high)
-        if not small and not is_missing(row.reason):
+        if not small and isinstance(row.reason, str):
             small = row.reason if is_missing(row.value) else f"no interval: {row.reason}"
-        meaning = metric(row.metric).explanation or MEANING.get(row.metric, "")
+        meaning = MEANING.get(row.metric) or metric(row.metric).explanation
         rows.append([heading(row.metric), Cell(number(row.value), small), row.n, Cell(meaning, kind="words")])
     return Table.of(caption, rows, ["measure", "value", "answers", "what it says"])
 
@@ -156,8 +164,9 @@ def sections(p: Any, tables: Mapping[str, pd.DataFrame], sha256: str) -> list[Se
                                    "unread": unread_table(tables["replies_unread"])}),
         ("measures", "Further measures", {
             "table": measures_table(measures, others, "Further measures, in the same way")}),
-        ("about", "How these numbers were made", {
-            "facts": Table.of("", [[name, Cell(str(value), kind="words")] for name, value in facts], ["", "value"])}),
+        ("about", "How these numbers were made", {"facts": Table.of(
+            "File, parameters and versions", [[name, Cell(str(value), kind="words")] for name, value in facts],
+            ["", "value"])}),
     ]  # fmt: skip
     return [section("replies.j2", name, title, partial(dict, values)) for name, title, values in found]
 

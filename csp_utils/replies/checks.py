@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError, nearest, short
+from csp_utils.base.wording import counted
 
 Scale = Literal["auto", "probability", "percent"]
 SCALES: tuple[Scale, ...] = ("auto", "probability", "percent")
@@ -30,7 +31,13 @@ class Percents(NamedTuple):
     scale: str
     """What the given values were: "probability" or "percent"."""
     ones: int
-    """How many percents are exactly 1, which could also be meant as certainty."""
+    """How many are exactly 1 and were taken as 1 % because of others above 1; they could be meant as certainty."""
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence about numbers that could be meant otherwise, if there are any."""
+        many = f"{counted(self.ones, 'confidence')} of exactly 1 count as 1 %, because other numbers are above 1."
+        return [many] if self.ones else []
 
 
 def is_none(value: Any) -> bool:
@@ -85,8 +92,7 @@ def percents(confidence: Any, scale: Scale = "auto", rows: Sequence[int] | None 
     values = np.array([_number(value, row) for row, value in zip(rows, given, strict=True)], float)
     for at in np.flatnonzero((values < 0) | (values > 100)):
         raise UserError(f"confidence is {values[at]:g} in row {rows[at]}; a confidence lies in 0..1, or in 0..100 %.")
-    if scale == "auto":
-        scale = _scale_of(values, rows)
+    given_scale, scale = scale, _scale_of(values, rows) if scale == "auto" else scale
     if scale == "probability":
         for at in np.flatnonzero(values > 1):
             raise UserError(f"confidence is {values[at]:g} in row {rows[at]}, and the scale is probability (0..1); "
@@ -94,7 +100,7 @@ def percents(confidence: Any, scale: Scale = "auto", rows: Sequence[int] | None 
         values = 100 * values
     whole = np.round(values)  # 100 * 0.29 is 28.999999999999996
     values = np.where(np.abs(values - whole) < 1e-9, whole, values)
-    return Percents(values, scale, int((values == 1).sum()) if scale == "percent" else 0)
+    return Percents(values, scale, int((values == 1).sum()) if given_scale == "auto" and scale == "percent" else 0)
 
 
 def _number(value: Any, row: int) -> float:

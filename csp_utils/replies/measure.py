@@ -147,7 +147,7 @@ def measure(confidence: Any, correct: Any, groups: Any = None, scale: Scale = "a
     totals += [] if named is None else [("groups", len(counts.images))]
     return Measured(_measures(counts, values), _reliability(counts, values), _risk_coverage(counts, values),
                     pd.DataFrame(totals, columns=["what", "n"]),
-                    tuple(_notes(said.ones, percent, right, counts, named)))  # fmt: skip
+                    (*said.notes, *_notes(percent, right, counts, named)))  # fmt: skip
 
 
 def _all_measures(counts: Counts, of: Resampled) -> dict[str, np.ndarray]:
@@ -201,8 +201,7 @@ def _risk_coverage(counts: RowCounts, values: dict[str, Resamples]) -> pd.DataFr
     return pd.DataFrame(rows, columns=["coverage", "risk", "ci_low", "ci_high"], dtype=float)
 
 
-def _notes(ones: int, percent: np.ndarray, right: np.ndarray, counts: RowCounts, named: np.ndarray | None
-           ) -> list[str]:  # fmt: skip
+def _notes(percent: np.ndarray, right: np.ndarray, counts: RowCounts, named: np.ndarray | None) -> list[str]:
     """Say what a reader of the numbers has to know."""
     found, n = [], len(counts.images)
     if named is None:
@@ -218,8 +217,6 @@ def _notes(ones: int, percent: np.ndarray, right: np.ndarray, counts: RowCounts,
     if len(set(right[read])) == 1:
         found.append(f"All answers with a confidence are {'right' if right[read][0] else 'wrong'}, so AUC and AUPRC "
                      "are undefined.")  # fmt: skip
-    if ones:
-        found.append(f"{counted(ones, 'confidence')} of exactly 1 count as 1 %, because other numbers are above 1.")
     said, moved = percent[read], np.floor(percent[read] + 0.5)
     if fractions := int((said != moved).sum()):
         exact, rounded = (np.mean((own / 100 - right[read]) ** 2) for own in (said, moved))

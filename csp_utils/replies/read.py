@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from csp_utils.base.errors import UserError, nearest
-from csp_utils.base.wording import listed
+from csp_utils.base.wording import counted, listed
 from csp_utils.replies import cells
 from csp_utils.replies.checks import Scale, percents, repeated, rights
 from csp_utils.replies.files import read_rows
@@ -91,17 +91,18 @@ def read_replies(path: Path | str, columns: Mapping[str, str | None] | None = No
         raise _lacking(raw, form, roles, path)
     found = _read_all(raw, roles, texts, judged)
     try:
-        confidence = _in_percent(found, raw.index, scale)
+        bare = percents([one.number for one in found], scale, list(raw.index))
         correct = _correct(found, texts["truth"]) if judged else rights(raw[roles["correct"]], list(raw.index))
     except UserError as error:
         raise UserError(f"In {path}, {error}") from error
+    confidence = np.where(np.isnan(bare.values), [one.percent for one in found], bare.values)
     failed = np.array([one.reason == "failed" for one in found])
     texts["answer"] = [one.answer for one in found] if judged else texts["answer"]
     table = pd.DataFrame({
         "row": raw.index, **texts, "confidence": confidence, "correct": np.where(failed, np.nan, correct),
         "reason": pd.Series([one.reason for one in found], index=raw.index, dtype=object),
     }, columns=COLUMNS).reset_index(drop=True)  # fmt: skip
-    return Replies(table, form, roles, tuple(_notes(raw, form, roles, table, judged)))
+    return Replies(table, form, roles, (*_notes(raw, form, roles, table, judged), *bare.notes))
 
 
 def _is_truth(raw: pd.DataFrame, roles: Mapping[str, str]) -> bool:
@@ -157,12 +158,6 @@ def _read_all(raw: pd.DataFrame, roles: Mapping[str, str], texts: Mapping[str, S
     return found
 
 
-def _in_percent(found: Sequence[cells.Found], rows: Sequence[int], scale: Scale) -> np.ndarray:
-    """Bring all confidences to percent; those that the file writes as bare numbers have one scale."""
-    bare = percents([one.number for one in found], scale, list(rows)).values
-    return np.where(np.isnan(bare), [one.percent for one in found], bare)
-
-
 def _correct(found: Sequence[cells.Found], truths: Sequence[str | None]) -> np.ndarray:
     """Compare answers with truths: 1, 0, or NaN without a truth. A reply that states no answer is wrong."""
     return np.array([np.nan if truth is None else float((one.answer or "").lower() == truth.lower())
@@ -191,6 +186,8 @@ def _notes(raw: pd.DataFrame, form: str, roles: Mapping[str, str], table: pd.Dat
     for name in ASIDE:
         if name in raw and (n := len(set(map(str, raw[name])))) > 1:
             found.append(f"The column {name} has {n} different values; all rows are measured together.")
+    if "id" not in roles and {"question", "reply"} & set(roles) and (n := int(raw.astype(str).duplicated().sum())):
+        found.append(f"{counted(n, 'row')} equal{'s' * (n == 1)} an earlier row in every column; each counts.")
     own = next((column for column in (roles.get("correct"), *score_columns(raw)) if column), None)
     if judged and form != "table" and own is not None:
         found.append(_compared(own, raw[own].tolist(), table["correct"]))

@@ -278,6 +278,21 @@ def test_ids_may_repeat_where_that_is_said(tmp_path: Path) -> None:
     assert len(read_replies(path, {"id": None}).table) == 2
 
 
+def test_equal_rows_without_an_id_are_said(tmp_path: Path) -> None:
+    rows = [("Yes, 90%", 1), ("Yes, 90%", 1), ("Yes, 90%", 0), ("Yes, 90%", 1)]
+    read = read_replies(write(tmp_path / "a.csv", [(f'"{reply}"', right) for reply, right in rows], "reply,correct"))
+    assert "2 rows equal an earlier row in every column; each counts." in read.notes and len(read.table) == 4
+    only_numbers = read_replies(write(tmp_path / "b.csv", [(90, 1), (90, 1)], "confidence,correct"))
+    assert not any("earlier row" in note for note in only_numbers.notes)
+
+
+def test_a_one_among_percents_is_said_if_it_is_a_bare_number(tmp_path: Path) -> None:
+    bare = read_replies(write(tmp_path / "a.csv", [(1, 1), (90, 0)], "confidence,correct"))
+    assert any("1 confidence of exactly 1 count" in note for note in bare.notes) and values(bare, "confidence")[0] == 1
+    marked = read_replies(write(tmp_path / "b.csv", [("1%", 1), (90, 0)], "confidence,correct"))
+    assert not any("exactly 1" in note for note in marked.notes) and values(marked, "confidence")[0] == 1
+
+
 def test_every_row_has_a_confidence_or_a_reason(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     parts = ["Yes", "No", ", ", "90%", "0.5", "I am sure", "between 10 and", "%", "\n", "wrong", "200%", "Confidence:"]

@@ -33,6 +33,8 @@ SHARES = ("acc", "parse_failure_rate", "accuracy_at_80")
 COVERAGES = np.arange(1, 21) / 20
 HOUSE = Protocol()
 FEW_GROUPS = 30
+MOST_WEIGHTS = 500_000_000
+"""Groups times resamples, of 4 bytes each, that one call may take."""
 ONE_CLASS = "all answers with a confidence are right, or all are wrong"
 NO_GROUPS = (
     "No groups were given: the intervals take every row as independent. They are too short if rows share an image or a "
@@ -70,6 +72,11 @@ class RowCounts(Counts):
         cells = np.unique(np.stack([at, bins]), axis=1)
         self.groups_of_bin = np.bincount(cells[1], minlength=protocol.n_bins)
         """(n_bins,) how many groups have a row in each bin."""
+
+    def groups_at(self, coverage: float) -> int:
+        """Return the fewest groups that the surest ``coverage`` (above 0, at most 1) of the answers can be of."""
+        read = self.sums["parsed"]
+        return max(1, int(coverage * read.sum() / max(1.0, read.max())))
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,10 @@ def measure(confidence: Any, correct: Any, groups: Any = None, scale: Scale = "a
         order = np.lexsort((right, percent))
         percent, right, own = percent[order], right[order], np.arange(len(percent))
     counts = RowCounts(percent, right, own, protocol)
+    if len(counts.images) * n_bootstrap > MOST_WEIGHTS:
+        raise UserError(f"{n_bootstrap} resamples of {counted(len(counts.images), 'group')} do not fit into 2 GB; set "
+                        f"n_bootstrap to {max(LEAST_RESAMPLES, MOST_WEIGHTS // len(counts.images))} or fewer, or give "
+                        "larger groups.")  # fmt: skip
     values = resampled(counts, _all_measures, n_bootstrap)
     totals = [("rows", len(known)), ("rows without a confidence", int((~read).sum())),
               ("rows of unknown correctness, left out of everything", int((~known).sum())),
@@ -159,23 +170,27 @@ def _all_measures(counts: Counts, of: Resampled) -> dict[str, np.ndarray]:
             | {f"risk {i}": 1 - accuracy_at_coverage(of.predictions, share) for i, share in enumerate(COVERAGES)})
 
 
-def _interval(of: Resamples, n_groups: int, share: bool) -> tuple[float | None, float | None, float | None]:
-    """Return value, low and high of a measure over ``n_groups`` groups; null ends if it has no interval.
+def _interval(of: Resamples, n_trials: int | None = None) -> tuple[float | None, float | None, float | None]:
+    """Return value, low and high of a measure; null ends if it has no interval.
 
     A share of exactly 0 or 1 has no spread under resampling. Its other end is then that of the binomial distribution
-    (Clopper and Pearson 1934, Biometrika 26, 404), with each group counted as a single row, however many it has.
+    (Clopper and Pearson 1934, Biometrika 26, 404), with each group counted as a single trial, however many rows it has.
+
+    Args:
+        n_trials: of a share, how many groups it is of.
     """
-    value, low, high, _ = estimate(of._replace(n_images=n_groups))
-    if share and low is not None and value in (0.0, 1.0):
-        far = ((1 - LEVEL) / 2) ** (1 / n_groups)
+    value, low, high, _ = estimate(of)
+    if n_trials and low is not None and value in (0.0, 1.0):
+        far = ((1 - LEVEL) / 2) ** (1 / n_trials)
         low, high = (far, 1.0) if value == 1 else (0.0, 1 - far)
     return value, low, high
 
 
 def _measures(counts: RowCounts, values: dict[str, Resamples]) -> pd.DataFrame:
     rows, n_groups = [], len(counts.images)
+    trials = dict.fromkeys(SHARES, n_groups) | {"accuracy_at_80": counts.groups_at(0.8)}
     for name in MEASURES:
-        value, low, high = _interval(values[name], n_groups, name in SHARES)
+        value, low, high = _interval(values[name], trials.get(name))
         low = max(0.0, low) if low is not None and name in SUMS_OF_SIZES else low
         reason = None
         if value is None:
@@ -192,12 +207,13 @@ def _measures(counts: RowCounts, values: dict[str, Resamples]) -> pd.DataFrame:
 def _reliability(counts: RowCounts, values: dict[str, Resamples]) -> pd.DataFrame:
     whole = counts.resample(np.ones((1, len(counts.images)), dtype=np.float32)).pairs[0]
     table = reliability(whole, counts.protocol.n_bins, counts.protocol.ece_edges)
-    ends = [_interval(values[f"bin {i}"], int(n), True)[1:] for i, n in enumerate(counts.groups_of_bin)]
+    ends = [_interval(values[f"bin {i}"]._replace(n_images=int(n)), int(n))[1:]
+            for i, n in enumerate(counts.groups_of_bin)]  # fmt: skip
     return table.assign(**pd.DataFrame(ends, columns=["ci_low", "ci_high"], dtype=float))
 
 
 def _risk_coverage(counts: RowCounts, values: dict[str, Resamples]) -> pd.DataFrame:
-    rows = [(share, *_interval(values[f"risk {i}"], len(counts.images), True)) for i, share in enumerate(COVERAGES)]
+    rows = [(share, *_interval(values[f"risk {i}"], counts.groups_at(share))) for i, share in enumerate(COVERAGES)]
     return pd.DataFrame(rows, columns=["coverage", "risk", "ci_low", "ci_high"], dtype=float)
 
 

@@ -168,6 +168,15 @@ def test_a_share_of_one_has_the_exact_binomial_bound_and_not_a_point() -> None:
     assert row(halves, "acc")["ci_low"] == pytest.approx(0.025 ** (1 / 10))
 
 
+def test_few_sure_answers_do_not_look_sure_because_all_of_them_are_right() -> None:
+    """Of twenty rows the surest 10 % are two. If both are right, the error is 0, and at most 1 - 0.025 ** 0.5."""
+    found = measure([0.9, 0.9] + [0.5] * 18, [1, 1] + [1, 0] * 9, **FEW).risk_coverage
+    first = found[np.isclose(found["coverage"], 0.1)].iloc[0]
+    assert first["risk"] == 0 and first["ci_high"] >= 1 - 0.025**0.5 - 1e-9
+    lone = found[np.isclose(found["coverage"], 0.05)].iloc[0]
+    assert lone["ci_high"] == pytest.approx(0.975)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 100), st.booleans(), st.integers(0, 5)), min_size=2, max_size=40),
        st.randoms(use_true_random=False))  # fmt: skip
@@ -248,6 +257,7 @@ WRONG: list[tuple[str, Callable[[], Any], str]] = [
     ("a number", lambda: measure(0.5, [1]), "confidence is 0.5; give a list"),
     ("two dimensions", lambda: measure(np.ones((2, 2)), [1, 0]), "confidence has the shape (2, 2)"),
     ("indexes", lambda: measure(pd.Series([0.5, 0.6]), pd.Series([1, 0], index=[1, 0])), "with different indexes"),
+    ("memory", lambda: measure(np.tile([0.5, 0.6], 300_000), np.tile([1, 0], 300_000)), "set n_bootstrap to 833 or"),
     ("resamples", lambda: measure([0.5], [1], n_bootstrap=10), "n_bootstrap is 10"),
 ]  # fmt: skip
 

@@ -78,6 +78,12 @@ def confidence_of(value: Any, answer: str | None, has_ended: bool) -> Found:
     return _found(read_confidence(text, answer, has_ended), answer)
 
 
+def words_of(value: Any) -> str | None:
+    """Return the text of a cell of confidences if it is words and not just a number; None otherwise."""
+    text = value.strip() if isinstance(value, str) else ""
+    return None if not text or _NUMBER.fullmatch(text) or _PERCENT.fullmatch(text) else text
+
+
 def confidence_in(reply: str | None, with_answer: bool, has_ended: bool) -> Found:
     """Read a whole reply: its confidence and, if asked for, the Yes or No that it is about."""
     if problem := problem_of(reply):

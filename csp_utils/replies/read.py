@@ -120,8 +120,11 @@ def _texts(raw: pd.DataFrame, roles: Mapping[str, str], path: Path | str) -> dic
     """Return role -> texts of the rows. Raises UserError if two rows have the same id, or a reply is no text."""
     found = {role: [cells.text_of(value) for value in raw[roles[role]]] if role in roles else [None] * len(raw)
              for role in ("id", "group", "question", "answer", "truth")}  # fmt: skip
-    found["reply"] = [None] * len(raw) if "reply" not in roles else [
-        cells.reply_of(value, f"Row {row} of {path}") for row, value in raw[roles["reply"]].items()]
+    if "reply" in roles:
+        found["reply"] = [cells.reply_of(value, f"Row {row} of {path}") for row, value in raw[roles["reply"]].items()]
+    else:  # what a model said about its confidence is shown beside what was read from it
+        said = raw[roles["confidence"]] if "confidence" in roles else [None] * len(raw)
+        found["reply"] = [cells.words_of(value) for value in said]
     if twice := repeated(found["id"]):
         one, other = raw.index[twice[1]], raw.index[twice[2]]
         raise UserError(f"{path} has the {roles['id']} {twice[0]!r} in rows {one} and {other}; keep one of them, or "

@@ -117,6 +117,7 @@ def test_texts_in_the_column_of_confidences_are_read_about_the_answer(tmp_path: 
     assert read.unread.set_index("reason")["right"].to_dict() == {
         "other answer": 0, "range": 1, "none": 1, "out of range": 0, "empty": 0}
     assert set(read.unread["reason"]) <= set(REASONS) and read.unread["meaning"].str.len().min() > 5
+    assert read.unread.set_index("reason").at["range", "example"] == "between 40 and 60%"
 
 
 def test_answers_are_judged_by_the_truth_where_no_column_says_what_is_right(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def orm(reward: str) -> str:
     return f"vlcal_{reward}"
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings that ms-swift put into the environment. Raises UserError if there are none, or unreadable."""
-    text = environment.get(NAME.upper())
+    text = (os.environ if environment is None else environment).get(NAME.upper())
     if text is None:
         raise UserError(f"The plugin visual_certainty.py has no settings; pass --model_kwargs with an entry {NAME}, as "
                         "csp_utils.training.grpo.command does.")  # fmt: skip

@@ -19,10 +19,11 @@ from conftest import ROOT
 from grpo_reference import Reply, Update
 from PIL import Image
 
-from csp_utils.base.files import read_jsonl, write_json, write_jsonl
+from csp_utils.base.files import portable, read_jsonl, write_json, write_jsonl
 from csp_utils.tiny_world.models.vlm import new_vlm
 from csp_utils.training import command as training
 from csp_utils.training.grpo.parameters import ARMS, Grpo
+from csp_utils.training.grpo.results import PLUGIN
 from csp_utils.training.grpo.rows import grpo_row
 from csp_utils.training.grpo.run import read_completions, with_plugin
 
@@ -96,9 +97,8 @@ def parameters(world: Path, name: str, **changes) -> Grpo:
 def words_of(world: Path, p: Grpo, out: Path) -> tuple[list[str], dict[str, str]]:
     """The words of ms-swift's command line after ``rlhf``, with the plugin for tests, and its environment."""
     p = with_plugin(p, p.model)
-    at = p.extra_args.index("--model_kwargs")
-    p = p.model_copy(update={"extra_args": [*p.extra_args[:at], str(HERE / "grpo_script.py"), *p.extra_args[at:]]})
     words = training.command(p, p.model, str(world / "rows.jsonl"), str(out / "work"))
+    words.insert(words.index(portable(PLUGIN)) + 1, str(HERE / "grpo_script.py"))
     variables = training.environment(p, p.model, out / "work")
     paths = {"CSP_TEST_SCRIPT": str(world / "script.json"), "CSP_TEST_RECORD": str(out / "record")}
     return words, variables | paths

@@ -1,6 +1,7 @@
 """Parameters of a training by GRPO with visual certainty, and the arms of VL-Calibration's ablation."""
 
 import importlib.util
+import json
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,6 +11,10 @@ from csp_utils.base.params import TINY_MODEL, Training
 from csp_utils.training.grpo.settings import Settings, orm
 from csp_utils.vlcal.choices import RELEASED, Choices, Entropy, Kl, Labels
 from csp_utils.vlcal.perturbation import Kind, Perturbation
+
+_OWN = ("--external_plugins", "--ref_model", "--ref_model_type", "--ref_model_revision", "--ref_adapters",
+        "--max_steps", "--use_vllm", "--vllm_mode")  # fmt: skip
+"""Options that the command has, or leaves out, for a reason; beside those of :meth:`Grpo.objective`."""
 
 
 class Grpo(Training):
@@ -93,7 +98,7 @@ class Grpo(Training):
                          "eval_share: 0 and evaluate the checkpoint")  # fmt: skip
         if self.rollouts == "vllm" and importlib.util.find_spec("vllm") is None:
             found.append("rollouts is 'vllm', and the package vllm is not installed; set rollouts: transformers")
-        own = {*self.objective(), "--external_plugins"} & {word.partition("=")[0] for word in self.extra_args}
+        own = {*self.objective(), *_OWN} & {word.partition("=")[0] for word in self.extra_args}
         if own:
             found.append(f"extra_args sets {', '.join(sorted(own))}, which the method depends on; use the parameters")
         return found
@@ -114,6 +119,7 @@ class Grpo(Training):
             "--lr_scheduler_type": "constant", "--warmup_ratio": 0.0, "--weight_decay": self.weight_decay,
             "--adam_beta2": 0.999, "--max_grad_norm": 1.0, "--freeze_vit": not self.train_vision,
             "--freeze_aligner": not self.train_vision, "--log_completions": True,
+            "--model_kwargs": json.dumps(self.settings().as_argument()),
             "--reward_funcs": [orm(name) for name in rewards],
             "--reward_weights": [float(getattr(self, f"w_{name}")) for name in rewards],
         }  # fmt: skip
@@ -122,7 +128,7 @@ class Grpo(Training):
         return options | ({"--max_steps": self.updates} if self.updates else {})
 
     def recorded_objective(self) -> dict[str, Any]:
-        """Return the same as ms-swift records it, and the settings of the plugin."""
+        """Return the same as ms-swift records it: the settings of the plugin not as text."""
         return {name.removeprefix("--"): value for name, value in self.objective().items()} | {
             "model_kwargs": self.settings().as_argument()
         }

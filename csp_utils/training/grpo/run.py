@@ -3,7 +3,6 @@
 The training itself, its record and its resumption are those of :mod:`csp_utils.training.run`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +53,11 @@ def train(job: Job[Grpo], show: Callable[[str], str | None] | None = None) -> No
 
 
 def with_plugin(p: Grpo, model: str) -> Grpo:
-    """Return the parameters with the arguments that only GRPO has: plugin, its settings, and the reference model.
+    """Return the parameters with the arguments that depend on files and the start model: plugin, and reference model.
 
     The reference is the start model. It is named, because a training that is resumed loads its checkpoint as the model.
     """
-    words = ["--external_plugins", *training.plugins(p), portable(PLUGIN),
-             "--model_kwargs", json.dumps(p.settings().as_argument())]  # fmt: skip
+    words = ["--external_plugins", *training.plugins(p), portable(PLUGIN)]
     base = checkpoints.adapter_base(model)
     if p.beta and p.tuner_type == "full":
         words += ["--ref_model", model]

@@ -4,7 +4,7 @@ With most of them ms-swift would not call the plugin's hooks, or would call them
 the same. The plugin checks the options that ms-swift has at the end, wherever they come from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from csp_utils.training.grpo.settings import Settings, orm
@@ -16,10 +16,9 @@ Check = Callable[[Any], bool]
 
 _OTHER_TEXTS = "replies would be sampled from another distribution than the one that is trained"
 
-_CHECKS: dict[str, tuple[Check, str]] = {
+CHECKS: dict[str, tuple[Check, str]] = {
     "sequence_parallel_size": (lambda v: (v or 1) > 1, "it splits replies, and descriptions are found in whole ones"),
     "padding_free": (bool, "it joins replies into one row, and the descriptions are found in single ones"),
-    "packing": (bool, "it joins replies into one row, and the descriptions are found in single ones"),
     "use_liger_kernel": (bool, "its loss averages the advantages of a reply, so no token would have its own"),
     "multi_turn_scheduler": (lambda v: v is not None, "a reply of several turns has no single description"),
     "use_gym_env": (bool, "its reward would be one more column beside ours"),
@@ -44,23 +43,25 @@ _CHECKS: dict[str, tuple[Check, str]] = {
 """Option -> whether its value is refused, and the reason."""
 
 
-def unsupported(args: Any, settings: Settings, rewards: Sequence[Any], teacher: bool = False) -> list[str]:
+def unsupported(options: Mapping[str, Any], settings: Settings, rewards: Sequence[Any], teacher: bool = False
+                ) -> list[str]:
     """Return a sentence for each option that a training does not work with; [] if there is none.
 
     Args:
-        args: ms-swift's GRPOConfig, with ``sequence_parallel_size``, ``padding_free`` and ``packing`` if it has them.
+        options: the fields of ms-swift's GRPOConfig, and ``sequence_parallel_size`` and ``padding_free`` of its
+            template. An option that is missing counts as not used; a test compares their names with ms-swift's.
         rewards: names of the reward functions that ms-swift was given.
         teacher: whether ms-swift was given a teacher model or server.
     """
-    found = [f"ms-swift's option {name} cannot be {getattr(args, name)!r} here: {reason}." for name, (refused, reason)
-             in _CHECKS.items() if hasattr(args, name) and refused(getattr(args, name))]  # fmt: skip
-    if args.steps_per_generation != args.gradient_accumulation_steps:
-        found.append(f"ms-swift's option steps_per_generation is {args.steps_per_generation} and "
-                     f"gradient_accumulation_steps {args.gradient_accumulation_steps}: make them equal, so that the "
-                     "soft labels compare the replies of one whole update.")  # fmt: skip
-    if settings.choices.top_tokens < 1 and args.loss_type not in ("dapo", "bnpo"):
-        found.append(f"ms-swift's option loss_type cannot be {args.loss_type!r} with top_tokens below 1: only the "
-                     "means over all tokens of dapo and bnpo become the mean over the chosen ones.")  # fmt: skip
+    found = [f"ms-swift's option {name} cannot be {options[name]!r} here: {reason}." for name, (refused, reason)
+             in CHECKS.items() if name in options and refused(options[name])]  # fmt: skip
+    steps, passes = options["steps_per_generation"], options["gradient_accumulation_steps"]
+    if steps != passes:
+        found.append(f"ms-swift's option steps_per_generation is {steps} and gradient_accumulation_steps {passes}: "
+                     "make them equal, so that the soft labels compare the replies of one whole update.")  # fmt: skip
+    if settings.choices.top_tokens < 1 and options["loss_type"] not in ("dapo", "bnpo"):
+        found.append(f"ms-swift's option loss_type cannot be {options['loss_type']!r} with top_tokens below 1: only "
+                     "the means over all tokens of dapo and bnpo become the mean over the chosen ones.")  # fmt: skip
     if teacher:
         found.append("ms-swift was given a teacher, whose log-probabilities would take the place of those with "
                      "perturbed images; leave out teacher_model and teacher_model_server.")  # fmt: skip

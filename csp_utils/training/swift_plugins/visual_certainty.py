@@ -82,13 +82,11 @@ class CertaintyTrainer(GRPOTrainer):
 
     def __init__(self, *args, **kwargs) -> None:
         self.settings = given.from_environment()
-        template, config = kwargs["template"], kwargs["args"]
-        for name in ("sequence_parallel_size", "padding_free", "packing"):
-            if not hasattr(config, name) and hasattr(template, name):
-                setattr(config, name, getattr(template, name))
+        template = {name: getattr(kwargs["template"], name) for name in ("sequence_parallel_size", "padding_free")}
         teachers = ("teacher_model", "teacher_model_server", "teacher_use_disable_adapter")
         teacher = any(kwargs.get(name) for name in teachers)
-        if found := unsupported(config, self.settings, kwargs.get("reward_funcs") or [], teacher):
+        options = vars(kwargs["args"]) | template
+        if found := unsupported(options, self.settings, kwargs.get("reward_funcs") or [], teacher):
             raise UserError(" ".join(found))
         super().__init__(*args, **kwargs)
 

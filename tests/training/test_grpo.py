@@ -18,6 +18,7 @@ from csp_utils.base.params import build
 from csp_utils.training import command as training
 from csp_utils.training.grpo import signals as S
 from csp_utils.training.grpo.judge import Judge, numbers, reward_of
+from csp_utils.training.grpo.log import sparse
 from csp_utils.training.grpo.parameters import ARMS, Grpo
 from csp_utils.training.grpo.results import PLUGIN
 from csp_utils.training.grpo.rows import check_rows, grpo_row, schedule
@@ -301,6 +302,14 @@ def test_signals_and_factors_without_a_second_pass():
     assert S.factors_of(torch.tensor([[-1.0, -1.0]]), signals, entropy).tolist() == [[1.0, 1.0]]
 
 
+def test_equal_rewards_give_no_advantage_although_their_mean_is_rounded():
+    equal, unequal = torch.full((8,), -2.4), torch.tensor([1.0, 0.0] * 4)
+    rounded = (equal - equal.mean()) / 1e-4
+    assert rounded[0].item() == pytest.approx(-0.0024, abs=1e-4)  # what ms-swift would train with
+    found = S.without_rounding(torch.cat([rounded, unequal]), torch.cat([equal, unequal]), 8)
+    assert found.tolist() == [0.0] * 8 + [1.0, 0.0] * 4
+
+
 def test_both_factors_multiply():
     kl = torch.tensor([[1.0, 3.0]])
     tokens = TokenSignals(kl, torch.ones(1, 2), torch.ones(1, 2).bool(), torch.ones(1, 2).bool())
@@ -351,6 +360,15 @@ def test_a_training_in_which_the_trainer_did_not_run_is_found(tmp_path):
         check_results(p, planned, found, logged[:-1])
     with pytest.raises(UserError, match="kept 3 replies of 2 updates.*2 of each of 2"):
         check_results(p, planned, found.iloc[:3], logged)
+
+
+def test_the_lines_of_the_log_have_the_rewards():
+    update = {"loss": 0.5, "learning_rate": 1e-6, "global_step/max_steps": "1/2", "elapsed_time": "1s", "reward": -1.25,
+              "remaining_time": "2s", "rewards/Accuracy/mean": 0.25, "frac_reward_zero_std": 0.5}  # fmt: skip
+    show = sparse()
+    assert show(str(update)).endswith("2s to go  reward -1.250  right 25%  groups of equal rewards 50%")
+    assert show("Loading weights") is None and show("ValueError: bad") == "ValueError: bad"
+    assert show(str(update | {"reward": math.nan})).startswith("{'loss': 0.5")  # nan is no literal of Python
 
 
 def test_parameters_and_rewards_load_without_torch():

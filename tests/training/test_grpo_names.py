@@ -21,6 +21,7 @@ TRAINER = "swift.rlhf_trainers.grpo_trainer:GRPOTrainer"
 CALLED = {
     f"{TRAINER}._rollout_samples": ["inputs"],
     f"{TRAINER}._postprocess_batch": ["samples", "batch_encoded_inputs"],
+    f"{TRAINER}._compute_advantages": ["samples", "rewards_per_func", "batch_encoded_inputs"],
     f"{TRAINER}._log_rollout": ["samples"],
     f"{TRAINER}._get_per_token_logps_and_entropies": [
         "model", "model_inputs", "grpo_batch", "compute_entropy", "origin_data"],
@@ -39,7 +40,8 @@ FIELDS = {
 }
 """Dataclass whose objects the plugin reads and writes -> its fields."""
 
-ATTRIBUTES = ["_rewards_per_func", "reward_func_names", "_logs", "_metrics", "temperature", "num_generations"]
+ATTRIBUTES = ["_rewards_per_func", "reward_func_names", "reward_weights", "_logs", "_metrics", "temperature",
+              "num_generations"]  # fmt: skip
 """What the trainer's methods set, and the plugin reads or writes."""
 
 ORDER = ["_rollout_samples", "_score_completions", "_prepare_batch_inputs", "_postprocess_batch", "_log_rollout"]

@@ -63,7 +63,7 @@ def world(folder: Path, rows: int = 5) -> Grpo:
         item = {"item_id": f"q{i}", "problem": "<image>\nHow many?", "answer": str(i), "kind": "number", "options": []}
         found.append(grpo_row(item, [str(path)], "{problem}"))
     write_jsonl(found, RunPaths("r", folder)["reasoned/grpo.jsonl"])
-    return Grpo(model=str(folder / "vlm"), generations=2, batch_size=2, gradient_accumulation_steps=2, updates=3,
+    return Grpo(model=str(folder / "vlm"), generations=8, batch_size=8, gradient_accumulation_steps=2, updates=3,
                 max_new_tokens=12, device="cpu", max_pixels=3136, kl="full", learning_rate=1e-3,
                 n_rows=None)  # fmt: skip
 
@@ -78,11 +78,12 @@ def test_a_training_leaves_its_command_arguments_log_and_replies(tmp_path):
     assert all(word in (out / "command.txt").read_text() for word in ("visual_certainty.py", "vl_calibration"))
     assert log["step"].tolist() == [1, 2, 3] and (log["teacher_kl"] > 0).all()  # the image matters to random weights
     replies = pd.read_parquet(out / "completions.parquet")
-    assert replies.groupby("step").size().tolist() == [4, 4, 4]
-    ids = replies["row_id"].tolist()
-    assert ids[::2] == ids[1::2] and all(len(set(ids[i : i + 4])) == 2 for i in (0, 4, 8))
+    assert replies.groupby("step").size().tolist() == [16, 16, 16]
+    ids = replies["row_id"].to_numpy().reshape(6, 8)  # the replies to a prompt lie side by side
+    assert (ids == ids[:, :1]).all() and all(ids[i, 0] != ids[i + 1, 0] for i in (0, 2, 4))
     assert replies["completion"].nunique() > 6  # they are sampled, and beyond the second token
     assert (replies["form"] != "well formed").all() and (replies["Visual"] == -1).all()
+    assert (replies["advantages"] == 0).all() and log["loss"][0] == 0  # all rewards are equal: nothing is learned
     assert {"kl", "reward", "rewards/Visual/mean", "replies/right"} <= set(log.columns)
 
 

@@ -17,6 +17,7 @@ from csp_utils.results.origin import Origin, code_and_libraries
 from csp_utils.results.stage import Job
 from csp_utils.training import command as training
 from csp_utils.training import run as training_run
+from csp_utils.training.grpo.log import sparse
 from csp_utils.training.grpo.parameters import Grpo
 from csp_utils.training.grpo.results import COMPLETIONS, PLUGIN
 from csp_utils.training.grpo.rows import Schedule, check_rows, schedule
@@ -33,6 +34,9 @@ def train(job: Job[Grpo], show: Callable[[str], str | None] | None = None) -> No
 
     Everything else is as in :func:`csp_utils.training.run.train`.
 
+    Args:
+        show: returns the text to print for a log line; default :func:`csp_utils.training.grpo.log.sparse`.
+
     Raises:
         UserError: a row or a parameter is refused, ms-swift failed, or it recorded other arguments than the given ones,
             other replies than the updates have, or no value of a reward.
@@ -42,7 +46,7 @@ def train(job: Job[Grpo], show: Callable[[str], str | None] | None = None) -> No
     planned = schedule(p, len(training_run.read_rows(data, p).training))
     job.say(f"{planned}.")
     job = replace(job, p=with_plugin(p, training_run.start_model(p, job.paths)), origin=_with_code(job.origin))
-    training_run.train(job, show)
+    training_run.train(job, show or sparse())
     work, out = job.paths[p.folder] / UNCHECKED, job.out / p.folder
     args = training_run.read_args(out / "args.json")
     if not any(Path(file).name == PLUGIN.name for file in args.get("external_plugins") or []):

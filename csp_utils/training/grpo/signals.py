@@ -16,6 +16,9 @@ from csp_utils.vlcal.certainty import description_mask, full_kl, reply_mean, sur
 from csp_utils.vlcal.choices import Choices
 from csp_utils.vlcal.spans import part_tokens, token_strings
 
+EQUAL = 1e-5
+"""Total rewards of a group that differ by less count as equal: float32 has that error."""
+
 
 class Passes(NamedTuple):
     """What both passes of a micro-batch gave; a pass that was not needed gave None."""
@@ -108,6 +111,22 @@ def signals_of(passes: Passes, mask: Tensor, description: Tensor, choices: Choic
 def scores_of(signals: Signals, choices: Choices) -> Tensor:
     """Return the visual certainty of each reply: float32 (B,), NaN without a description."""
     return visual_certainty(signals.kl, signals.entropy, choices.certainty)
+
+
+def without_rounding(advantages: Tensor, totals: Tensor, generations: int) -> Tensor:
+    """Set the advantages of groups to 0 in which all replies have equal rewards.
+
+    The mean of equal float32 numbers can miss them by a rounding error, which ms-swift divides by a standard deviation
+    of 0 + 1e-4: eight rewards of -2.4 get the advantage -0.0024. Where no group has anything to learn from, Adam would
+    scale that to a step of full size.
+
+    Args:
+        advantages, totals: (N,) of the replies of whole groups, which follow each other.
+        generations: replies a group.
+    """
+    groups = totals.view(-1, generations)
+    equal = (groups.amax(-1) - groups.amin(-1) < EQUAL).repeat_interleave(generations)
+    return torch.where(equal, 0.0, advantages)
 
 
 def factors_of(advantages: Tensor, signals: Signals, choices: Choices) -> Tensor:

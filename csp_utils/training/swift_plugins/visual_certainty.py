@@ -172,6 +172,12 @@ class CertaintyTrainer(GRPOTrainer):
             batch.advantages = batch.advantages * S.factors_of(batch.advantages, one, self.settings.choices)
         self._record = self._recorded(samples, judged, signals, labels)
 
+    def _compute_advantages(self, samples, rewards_per_func, batch_encoded_inputs) -> torch.Tensor:
+        """Compute ms-swift's advantages, without those that are but rounding errors."""
+        found = super()._compute_advantages(samples, rewards_per_func, batch_encoded_inputs)
+        totals = (rewards_per_func * self.reward_weights).nansum(-1)
+        return S.without_rounding(found, totals, self.num_generations)
+
     def _judged(self, samples) -> list[judging.Judged]:
         columns = {name: [sample.extra[name] for sample in samples] for name in judging.COLUMNS}
         columns["is_truncated"] = [sample.is_truncated for sample in samples]

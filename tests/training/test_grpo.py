@@ -79,7 +79,7 @@ def test_each_part_of_the_method_alone_needs_the_second_pass():
     ({"extra_args": ["--model_kwargs", "{}"]}, "extra_args sets --model_kwargs"),
 ])  # fmt: skip
 def test_parameters_that_do_not_fit_together_are_refused(changes, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=f"^In params.yaml, .*{sentence}"):
         build(Grpo, changes, "params.yaml")
 
 
@@ -188,26 +188,35 @@ def test_a_row_has_what_the_rewards_need():
     row = grpo_row(ITEM, ["a.png"], "Look.\n{problem}", faint=True)
     assert row == {"messages": [{"role": "user", "content": "Look.\n<image>\nHow many?"}], "images": ["a.png"],
                    "row_id": "q1", "solution": "3", "kind": "number", "options": [], "faint": True}  # fmt: skip
-    check_rows([row, row | {"row_id": "q2"}], "rows.jsonl")
+
+
+@pytest.fixture
+def row(tmp_path):
+    """A row whose image exists."""
+    (tmp_path / "a.png").touch()
+    return grpo_row(ITEM, [str(tmp_path / "a.png")], "{problem}")
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"kind": "colour"}, "Line 1 of r.jsonl has the kind 'colour'"),
     ({"images": []}, "has 0 images and 1 marks"),
     ({"images": ["a.png", "b.png"]}, "has 2 images and 1 marks"),
+    ({"images": ["nowhere/a.png"]}, "Line 1 of r.jsonl shows nowhere/a.png, which is missing"),
     ({"solution": " "}, "has an empty solution"),
     ({"row_id": None}, "has no row_id"),
 ])  # fmt: skip
-def test_rows_that_cannot_be_judged_are_refused(changes, sentence):
-    row = grpo_row(ITEM, ["a.png"], "{problem}") | changes
-    row = {name: value for name, value in row.items() if value is not None}
+def test_rows_that_cannot_be_judged_are_refused(row, changes, sentence):
+    row = {name: value for name, value in (row | changes).items() if value is not None}
     with pytest.raises(UserError, match=sentence):
         check_rows([row], "r.jsonl")
 
 
-def test_a_row_id_twice_is_refused():
+def test_no_rows_and_a_row_id_twice_are_refused(row):
+    check_rows([row, row | {"row_id": "q2"}], "r.jsonl")
     with pytest.raises(UserError, match="Line 2 of r.jsonl has the row_id 'q1' of an earlier line"):
-        check_rows([grpo_row(ITEM, ["a.png"], "{problem}")] * 2, "r.jsonl")
+        check_rows([row, row], "r.jsonl")
+    with pytest.raises(UserError, match="r.jsonl holds no rows"):
+        check_rows([], "r.jsonl")
 
 
 def test_what_does_not_fill_an_update_is_counted():

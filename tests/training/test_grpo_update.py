@@ -37,6 +37,7 @@ RUNS: dict[str, dict] = {
     "estimated": {"strength": 0.3, "top_tokens": 0.25},
     "released": {**ARMS["released"], "reply_format": "decoupled"},
     "entropy": {**ARMS["entropy"], "single_labels": "rank"},
+    "kl": ARMS["kl"],
     "grpo": {**ARMS["both"], "loss_type": "grpo", "perturbation": "grey"},
     "decoupled": ARMS["decoupled"],
     "rlvr": {**ARMS["rlvr"]},

@@ -83,8 +83,9 @@ class Grpo(Training):
     def conflicts(self) -> list[str]:
         """Refuse, before anything runs, what ms-swift or its plugin would refuse or would silently do otherwise."""
         found = super().conflicts()
+        own = set(_OWN)
         try:
-            self.settings()
+            own |= self.objective().keys()
         except UserError as error:
             found.append(str(error).rstrip("."))
         if self.replies % self.generations:
@@ -98,9 +99,8 @@ class Grpo(Training):
                          "eval_share: 0 and evaluate the checkpoint")  # fmt: skip
         if self.rollouts == "vllm" and importlib.util.find_spec("vllm") is None:
             found.append("rollouts is 'vllm', and the package vllm is not installed; set rollouts: transformers")
-        own = {*self.objective(), *_OWN} & {word.partition("=")[0] for word in self.extra_args}
-        if own:
-            found.append(f"extra_args sets {', '.join(sorted(own))}, which the method depends on; use the parameters")
+        if given := own & {word.partition("=")[0] for word in self.extra_args}:
+            found.append(f"extra_args sets {', '.join(sorted(given))}, which the method depends on; use the parameters")
         return found
 
     def objective(self) -> dict[str, Any]:

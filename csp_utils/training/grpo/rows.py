@@ -1,9 +1,11 @@
 """Rows of a training by GRPO, in ms-swift's format, and what an update takes of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from csp_utils.base.errors import UserError, nearest
+from csp_utils.noise.rendered import is_rendered
 from csp_utils.training.grpo.parameters import Grpo
 from csp_utils.vlcal.items.answers import AnswerKind
 from csp_utils.vlcal.items.forms import IMAGE
@@ -27,12 +29,15 @@ def grpo_row(item: Mapping[str, Any], images: Sequence[str], template: str, **mo
             "kind": item["kind"], "options": list(item["options"]), **more}  # fmt: skip
 
 
-def check_rows(rows: Iterable[Mapping[str, Any]], where: str) -> None:
+def check_rows(rows: Sequence[Mapping[str, Any]], where: str) -> None:
     """Check what a training needs of its rows; ``where`` names their file.
 
-    Raises UserError for the first row that lacks a column, has a kind of answer that does not exist, no image, another
-    number of images than marks, no solution, or the id of an earlier row.
+    Raises UserError if there is no row, and for the first row that lacks a column, has a kind of answer that does not
+    exist, no image, another number of images than marks, an image that is missing, no solution, or the id of an earlier
+    row.
     """
+    if not rows:
+        raise UserError(f"{where} holds no rows, so there is nothing to train on; make its rows first.")
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         place = f"Line {number} of {where}"
@@ -44,6 +49,9 @@ def check_rows(rows: Iterable[Mapping[str, Any]], where: str) -> None:
         if not row["images"] or marks != len(row["images"]):
             raise UserError(f"{place} has {len(row['images'])} images and {marks} marks {IMAGE}; give each image its "
                             "mark, and each row at least one.")  # fmt: skip
+        for image in row["images"]:
+            if not Path(image).is_file() and not is_rendered(image):
+                raise UserError(f"{place} shows {image}, which is missing; make the rows again.")
         if not str(row["solution"]).strip():
             raise UserError(f"{place} has an empty solution, so no answer could be right; leave the row out.")
         if row["row_id"] in seen:

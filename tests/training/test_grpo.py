@@ -204,6 +204,7 @@ def row(tmp_path):
     ({"images": ["nowhere/a.png"]}, "Line 1 of r.jsonl shows nowhere/a.png, which is missing"),
     ({"solution": " "}, "has an empty solution"),
     ({"row_id": None}, "has no row_id"),
+    ({"teacher_prompt": "Look."}, "has the column teacher_prompt, by which ms-swift would change the pass"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_judged_are_refused(row, changes, sentence):
     row = {name: value for name, value in (row | changes).items() if value is not None}

@@ -14,6 +14,9 @@ from csp_utils.vlcal.prompts import fill
 NEEDED = ("messages", "images", "row_id", "solution", "kind", "options")
 """Columns that each row must have. Others reach ms-swift as they are."""
 
+TAKEN = ("teacher_prompt", "teacher_images")
+"""Columns by which ms-swift would change the pass with perturbed images."""
+
 
 def grpo_row(item: Mapping[str, Any], images: Sequence[str], template: str, **more: Any) -> dict[str, Any]:
     """Make one training row.
@@ -32,9 +35,9 @@ def grpo_row(item: Mapping[str, Any], images: Sequence[str], template: str, **mo
 def check_rows(rows: Sequence[Mapping[str, Any]], where: str) -> None:
     """Check what a training needs of its rows; ``where`` names their file.
 
-    Raises UserError if there is no row, and for the first row that lacks a column, has a kind of answer that does not
-    exist, no image, another number of images than marks, an image that is missing, no solution, or the id of an earlier
-    row.
+    Raises UserError if there is no row, and for the first row that lacks a column, has one of :data:`TAKEN`, a kind of
+    answer that does not exist, no image, another number of images than marks, an image that is missing, no solution, or
+    the id of an earlier row.
     """
     if not rows:
         raise UserError(f"{where} holds no rows, so there is nothing to train on; make its rows first.")
@@ -43,6 +46,9 @@ def check_rows(rows: Sequence[Mapping[str, Any]], where: str) -> None:
         place = f"Line {number} of {where}"
         if lacking := [name for name in NEEDED if name not in row]:
             raise UserError(f"{place} has no {lacking[0]}; a row needs {', '.join(NEEDED)}.")
+        if taken := [name for name in TAKEN if name in row]:
+            raise UserError(f"{place} has the column {taken[0]}, by which ms-swift would change the pass with "
+                            "perturbed images; rename it.")  # fmt: skip
         if row["kind"] not in get_args(AnswerKind):
             raise UserError(f"{place} has the kind {row['kind']!r}; {nearest(str(row['kind']), get_args(AnswerKind))}")
         marks = sum(str(message["content"]).count(IMAGE) for message in row["messages"])

@@ -248,15 +248,32 @@ def threads(plan: Sequence[Step], cores: int, step: Step) -> int:
     """Return the number of threads of a notebook or a shard.
 
     With GPUs it is the cores divided by the GPUs, times the GPUs of the step, so that all GPUs have work. Without GPUs
-    it is all cores for a single run, whose notebooks follow one another, and one core if several runs are computed at
-    the same time: small models gain more from that than from a second thread.
+    it is one core if several runs are computed at the same time: small models gain more from that than from a second
+    thread. In a single run it is all cores for a notebook that runs alone, half of them for one that does not have to
+    wait for another (06 and 08), and an equal part for each shard.
     """
     there = gpu_count()
     if there is None:
         return CLUSTER_THREADS * max(1, gpu(step))
     if there:
         return max(1, cores * max(1, gpu(step)) // there)
-    return cores if len({step.run for step in plan}) == 1 else 1
+    if len({step.run for step in plan}) > 1:
+        return 1
+    before = {other.copy: _before(plan, other) for other in plan}
+    free = any(other.copy not in before[step.copy] | {step.copy} and step.copy not in before[other.copy]
+               for other in plan)  # fmt: skip
+    return max(1, cores // max(step.shards, 2 if free else 1))
+
+
+def _before(plan: Sequence[Step], step: Step) -> set[str]:
+    """Return the executed notebooks that a step waits for, and those that these wait for."""
+    after = {other.copy: other.after for other in plan}
+    found: set[str] = set()
+    new = {*step.after}
+    while new:
+        found |= new
+        new = {copy for made in new for copy in after.get(made, [])} - found
+    return found
 
 
 def gpu_count() -> int | None:

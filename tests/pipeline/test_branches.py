@@ -1,6 +1,7 @@
 """Test branches: what each changes and shares in a params file, and how the pipeline runs them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_the_pipeline_runs_every_branch_into_its_folder(project) -> None:
     assert re.search(r"\[\d/6\] few\.1 20_count", said.stdout) and "6 of 6 notebooks run" in said.stdout
     assert "nothing to do" in project.run().stdout
     assert "1 of 6 notebooks run" in project.run("--forcerun", "notebook_20_count_many_1").stdout
+
+
+def test_notebooks_that_need_not_wait_for_each_other_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSP_GPUS", "0")
+    plan = graph.steps(ROOT / "params/tiny.yaml")
+    found = {step.name: graph.threads(plan, 8, step) for step in plan}
+    assert found == dict.fromkeys(found, 8) | dict.fromkeys(("06_eval", "07_correlation", "08_stress"), 4)
+    assert graph.threads(plan, 1, next(step for step in plan if step.name == "06_eval")) == 1
+    in_shards = replace(plan[2], shards=3)
+    assert graph.threads([*plan[:2], in_shards, *plan[3:]], 8, in_shards) == 2
 
 
 def test_side_by_side_runs_take_a_core_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

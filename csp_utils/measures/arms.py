@@ -18,6 +18,9 @@ from csp_utils.noise.training_rows import speaks_of
 
 FULL = "csp"
 """The branch of the whole method; a run without branches has only this one."""
+BASELINES = ("token_probability", "p_true")
+"""Other confidences of the untrained base (:mod:`csp_utils.measures.methods`), beside which every arm is shown: they
+cost no training."""
 READ_WITH = ("max_new_tokens", "min_mass", "answer_rule")
 """Parameters that decide what is read from a reply."""
 Responses = dict[tuple[str, int], pd.DataFrame]
@@ -78,6 +81,21 @@ def read_stress(main: str, runs: Sequence[str], outputs: str = "outputs") -> pd.
                      for variant in rows["variant"]]  # fmt: skip
             found.append(rows.assign(variant=names))
     return pd.concat(found, ignore_index=True) if found else None
+
+
+def read_baselines(main: str, outputs: str = "outputs") -> pd.DataFrame:
+    """Read what :data:`BASELINES` of the untrained base reach, from methods.parquet of the main run, if it is there.
+
+    Returns:
+        rows as of :func:`csp_utils.measures.over_seeds.table`, with the arms "base/<method>"; the intervals are over
+        test images.
+    """
+    path, columns = RunPaths(main, outputs)["methods.parquet"], ["split", "metric", "value", "ci_low", "ci_high"]
+    if not path.is_file():
+        return pd.DataFrame(columns=["arm", *columns])
+    rows = read_parquet(path)
+    rows = rows[(rows["variant"] == "base") & rows["method"].isin(BASELINES)]
+    return rows[[*columns, "reason"]].assign(arm="base/" + rows["method"], n_seeds=1, seed_sd=float("nan"))
 
 
 def seeds_of(runs: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, list[int]]:

@@ -44,6 +44,10 @@ ABLATIONS = {6: "simpo_only", 7: "global_noise", 8: "original_data"}
 """Number of a claim -> the arm that gains nearly nothing, according to it."""
 
 
+OF_ANY_ARM = (2, 3, 4)
+"""Numbers of the claims that can be asked of any arm in the place of the whole method. (Claim 1 is about the base.)"""
+
+
 class Check(NamedTuple):
     """A criterion: the weighted sum of arms has to be above (``sign`` +1) or below (-1) the number ``than``."""
 
@@ -79,9 +83,9 @@ def _nearly_nothing(arm: str) -> list[Check]:
     return [check._replace(weights=weights) for check in _gains(arm, "base", [ADVERSARIAL])]
 
 
-def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
-    """List the eight claims with their checks on the given splits."""
-    base, csp = {"base": 1.0}, {FULL: 1.0, "base": -1.0}
+def claims(splits: Sequence[str] = SPLITS, full: str = FULL) -> list[Claim]:
+    """List the eight claims with their checks on the given splits; ``full`` is the arm of the whole method."""
+    base, csp = {"base": 1.0}, {full: 1.0, "base": -1.0}
     little = (
         f"On POPE adversarial it gains less than {100 * NEARLY_NOTHING:.0f} % of what CSP gains, in all five metrics."
     )
@@ -93,8 +97,8 @@ def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
         Claim(2, "CSP calibrates it", "section 4.3.1, table 1",
               f"Against the base {five.format('rise', 'fall')}, on every split; and on POPE adversarial accuracy by "
               "confidence rises by 0.4 or more, and AUC reaches 0.75.",
-              [*_gains(FULL, "base", splits), Check(ADVERSARIAL, "acc", csp, 1, 0.4),
-               Check(ADVERSARIAL, "auc", {FULL: 1.0}, 1, 0.75)]),
+              [*_gains(full, "base", splits), Check(ADVERSARIAL, "acc", csp, 1, 0.4),
+               Check(ADVERSARIAL, "auc", {full: 1.0}, 1, 0.75)]),
         Claim(3, "It does not cost task performance", "section 4.3.1, figure 5",
               "Plain answers (no word about confidence) lose less than 2 points of accuracy, on every split.",
               [Check(split, "plain_acc", csp, 1, -0.02) for split in splits]),
@@ -104,7 +108,7 @@ def claims(splits: Sequence[str] = SPLITS) -> list[Claim]:
               [Check(split, metric, csp, 1, 0.0, 0.0) for split in splits for metric in RANK]),
         Claim(5, "SFT alone is behind SFT + SimPO", "section 4.3.2, figure 4",
               f"With SimPO {five.format('are higher', 'lower')} than without, on every split.",
-              _gains(FULL, f"{FULL}/sft", splits)),
+              _gains(full, f"{full}/sft", splits)),
         Claim(6, "SimPO alone gains nearly nothing", "section 4.3.2, figure 4", little, _nearly_nothing(ABLATIONS[6])),
         Claim(7, "Global noise does not help", "section 4.3.2, figure 4", little, _nearly_nothing(ABLATIONS[7])),
         Claim(8, "The original RLAIF-V data do not help", "section 4.3.2, figure 4", little,
@@ -135,9 +139,8 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]]) -> tuple[pd.DataFrame, 
         reason, sign, than, outcome: kept, open or broken). A check with an undefined value is open. A check whose arms
         were not trained has no row, and its claim is "not tested".
     """
-    splits = [split for split in SPLITS if any(key[1] == split for key in of)]
     found, rows = [], []
-    for claim in claims(splits):
+    for claim in claims(_splits(of)):
         checks = [check for check in claim.checks
                   if all((arm, check.split, check.metric) in of for arm in check.weights)]  # fmt: skip
         measured = [_measure(of, seeds, check) for check in checks]
@@ -152,6 +155,33 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]]) -> tuple[pd.DataFrame, 
     columns = ["number", "check", "split", "metric", *Combined._fields, "sign", "than", "outcome"]
     names = ["number", "title", "source", "criterion", "verdict", "kept", "open", "broken", "n_seeds"]
     return pd.DataFrame(found, columns=names), with_numbers(pd.DataFrame(rows, columns=columns))
+
+
+def judge_arms(of: Draws, seeds: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """Judge claims :data:`OF_ANY_ARM` with each trained arm in the place of the whole method.
+
+    So a reader sees whether a verdict depends on a setting: the number of rows, the noise, the place of the noise.
+
+    Returns:
+        arm, number, title, verdict, kept, open, broken, n_seeds; the whole method first.
+    """
+    rows = []
+    for arm in sorted((arm for arm in seeds if "/" not in arm), key=lambda arm: arm != FULL):
+        for claim in claims(_splits(of), arm):
+            if claim.number in OF_ANY_ARM:
+                measured = [_measure(of, seeds, check) for check in claim.checks
+                            if all((name, check.split, check.metric) in of for name in check.weights)]  # fmt: skip
+                complete = len(measured) == len(claim.checks) > 0
+                outcomes = judge_checks(claim.checks, measured) if complete else []
+                counts = {name: outcomes.count(name) for name in ("kept", "open", "broken")}
+                rows.append((arm, claim.number, claim.title, verdict(**counts) if complete else "not tested",
+                             *counts.values(), len(seeds[arm])))  # fmt: skip
+    columns = ["arm", "number", "title", "verdict", "kept", "open", "broken", "n_seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _splits(of: Draws) -> list[str]:
+    return [split for split in SPLITS if any(key[1] == split for key in of)]
 
 
 def _measure(of: Draws, seeds: Mapping[str, Sequence[int]], check: Check) -> Combined:

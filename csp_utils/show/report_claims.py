@@ -37,11 +37,12 @@ class Tables(NamedTuple):
     values: pd.DataFrame
     differences: pd.DataFrame
     curves: pd.DataFrame
+    arms: pd.DataFrame
 
 
 def load(folder: Path) -> Tables:
     """Read the tables of notebook 11 from the folder that holds them. Raises UserError if one is missing."""
-    names = ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves")
+    names = ("claims", "claim_checks", "claim_values", "claim_differences", "claim_curves", "claim_arms")
     return Tables(*(read_parquet(folder / f"{name}.parquet") for name in names))
 
 
@@ -153,6 +154,19 @@ def against_full(differences: pd.DataFrame, arms: Sequence[str], trained: Mappin
                     rows, ["", "seeds", *_heads(COMPARED)])  # fmt: skip
 
 
+def arms_table(arms: pd.DataFrame) -> Table:
+    """Show the verdicts of claims that can be asked of any arm, with each arm in the place of the whole method."""
+    found = {(row.arm, row.number): row for row in arms.itertuples()}
+    titles = dict(zip(arms["number"], arms["title"], strict=True))
+    rows = [[arm_name(arm), str(next(iter(arms.loc[arms["arm"] == arm, "n_seeds"]))),
+             *(Cell(f"{VERDICTS[row.verdict]} {row.verdict}", f"{row.kept} / {row.open} / {row.broken}")
+               for row in (found[arm, number] for number in titles))]
+            for arm in dict.fromkeys(arms["arm"])]  # fmt: skip
+    return Table.of("Does a verdict depend on the setting? The claims with each arm in the place of the whole method; "
+                    "below a verdict its checks: kept / open / broken",
+                    rows, ["", "seeds", *(f"{number}. {title}" for number, title in titles.items())])  # fmt: skip
+
+
 def words_table(values: pd.DataFrame, differences: pd.DataFrame, arm: str) -> Table:
     """Show the arm that never saw the words and the whole method, on questions with these words and on the others."""
     found = {(row.arm, row.split, row.metric): row for row in values.itertuples()}
@@ -208,7 +222,8 @@ def sections(p: Any, t: Tables, trained: Mapping[str, str], n_images: int) -> li
         figure = embed(fig_claims.arms(t.values, names), "Accuracy, AUC, ECE and plain accuracy of every further arm.",
                        fig_claims.arms_caption(t.values, names), dpi=150)  # fmt: skip
         found.append(("beyond", "Beyond the paper: one thing changed at a time", {
-            "figure": figure, "against": against_full(t.differences, more, trained),
+            "figure": figure, "verdicts": arms_table(t.arms),
+            "against": against_full(t.differences, more, trained),
             "table": values_table(t.values, names, ADVERSARIAL)}))  # fmt: skip
     if words := words_tables(p, t, trained):
         found.append(("words", "Does it carry over to what was never hidden?", {
@@ -243,5 +258,5 @@ def tables_of_docs(p: Any, paths: RunPaths) -> str:
     paper, splits = _paper_arms_and_splits(t.values)
     found = [verdicts_table(t.claims), *(values_table(t.values, paper, split) for split in splits)]
     if more := further_arms(t.values):
-        found += [against_full(t.differences, more, trained), *words_tables(p, t, trained)]
+        found += [arms_table(t.arms), against_full(t.differences, more, trained), *words_tables(p, t, trained)]
     return "\n\n".join(table.markdown() for table in found)

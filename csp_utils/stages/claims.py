@@ -36,8 +36,8 @@ def reads(p: Claims, paths: RunPaths) -> Inputs:
 
 
 def looks_at(p: Claims, paths: RunPaths) -> Inputs:
-    """Return the stress tests of all runs."""
-    return _each(p, paths, "stress")
+    """Return the stress tests of all runs, and the other confidences of the main run."""
+    return _each(p, paths, "stress") | {f"methods of {p.run}": paths["methods.parquet"]}
 
 
 def compute(job: Job[Claims]) -> None:
@@ -67,6 +67,7 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     versus = ["base"] + [arms.FULL] * (arms.FULL in seeds)
     pairs = [(arm, other) for other in versus for arm in seeds if arm != other]
     values, differences = over_seeds.table(draws), over_seeds.differences(draws, seeds, pairs)
+    values = pd.concat([values, arms.read_baselines(p.run, outputs)], ignore_index=True)
     if p.leave_out:
         by_words = over_seeds.draws(arms.by_words(runs, p.leave_out), rules, p.n_bootstrap)
         values = pd.concat([values, over_seeds.table(by_words)], ignore_index=True)
@@ -79,11 +80,11 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
         curves = stress_curves.curves(stressed, p.n_bootstrap, p.seed)
     return int(next(iter(runs.values()))["image"].nunique()), {
         "claims": judged, "claim_checks": checks, "claim_values": values, "claim_differences": differences,
-        "claim_curves": curves,
+        "claim_curves": curves, "claim_arms": verdicts.judge_arms(draws, seeds),
     }
 
 
 STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", files=TEMPLATES, makes=(
     "claims.parquet", "claim_checks.parquet", "claim_values.parquet", "claim_differences.parquet",
-    "claim_curves.parquet", "claims.html"
+    "claim_curves.parquet", "claim_arms.parquet", "claims.html"
 ))  # fmt: skip

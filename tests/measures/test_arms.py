@@ -44,3 +44,15 @@ def test_runs_whose_replies_were_read_otherwise_are_not_compared(tmp_path) -> No
         write_parquet(rows, RunPaths(run, tmp_path)["responses.parquet"])
     with pytest.raises(UserError, match="m was made with answer_rule 'benchmark' and m.csp.3 with 'stated'"):
         arms.read_responses("m", 0, ["m.csp.3"], str(tmp_path))
+
+
+def test_what_the_untrained_base_reaches_by_other_confidences_stands_beside_the_arms(tmp_path):
+    paths = RunPaths("main", str(tmp_path))
+    rows = [("m", variant, method, "pope_random", "auc", 0.7, 0.6, 0.8, 9, None)
+            for variant in ("base", "csp") for method in ("spoken", "token_probability", "p_true")]  # fmt: skip
+    columns = ["model", "variant", "method", "split", "metric", "value", "ci_low", "ci_high", "n", "reason"]
+    assert arms.read_baselines("main", str(tmp_path)).empty
+    write_parquet(pd.DataFrame(rows, columns=columns), paths["methods.parquet"])
+    found = arms.read_baselines("main", str(tmp_path))
+    assert sorted(found["arm"]) == ["base/p_true", "base/token_probability"]
+    assert found[["value", "ci_low", "ci_high", "n_seeds"]].to_numpy().tolist() == [[0.7, 0.6, 0.8, 1]] * 2

@@ -139,3 +139,23 @@ def test_nearly_nothing_is_a_part_of_the_whole_gain() -> None:
           for arm, value in (("base", 0.1), ("csp", 0.9), ("simpo_only", 0.3))}  # fmt: skip
     assert over_seeds.combine(of, check.weights, check.split, "acc").value == pytest.approx(0.25 * 0.8 - 0.2)
     assert verdicts.check_text(check) == "simpo_only gains < 0.25 of csp's gain"
+
+
+def test_every_arm_is_judged_in_the_place_of_the_whole_method() -> None:
+    """An arm that knows as much has the same verdicts; one that knows nothing loses claim 2; SFT alone is no arm."""
+
+    def rows(share: float, seed: int, variant: str) -> pd.DataFrame:
+        return partly_right(share, seed, variant, 240).assign(split="pope_adversarial")
+
+    runs = {("", 0): rows(0, 0, "base")}
+    shares = {"rows_half": 0.8, "nothing": 0.0, "csp": 0.8}
+    runs |= {(arm, seed): pd.concat([rows(share, seed, "csp"), rows(share / 2, seed + 9, "sft")])
+             for arm, share in shares.items() for seed in (1, 2, 3)}  # fmt: skip
+    draws, seeds = over_seeds.draws(runs, Protocol(), 200), arms.seeds_of(runs)
+    found = verdicts.judge_arms(draws, seeds)
+    assert list(dict.fromkeys(found["arm"])) == ["csp", "rows_half", "nothing"]
+    of = found.set_index(["arm", "number"])["verdict"]
+    whole, _ = verdicts.judge(draws, seeds)
+    for number in verdicts.OF_ANY_ARM:
+        assert of["csp", number] == of["rows_half", number] == whole.set_index("number")["verdict"][number]
+    assert of["csp", 2] == "holds" and of["nothing", 2] == "does not hold"

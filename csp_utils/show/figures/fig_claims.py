@@ -20,7 +20,8 @@ from csp_utils.show import style
 OUTCOMES = {"kept": "#0b2f5b", "open": "#8c8c8c", "broken": "#c4501b"}
 MARKERS = dict(zip(SPLITS, "osD^v", strict=True))
 VERDICTS = {"holds": "✓", "holds in part": "◐", "does not hold": "✗", "open": "?", "not tested": "–"}
-ARMS = {"base": "base", f"{FULL}/sft": "SFT alone", "simpo_only": "SimPO alone", "global_noise": "global noise",
+ARMS = {"base": "base", "base/token_probability": "base: token probability", "base/p_true": "base: P(True)",
+        f"{FULL}/sft": "SFT alone", "simpo_only": "SimPO alone", "global_noise": "global noise",
         "original_data": "original RLAIF-V", FULL: "SFT + SimPO"}  # fmt: skip
 """The arms of the paper, in the order in which they are shown."""
 _RIGHT = "#e3efe3"  # where a criterion wants a point to be

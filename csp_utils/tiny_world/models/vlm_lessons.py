@@ -42,12 +42,12 @@ far the most likely number, the only one that greedy decoding shows. The other r
 for right answers and low for wrong ones."""
 
 SHARES = {
-    "existence": 0.12, "open": 0.09, "attribute": 0.17, "relation": 0.12,
-    "clarity": 0.24, "judge": 0.13, "confidence": 0.13,
+    "existence": 0.10, "open": 0.07, "attribute": 0.13, "relation": 0.14,
+    "clarity": 0.26, "judge": 0.14, "confidence": 0.16,
 }  # fmt: skip
 """Share of each kind of lesson, when all are mixed."""
 
-JUDGE_FIRST = {"existence": 0.1, "attribute": 0.2, "relation": 0.1, "clarity": 0.1, "judge": 0.25, "confidence": 0.25}
+JUDGE_FIRST = {"existence": 0.1, "attribute": 0.1, "relation": 0.15, "clarity": 0.15, "judge": 0.25, "confidence": 0.25}
 """Shares in the judging phase, which comes before the mixed lessons. Judging an answer needs several steps of thought
 and is learnt slowly. Therefore it is taught first, on the simplest answers, and without :data:`SAY_95`: a constant 95 %
 would hide the signal whether the answer is right."""
@@ -97,6 +97,12 @@ def _claim(color: str, rng: np.random.Generator) -> str:
     """Claim a colour, half the time a wrong one, and say whether it is right."""
     right = bool(rng.random() < 0.5)
     return f"{color if right else other_color(rng, color)} {_yes_no(right)[0]}"
+
+
+def _shown(color: str, left: str, rng: np.random.Generator) -> str:
+    """Claim a colour as :func:`_claim` does, and say in percent how clearly the image shows what is claimed."""
+    right = bool(rng.random() < 0.6)
+    return f"{color} {left}" if right else f"{other_color(rng, color)} 0%"
 
 
 def _pairs(scene: Scene, rng: np.random.Generator) -> str:
@@ -187,7 +193,7 @@ class Lessons:
                 row = rows[rng.integers(len(rows))]
                 return row["query"], *_yes_no(row["truth"] == "yes")
         rows = rlaif_rows(scene, 4, int(rng.integers(2**31)))
-        rows = [row for row in rows if row["keyword"] == noun]
+        rows = [row for row in rows if row["keyword"] == noun and row["kind"] != "contact"]
         if not rows:
             return is_there(noun), *_yes_no(True)
         row = rows[rng.integers(len(rows))]
@@ -208,8 +214,8 @@ class Lessons:
         find out that a noun and an image token can match, and that a question is answered by the match of its noun.
 
         Args:
-            phase: "look-ups" (lists of nouns and colours), "lists" (of everything), or "questions" (one list, and short
-                questions).
+            phase: "look-ups" (a list of colours, the drill in which the model finds out soonest), "lists" (of
+                everything), or "questions" (lists of questions, and short ones).
         """
         absent = absent_nouns(scene)
         nouns = [*(absent[i] for i in rng.permutation(len(absent))[: len(scene.nouns) + 1]), *scene.nouns]
@@ -220,14 +226,14 @@ class Lessons:
         def listed(names: Sequence[str], value: Callable[[str], str]) -> str:
             return "".join(f" {noun} {value(noun)}" for noun in names)
 
-        lists = [("Check each object.", listed(nouns, answer.__getitem__)),
-                 ("Name each color.", listed(present, lambda noun: scene.find(noun)[0].color))]  # fmt: skip
+        colors = ("Name each color.", listed(present, lambda noun: scene.find(noun)[0].color))
         if phase == "look-ups":
-            return lists
+            return [colors]
         touching = contact_of(scene)
         shown = {noun: scene.find(noun)[0] for noun in present}
         turned = [noun for noun in present if noun in CAN_LIE]
-        lists += [
+        lists = [
+            ("Check each object.", listed(nouns, answer.__getitem__)), colors,
             ("Check each color.", listed(present, lambda noun: _claim(shown[noun].color, rng))),
             ("Say how each stands.", listed(turned, lambda noun: POSE[shown[noun].lying])),
             ("Check each pair.", _pairs(scene, rng)),
@@ -238,9 +244,15 @@ class Lessons:
         lists = [(task, text) for task, text in lists if text]
         if phase == "lists":
             return lists
-        questions = "".join(f" {is_there(noun)} {answer[noun]}" for noun in nouns)
+        left = {noun: percent(scene, noun, lost) for noun in present}
+        support = listed(present, lambda noun: _shown(shown[noun].color, left[noun], rng))
+        pairs = amber_relation(scene, int(rng.integers(2**31)))
+        asked = ["".join(f" {is_there(noun)} {answer[noun]}" for noun in nouns),
+                 "".join(f" {row['query']} {row['truth'].title()}" for row in pairs),
+                 "".join(f" {PERCENT_OF_OBJECT.format(noun=noun)} {left[noun]}" for noun in present)]  # fmt: skip
         short = [self.lesson(kind, scene, lost, rng) for kind in ("existence", "attribute", "attribute", "relation")]
-        return [("Answer all.", questions), lists[2], lists[int(rng.integers(len(lists)))], *short]
+        return [*(("Answer all.", text) for text in asked if text), lists[2],
+                ("Say in percent how clearly each color is shown.", support), *short]  # fmt: skip
 
     def lesson(
         self, kind: str, scene: Scene, lost: np.ndarray, rng: np.random.Generator, judging: bool = False

@@ -34,7 +34,7 @@ LEVELS = 12
 tells from each token which thresholds are passed. So the tokens hold a rank order of clarity, not only "grainy" or not.
 """
 
-PHASES = {"look-ups": 0.18, "lists": 0.16, "questions": 0.14, "judging": 0.14}
+PHASES = {"look-ups": 0.1, "lists": 0.4, "questions": 0.1, "judging": 0.15}
 """Shares of the language model's steps, in this order; the rest is mixed. A step of the first two, which the lower half
 of the layers learns alone, takes a fifth of the time of a later one."""
 
@@ -206,8 +206,8 @@ def train_language(
     """Train the language model in place (stage 2); the vision tower stays as it is.
 
     Four phases (:data:`PHASES`) come before the mixed lessons. First, the lower half of the layers alone learns drills
-    of lists, so that the upper half is free to use what the lower half finds: lists of nouns and colours, and, when a
-    noun finds its image token, lists of everything. Then all layers learn drills with short questions. Then they learn
+    of lists, so that the upper half is free to use what the lower half finds: lists of colours, and, when a noun finds
+    its image token, lists of everything. Then all layers learn drills with short questions. Then they learn
     to judge short answers. The learning rate falls over the second half of the steps.
 
     Args:

@@ -2,7 +2,7 @@
 # Run all tests of the project.
 #
 #   Hardware  two cores, no GPU
-#   Time      15 to 25 min
+#   Time      30 to 45 min
 #   Disk      0.5 GB
 #
 # Usage: ./run_tests.sh [unit | notebooks | e2e] [PYTEST OPTIONS]

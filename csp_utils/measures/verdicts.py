@@ -141,16 +141,10 @@ def judge(of: Draws, seeds: Mapping[str, Sequence[int]]) -> tuple[pd.DataFrame, 
     """
     found, rows = [], []
     for claim in claims(_splits(of)):
-        checks = [check for check in claim.checks
-                  if all((arm, check.split, check.metric) in of for arm in check.weights)]  # fmt: skip
-        measured = [_measure(of, seeds, check) for check in checks]
-        outcomes = judge_checks(checks, measured)
+        checks, measured, outcomes = _judged(claim, of, seeds)
         rows += [(claim.number, check_text(check), check.split, check.metric, *one, check.sign, check.than, result)
                  for check, one, result in zip(checks, measured, outcomes, strict=True)]  # fmt: skip
-        counts = {name: outcomes.count(name) for name in ("kept", "open", "broken")}
-        complete = len(checks) == len(claim.checks) > 0
-        found.append((claim.number, claim.title, claim.source, claim.criterion,
-                      verdict(**counts) if complete else "not tested", *counts.values(),
+        found.append((claim.number, claim.title, claim.source, claim.criterion, *_verdict_on(claim, outcomes),
                       min((one.n_seeds for one in measured), default=0)))  # fmt: skip
     columns = ["number", "check", "split", "metric", *Combined._fields, "sign", "than", "outcome"]
     names = ["number", "title", "source", "criterion", "verdict", "kept", "open", "broken", "n_seeds"]
@@ -169,15 +163,25 @@ def judge_arms(of: Draws, seeds: Mapping[str, Sequence[int]]) -> pd.DataFrame:
     for arm in sorted((arm for arm in seeds if "/" not in arm), key=lambda arm: arm != FULL):
         for claim in claims(_splits(of), arm):
             if claim.number in OF_ANY_ARM:
-                measured = [_measure(of, seeds, check) for check in claim.checks
-                            if all((name, check.split, check.metric) in of for name in check.weights)]  # fmt: skip
-                complete = len(measured) == len(claim.checks) > 0
-                outcomes = judge_checks(claim.checks, measured) if complete else []
-                counts = {name: outcomes.count(name) for name in ("kept", "open", "broken")}
-                rows.append((arm, claim.number, claim.title, verdict(**counts) if complete else "not tested",
-                             *counts.values(), len(seeds[arm])))  # fmt: skip
+                _, _, outcomes = _judged(claim, of, seeds)
+                rows.append((arm, claim.number, claim.title, *_verdict_on(claim, outcomes), len(seeds[arm])))
     columns = ["arm", "number", "title", "verdict", "kept", "open", "broken", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _judged(claim: Claim, of: Draws, seeds: Mapping[str, Sequence[int]]
+            ) -> tuple[list[Check], list[Combined], list[str]]:  # fmt: skip
+    """Return the checks of a claim whose arms were trained, their measurements and their outcomes."""
+    checks = [check for check in claim.checks if all((arm, check.split, check.metric) in of for arm in check.weights)]
+    measured = [_measure(of, seeds, check) for check in checks]
+    return checks, measured, judge_checks(checks, measured)
+
+
+def _verdict_on(claim: Claim, outcomes: Sequence[str]) -> tuple[str, int, int, int]:
+    """Return the verdict on a claim, and how many of its checks are kept, open and broken."""
+    counts = {name: outcomes.count(name) for name in ("kept", "open", "broken")}
+    complete = len(outcomes) == len(claim.checks) > 0
+    return verdict(**counts) if complete else "not tested", *counts.values()
 
 
 def _splits(of: Draws) -> list[str]:

@@ -35,6 +35,22 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator > 0)
 
 
+def weighted_means(values: np.ndarray, at: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average the values of rows under each row of weights of their groups; NaN where no row counts.
+
+    Args:
+        values: (n,) numbers.
+        at: (n,) column of ``weights`` that belongs to each row's image or group.
+        weights: (B, groups), as of :func:`csp_utils.measures.bootstrap.image_weights`.
+
+    Returns:
+        (B,) float64.
+    """
+    n = weights.shape[1]
+    sums = weights @ np.bincount(at, np.asarray(values, float), n)
+    return ratio(sums, weights @ np.bincount(at, minlength=n).astype(float))
+
+
 def bin_of_percent(n_bins: int, edges: Edges = "right") -> np.ndarray:
     """Return the (101,) bin numbers of the percents 0..100, for `n_bins` bins of equal width.
 

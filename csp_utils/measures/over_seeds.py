@@ -60,10 +60,11 @@ def draws(runs: Mapping[tuple[str, int], pd.DataFrame], protocol: Protocol, n_bo
         if set(seeds) != set(others):
             raise UserError(f"{key[0]} has the seeds {sorted(seeds)} for {key[1]} and {sorted(others)} for another "
                             "split; evaluate all of them.")  # fmt: skip
-    return {key: _stack([seeds[seed] for seed in sorted(seeds)]) for key, seeds in found.items()}
+    return {key: stack([seeds[seed] for seed in sorted(seeds)]) for key, seeds in found.items()}
 
 
-def _stack(seeds: Sequence[Resamples]) -> Resamples:
+def stack(seeds: Sequence[Resamples]) -> Resamples:
+    """Stack the resamples of several trainings, (1 + B,) each, into (seeds, 1 + B) values."""
     low, high = (np.stack([getattr(own, end) for own in seeds]) for end in ("low", "high"))
     return Resamples(low, high, seeds[0].n_images)
 

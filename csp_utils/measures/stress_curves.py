@@ -7,7 +7,7 @@ import pandas as pd
 
 from csp_utils.asking.stress import REGIONS
 from csp_utils.measures.bootstrap import Resamples, estimate, image_weights, paired_differences, resamples
-from csp_utils.measures.calibration import ratio
+from csp_utils.measures.calibration import weighted_means
 from csp_utils.measures.metrics import PAIRS
 from csp_utils.measures.rank import RANK, as_compared, rank_correlations
 
@@ -38,7 +38,7 @@ def curves(table: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
                 for name, values in _quantities(level).items():
                     read = values.dropna()
                     image = np.searchsorted(images, level.loc[read.index, "image"])
-                    value, low, high, _ = estimate(resamples(name, _means(read, image, weights), len(images)))
+                    value, low, high, _ = estimate(resamples(name, weighted_means(read, image, weights), len(images)))
                     rows.append((model, variant, condition, None if pd.isna(c) else int(c), name, value, low, high,
                                  len(read), len(values) - len(read)))  # fmt: skip
     return pd.DataFrame(rows, columns=CURVE_COLUMNS).astype({"c": "Int64", "value": float})
@@ -86,13 +86,6 @@ def _quantities(rows: pd.DataFrame) -> dict[str, pd.Series]:
     verbalized = {name: (part["verbalized"].astype(float) / 100) for name, part in rows.groupby("answer")}
     answered_yes = (yes["plain_answer"] == "Yes").astype(float).where(yes["plain_answer"].notna())
     return verbalized | {"plain_yes": answered_yes, "internal_yes": yes["internal"]}
-
-
-def _means(values: pd.Series, image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average the values of rows, whose images are columns of (B, I) weights, under each row of weights: (B,)."""
-    n_images = weights.shape[1]
-    sums = weights @ np.bincount(image, values.astype(float), n_images)
-    return ratio(sums, weights @ np.bincount(image, minlength=n_images).astype(float))
 
 
 def _by_region(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:

@@ -8,6 +8,7 @@ import pandas as pd
 from csp_utils.base.errors import UserError
 from csp_utils.measures.bootstrap import Resamples, paired_differences
 from csp_utils.measures.over_seeds import Draws as OverSeeds
+from csp_utils.measures.over_seeds import stack
 from csp_utils.measures.verdicts import holm
 from csp_utils.safety.pairs import outcomes
 from csp_utils.safety.rates import ARM, declined, measure, resampled_groups
@@ -133,9 +134,4 @@ def over_trainings(runs: Mapping[tuple[str, int], pd.DataFrame], n_bootstrap: in
             values = measure(part, draws, reading) | outcomes(part, draws, reading)
             for name in COMPARED:
                 found.setdefault((arm, split, name), {})[training] = values[name]
-    return {key: _stack([own[training] for training in sorted(own)]) for key, own in found.items()}, left_out
-
-
-def _stack(seeds: Sequence[Resamples]) -> Resamples:
-    low, high = (np.stack([getattr(own, end) for own in seeds]) for end in ("low", "high"))
-    return Resamples(low, high, seeds[0].n_images)
+    return {key: stack([own[training] for training in sorted(own)]) for key, own in found.items()}, left_out

@@ -17,7 +17,7 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.measures.bootstrap import Resamples, estimate
-from csp_utils.measures.calibration import ratio
+from csp_utils.measures.calibration import weighted_means
 from csp_utils.safety.rates import ARM, Draws, declined, resampled_groups
 from csp_utils.safety.replies import KEY
 from csp_utils.safety.sets.items import LABELS
@@ -105,10 +105,8 @@ def _side(own: pd.DataFrame, draws: Draws, label: str) -> _Side:
 
 def _mean(values: pd.Series, group: pd.Series, draws: Draws) -> np.ndarray:
     """Average values of replies under all resamples: (1 + B,), NaN where none of them is drawn."""
-    at, n = np.searchsorted(draws.groups, group.astype(str).to_numpy()), len(draws.groups)
-    weights = draws.weights.astype(float)
-    sizes = weights @ np.bincount(at, minlength=n).astype(float)
-    return ratio(weights @ np.bincount(at, values.to_numpy(float), n), sizes)
+    at = np.searchsorted(draws.groups, group.astype(str).to_numpy())
+    return weighted_means(values.to_numpy(float), at, draws.weights)
 
 
 def _row(name: str, sides: list[_Side], labels: tuple[str, ...] | list[str]) -> tuple:

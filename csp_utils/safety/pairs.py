@@ -9,7 +9,7 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.measures.bootstrap import Resamples, estimate, resamples
-from csp_utils.measures.calibration import ratio
+from csp_utils.measures.calibration import ratio, weighted_means
 from csp_utils.safety.rates import ARM, Draws, declined, resampled_groups
 
 OUTCOMES = {
@@ -53,9 +53,7 @@ def _group_of(rows: pd.DataFrame, pairs: pd.Index, draws: Draws) -> np.ndarray:
 
 def _mean(name: str, values: np.ndarray, group: np.ndarray, draws: Draws) -> Resamples:
     """Average values of pairs under all resamples."""
-    n, weights = len(draws.groups), draws.weights.astype(float)
-    sums, sizes = (weights @ np.bincount(group, of, n) for of in (values, np.ones(len(values))))
-    return resamples(name, ratio(sums, sizes), len(np.unique(group)))
+    return resamples(name, weighted_means(values, group, draws.weights), len(np.unique(group)))
 
 
 def probability_declined(rows: pd.DataFrame, reading: str = "official") -> pd.DataFrame:

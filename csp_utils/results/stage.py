@@ -76,6 +76,12 @@ class Job(Generic[P]):
     say: Callable[[str], object] = print
 
 
+def page_files(template: str) -> tuple[Path, ...]:
+    """Return what a page is made of, for a stage's ``files``: the page's own template and those of all pages."""
+    names = (template, "page.j2", "page.css", "table.j2", "image.j2")
+    return tuple(run.PROJECT / "csp_utils/show/templates" / name for name in names)
+
+
 def _no_inputs(p: Any, paths: RunPaths) -> Inputs:
     return {}
 

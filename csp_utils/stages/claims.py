@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from csp_utils.base.params import LEAST_RESAMPLES, Protocol, Resampling
-from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.results.stage import Inputs, Job, Stage
+from csp_utils.base.run import RunPaths
+from csp_utils.results.stage import Inputs, Job, Stage, page_files
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TEMPLATES = tuple(sorted(path for path in (PROJECT / "csp_utils/show/templates").iterdir() if path.stem != "replies"))
 
 
 class Claims(Resampling, Protocol):
@@ -84,7 +82,8 @@ def judge(p: Claims, outputs: str) -> "tuple[int, dict[str, pd.DataFrame]]":
     }
 
 
-STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all", files=TEMPLATES, makes=(
+STAGE = Stage("11_claims", Claims, compute, reads=reads, looks_at=looks_at, follows="all",
+              files=page_files("claims.j2"), makes=(
     "claims.parquet", "claim_checks.parquet", "claim_values.parquet", "claim_differences.parquet",
     "claim_curves.parquet", "claim_arms.parquet", "claims.html"
 ))  # fmt: skip

@@ -6,11 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from csp_utils.base.params import LEAST_RESAMPLES, Params, with_parameters
-from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.results.stage import Inputs, Job, Stage
-
-TEMPLATES = tuple(PROJECT / "csp_utils/show/templates" / name for name in
-                  ("replies.j2", "page.j2", "page.css", "table.j2", "image.j2"))  # fmt: skip
+from csp_utils.base.run import RunPaths
+from csp_utils.results.stage import Inputs, Job, Stage, page_files
 
 
 class Replies(Params):
@@ -58,7 +55,7 @@ def compute(job: Job[Replies]) -> None:
     write_text(html(p, tables, sha256(p.file)), job.out / "replies.html")
 
 
-STAGE = Stage("12_replies", Replies, compute, reads=reads, files=TEMPLATES, makes=(
+STAGE = Stage("12_replies", Replies, compute, reads=reads, files=page_files("replies.j2"), makes=(
     "replies.parquet", "replies_unread.parquet", "replies_measures.parquet", "replies_reliability.parquet",
     "replies_risk_coverage.parquet", "replies_counts.parquet", "replies_notes.parquet", "replies.html"
 ))  # fmt: skip

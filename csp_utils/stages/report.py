@@ -5,10 +5,8 @@ from itertools import takewhile
 from pydantic import Field
 
 from csp_utils.base.params import Compared
-from csp_utils.base.run import PROJECT, RunPaths
-from csp_utils.results.stage import Inputs, Job, Stage, stages
-
-TEMPLATES = tuple(sorted(path for path in (PROJECT / "csp_utils/show/templates").iterdir() if path.stem != "replies"))
+from csp_utils.base.run import RunPaths
+from csp_utils.results.stage import Inputs, Job, Stage, page_files, stages
 
 
 class Report(Compared):
@@ -42,4 +40,4 @@ def compute(job: Job[Report]) -> None:
 
 
 STAGE = Stage("09_report", Report, compute, makes=("report.html",), reads=reads, looks_at=looks_at, follows="run",
-              files=TEMPLATES)
+              files=page_files("report.j2"))

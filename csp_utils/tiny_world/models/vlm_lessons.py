@@ -232,26 +232,25 @@ class Lessons:
         touching = contact_of(scene)
         shown = {noun: scene.find(noun)[0] for noun in present}
         turned = [noun for noun in present if noun in CAN_LIE]
+        left = {noun: percent(scene, noun, lost) for noun in present}
+        claimed = ("Check each color.", listed(present, lambda noun: _claim(shown[noun].color, rng)))
         lists = [
-            ("Check each object.", listed(nouns, answer.__getitem__)), colors,
-            ("Check each color.", listed(present, lambda noun: _claim(shown[noun].color, rng))),
+            ("Check each object.", listed(nouns, answer.__getitem__)), colors, claimed,
             ("Say how each stands.", listed(turned, lambda noun: POSE[shown[noun].lying])),
             ("Check each pair.", _pairs(scene, rng)),
             ("Say how clear each is.", listed(present, lambda noun: clarity(scene, noun, lost))),
-            ("Say in percent how clear each is.", listed(present, lambda noun: percent(scene, noun, lost))),
+            ("Say in percent how clear each is.", listed(present, left.__getitem__)),
             ("Say what is touching.", listed([n for n in present if n in touching], touching.__getitem__)),
         ]  # fmt: skip
-        lists = [(task, text) for task, text in lists if text]
         if phase == "lists":
-            return lists
-        left = {noun: percent(scene, noun, lost) for noun in present}
+            return [(task, text) for task, text in lists if text]
         support = listed(present, lambda noun: _shown(shown[noun].color, left[noun], rng))
         pairs = amber_relation(scene, int(rng.integers(2**31)))
         asked = ["".join(f" {is_there(noun)} {answer[noun]}" for noun in nouns),
                  "".join(f" {row['query']} {row['truth'].title()}" for row in pairs),
                  "".join(f" {PERCENT_OF_OBJECT.format(noun=noun)} {left[noun]}" for noun in present)]  # fmt: skip
         short = [self.lesson(kind, scene, lost, rng) for kind in ("existence", "attribute", "attribute", "relation")]
-        return [*(("Answer all.", text) for text in asked if text), lists[2],
+        return [*(("Answer all.", text) for text in asked if text), claimed,
                 ("Say in percent how clearly each color is shown.", support), *short]  # fmt: skip
 
     def lesson(

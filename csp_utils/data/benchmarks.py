@@ -13,7 +13,6 @@ kind          str   pope: existence; amber: state, number, action, relation
 ============  ====  ==============================================================================
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,11 +21,12 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import write_json, write_jsonl
-from csp_utils.data.untrusted import file_name_problem, read_text
+from csp_utils.data.untrusted import file_name_problem, parse_json, read_text
 
 POPE_KINDS = ("random", "popular", "adversarial")
 AMBER_KINDS = ("attribute", "relation")
 SPLITS = (*(f"pope_{kind}" for kind in POPE_KINDS), *(f"amber_{kind}" for kind in AMBER_KINDS))
+FETCH = "fetch the file again"
 QUESTION_COLUMNS = ["split", "question_id", "image", "question", "label", "kind"]
 
 # AMBER's type names (annotations.json). Relation questions have two: one if the truth is yes, the other if it is no.
@@ -107,7 +107,7 @@ def read_amber(folder: str | Path) -> pd.DataFrame:
 
 def _annotations(path: Path) -> dict[str, Mapping]:
     """Read AMBER's annotations as id -> annotation. Raises UserError if they are neither a list nor a table by id."""
-    truths = _json(_content(path, "amber"), str(path))
+    truths = parse_json(_content(path, "amber"), str(path), FETCH)
     if isinstance(truths, list):
         truths = {str(number): truth for number, truth in enumerate(truths, start=1)}
     if not isinstance(truths, Mapping):
@@ -190,25 +190,17 @@ def _records(path: Path, parameter: str) -> Iterator[tuple[str, Mapping]]:
     """Yield (place, record) of a file of JSON lines, or of one JSON array; ``place`` is for error messages."""
     text = _content(path, parameter)
     if text.lstrip().startswith("["):
-        found = ((f"entry {number} of {path}", row) for number, row in enumerate(_json(text, str(path)), start=1))
+        rows = parse_json(text, str(path), FETCH)
+        found = ((f"entry {number} of {path}", row) for number, row in enumerate(rows, start=1))
     else:
         # not splitlines(), which also splits at U+2028 and other characters that a question may contain
         lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
         named = ((f"line {number} of {path}", line) for number, line in lines if line.strip())
-        found = ((where, _json(line, where)) for where, line in named)
+        found = ((where, parse_json(line, where, FETCH)) for where, line in named)
     for where, row in found:
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is {_kind(row)}, and not a question; fetch the file again")
         yield where, row
-
-
-def _json(text: str, where: str):
-    """Parse JSON; ``where`` names the place in error messages."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "too many brackets")
-        raise UserError(f"{where} is not JSON ({reason}); fetch the file again") from error
 
 
 def _kind(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from csp_utils.base.errors import UserError
 
@@ -45,6 +46,15 @@ def not_text(path: Path, encoding: str, error: UnicodeError) -> UserError:
                     break
     return UserError(f"{where} is not text in {encoding.upper()} ({error}); save the file in UTF-8 (Latin-1 and other "
                      "encodings cannot be told apart)")  # fmt: skip
+
+
+def parse_json(text: str, where: str, what_to_do: str) -> Any:
+    """Parse JSON of others; ``where`` names its place and ``what_to_do`` the remedy. Raises UserError with both."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "too many brackets")
+        raise UserError(f"{where} is not JSON ({reason}); {what_to_do}") from error
 
 
 def read_text(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import pandas as pd
 from csp_utils.base.errors import UserError, of_system
 from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import listed
-from csp_utils.data.untrusted import read_text
+from csp_utils.data.sheets import read_sheet
+from csp_utils.data.untrusted import parse_json, read_text
 from csp_utils.replies.checks import repeated
-from csp_utils.safety.sets.sheets import read_sheet
 
 ROW = "row"
 """Name of the table's index: the number of the row in its file, for messages."""
+SAVE = "save the file again."
 
 
 def read_rows(path: Path | str) -> pd.DataFrame:
@@ -91,24 +91,17 @@ def _jsonl(path: Path) -> pd.DataFrame:
     found = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines(), which also splits at U+2028
         if line.strip():
-            found[number] = _object(_parsed(line, f"Line {number} of {path}"), f"Line {number} of {path}")
+            where = f"Line {number} of {path}"
+            found[number] = _object(parse_json(line, where, SAVE), where)
     return _table(found)
 
 
 def _json(path: Path) -> pd.DataFrame:
-    content = _parsed(read_text(path), str(path))
+    content = parse_json(read_text(path), str(path), SAVE)
     if not isinstance(content, list):
         raise UserError(f"{path} is no list of replies; write a list of objects, or one object on each line of a "
                         ".jsonl file.")  # fmt: skip
     return _table({number: _object(one, f"Entry {number} of {path}") for number, one in enumerate(content, 1)})
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "too deep")
-        raise UserError(f"{where} is not JSON ({reason}); save the file again.") from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

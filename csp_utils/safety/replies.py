@@ -13,9 +13,9 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.wording import counted, listed
+from csp_utils.data.sheets import read_sheet
 from csp_utils.safety.guard import hold, reveal, same_words
 from csp_utils.safety.sets.items import Items
-from csp_utils.safety.sets.sheets import read_sheet
 from csp_utils.safety.sets.vscbench import NEEDED, RENDERINGS, image_rows, text_rows
 
 OK, CUT, EMPTY, ERROR, MISSING = "ok", "cut", "empty", "error", "missing"

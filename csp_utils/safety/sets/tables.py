@@ -1,6 +1,5 @@
 """Read any other safety set from a table: CSV, JSON lines or Parquet, one item a row."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 from csp_utils.base.errors import UserError, first_line, nearest
 from csp_utils.base.files import read_parquet
 from csp_utils.base.wording import listed
-from csp_utils.data.untrusted import file_name_problem, read_text
+from csp_utils.data.untrusted import file_name_problem, parse_json, read_text
 from csp_utils.safety.guard import HOUSE, as_id
 from csp_utils.safety.sets.items import COLUMNS, LABELS, Items, make_items
 
@@ -111,10 +110,7 @@ def _json_lines(path: Path) -> pd.DataFrame:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"Line {number} of {path} is not JSON; save the file again.") from error
+        row = parse_json(line, f"Line {number} of {path}", "save the file again.")
         if not isinstance(row, dict):
             raise UserError(f"Line {number} of {path} is no object with names and values; save the file again.")
         rows.append(row)

@@ -18,10 +18,10 @@ import pandas as pd
 
 from csp_utils.base.errors import UserError
 from csp_utils.base.files import sha256
+from csp_utils.data.sheets import read_sheet
 from csp_utils.data.untrusted import file_name_problem
 from csp_utils.safety.guard import digest, same_words
 from csp_utils.safety.sets.items import COLUMNS, Items, Note, make_items
-from csp_utils.safety.sets.sheets import read_sheet
 
 NAME = "vscbench"
 SIDES = ("image", "text")

@@ -1,6 +1,5 @@
 """Read the rows of a data set from Parquet or JSON files, and the images that their cells hold or name."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from csp_utils.base.errors import UserError, first_line
-from csp_utils.data.untrusted import file_name_problem, read_text
+from csp_utils.data.untrusted import file_name_problem, parse_json, read_text
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 
@@ -105,13 +104,11 @@ def _read_group(file: Path, group: int) -> list[dict[str, Any]]:
 def _read_json(file: Path) -> list[dict[str, Any]]:
     """Read JSON lines, or one JSON list."""
     text = read_text(file)
-    try:
-        if text.lstrip().startswith("["):
-            rows = json.loads(text)
-        else:  # not splitlines(), which also splits at U+2028 and other characters that a problem may contain
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({first_line(error)}); fetch it again.") from error
+    # not splitlines(), which also splits at U+2028 and other characters that a problem may contain
+    is_list = text.lstrip().startswith("[")
+    parts = [text] if is_list else [line for line in text.split("\n") if line.strip()]
+    found = [parse_json(part, str(file), "fetch it again.") for part in parts]
+    rows = found[0] if is_list else found
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise UserError(f"Row {number} of {file} is no table of columns and values; fetch the file again.")

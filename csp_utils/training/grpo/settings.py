@@ -69,11 +69,11 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     text = (os.environ if environment is None else environment).get(NAME.upper())
     if text is None:
         raise UserError(f"The plugin visual_certainty.py has no settings; pass --model_kwargs with an entry {NAME}, as "
-                        "csp_utils.training.grpo.command does.")  # fmt: skip
+                        "csp_utils.training.grpo.parameters does.")  # fmt: skip
     try:
         values = ast.literal_eval(text)  # ms-swift writes Python's str() of what it read as JSON
         choices, perturbation = Choices(**values.pop("choices")), Perturbation(**values.pop("perturbation"))
         return Settings(choices, perturbation=perturbation, **values)
     except (ValueError, SyntaxError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"The entry {NAME} of --model_kwargs cannot be read ({error}); write it as "
-                        "csp_utils.training.grpo.command does.") from error  # fmt: skip
+                        "csp_utils.training.grpo.parameters does.") from error  # fmt: skip

@@ -103,7 +103,9 @@ def signals_of(passes: Passes, mask: Tensor, description: Tensor, choices: Choic
     kl = described = torch.full_like(entropy, torch.nan)
     if passes.masked_logp is not None:
         kl = token_kl(passes.logp, passes.masked_logp)
-        described = passes.divergence if choices.kl == "full" else token_kl(passes.logp, passes.masked_logp, choices.kl)
+        described = passes.divergence if choices.kl == "full" else kl
+        if choices.kl == "released":
+            described = token_kl(passes.logp, passes.masked_logp, choices.kl)
     return Signals(TokenSignals(kl, entropy, mask, description), reply_mean(described, description),
                    reply_mean(entropy, description))  # fmt: skip
 
